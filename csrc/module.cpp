@@ -1,0 +1,57 @@
+// The Python side of the compiled library: importing it registers the ops (they are static
+// initialisers of the other files); what it offers by itself is the answer to "what was built?".
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <stdexcept>
+
+#include "kernel_attributes.h"
+
+namespace py = pybind11;
+
+namespace {
+
+py::dict build_info() {
+  py::dict info;
+  info["torch"] = RDDM_TORCH_VERSION;
+  info["stable_abi_target"] = RDDM_STABLE_ABI_TARGET;
+  info["compiler"] = RDDM_CXX_COMPILER;
+#ifdef RDDM_WITH_CUDA
+  info["cuda"] = true;
+  info["nvcc"] = RDDM_NVCC_VERSION;
+  info["cuda_architectures"] = RDDM_CUDA_ARCHITECTURES;
+#else
+  info["cuda"] = false;
+  info["why_no_cuda"] = RDDM_WHY_NO_CUDA;
+#endif
+  return info;
+}
+
+py::list kernel_attributes() {
+#ifdef RDDM_WITH_CUDA
+  py::list all;
+  for (const auto& k : rddm::reverse_step_kernel_attributes()) {
+    py::dict entry;
+    entry["kernel"] = k.kernel;
+    entry["registers"] = k.registers;
+    entry["local_bytes"] = k.local_bytes;
+    entry["threads_per_block"] = k.threads_per_block;
+    entry["blocks_per_sm"] = k.blocks_per_sm;
+    all.append(entry);
+  }
+  return all;
+#else
+  throw std::runtime_error(
+      std::string("no kernel attributes: this build has no CUDA code, because ") +
+      RDDM_WHY_NO_CUDA);
+#endif
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, m) {
+  m.doc() = "The compiled ops of rddm_fast. Importing it registers them with torch.";
+  m.def("build_info", &build_info, "What this library was built with and for.");
+  m.def("kernel_attributes", &kernel_attributes,
+        "Registers, local memory and occupancy of every CUDA kernel on the current device.");
+}

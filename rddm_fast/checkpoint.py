@@ -1,0 +1,334 @@
+"""Models on disk: our folder of safetensors and JSON, and published training checkpoints.
+
+    MODEL/config.json         what the network is, its schedule and its objective; for people to read
+    MODEL/model.safetensors   its weights, by their published names
+
+A published checkpoint stores neither objective, time input nor schedule recipe; `load_published` asks for them.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+from dataclasses import replace
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ._extras import require
+from .diffusion import ResidualDiffusion
+from .files import write_whole
+from .schedule import Schedule
+from .unet import ResidualUnets
+
+FORMAT = "rddm_fast model"
+VERSION = 1
+MODELS = Path(__file__).parent / "models"
+_DIFFUSION_FIELDS = (
+    "condition",
+    "input_condition",
+    "input_condition_mask",
+    "img_to_img_translation",
+    "path_independent",
+    "test_res_or_noise",
+    "loss_type",
+    "sampling_timesteps",
+    "eta",
+    "clip_res",
+    "image_size",
+)
+
+
+class ModelError(ValueError):
+    """A model that cannot be read; the message is one sentence that says what to do."""
+
+
+# -- our format ---------------------------------------------------------------------------------------------
+
+
+def save_model(
+    folder: str | PathLike[str],
+    diffusion: ResidualDiffusion,
+    *,
+    dtype: torch.dtype | None = None,
+    info: dict[str, Any] | None = None,
+) -> None:
+    """Write `diffusion` to `folder` as model.safetensors and config.json.
+
+    `dtype` is what weights are stored in (None: as they are; float16 halves the file). `info` is any JSON
+    object to keep with the model: how it was trained, its licence. Raises ModelError if the network is not one
+    of `rddm_fast`'s.
+    """
+    safetensors = require("safetensors.torch", "models")
+    if not isinstance(diffusion.model, ResidualUnets):
+        raise ModelError(
+            f"only models made of ResidualUnets or compat.UnetRes can be saved, not {type(diffusion.model).__name__}"
+        )
+    tensors = {
+        name: (value.to(dtype) if dtype else value).contiguous().cpu()
+        for name, value in diffusion.model.state_dict().items()
+    }
+    schedule = diffusion.schedule
+    if schedule.recipe["family"] == "tables":
+        tensors["schedule.alpha_bar"] = torch.from_numpy(schedule.alpha_bar)
+        tensors["schedule.beta_bar"] = torch.from_numpy(schedule.beta_bar)
+    config = {
+        "format": FORMAT,
+        "version": VERSION,
+        "objective": diffusion.objective.name,
+        "network": diffusion.model.config,
+        "schedule": {**schedule.recipe, "sum_scale": schedule.sum_scale},
+        "diffusion": {name: getattr(diffusion, name) for name in _DIFFUSION_FIELDS},
+        "info": info or {},
+    }
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(folder / "model.safetensors", lambda path: safetensors.save_file(tensors, path))
+    text = json.dumps(config, indent=2) + "\n"
+    write_whole(folder / "config.json", lambda path: path.write_text(text))
+
+
+def built_in_models() -> list[str]:
+    """The names of the models that come with the package."""
+    return sorted(path.parent.name for path in MODELS.glob("*/config.json"))
+
+
+def load_model(folder: str | PathLike[str]) -> ResidualDiffusion:
+    """The model in `folder`, or the built-in one of that name, on the CPU in float32, in evaluation mode.
+
+    A folder takes precedence over a built-in model of the same name. Raises ModelError for a folder or a file
+    that is missing, damaged or of another format.
+    """
+    safetensors = require("safetensors.torch", "models")
+    if not Path(folder).exists() and str(folder) in built_in_models():
+        folder = MODELS / folder
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ModelError(
+            f"there is no model folder {folder}: pass one with model.safetensors and config.json, or the name of a "
+            f"built-in model ({', '.join(built_in_models()) or 'none is installed'})"
+        )
+    config, weights = folder / "config.json", folder / "model.safetensors"
+    for file in (config, weights):
+        if not file.is_file():
+            raise ModelError(f"{folder} is not a model folder: it holds no {file.name}")
+    try:
+        described = json.loads(config.read_text())
+        if described.get("format") != FORMAT or described.get("version") != VERSION:
+            raise ModelError(f"{config} is not of format {FORMAT!r}, version {VERSION}: update rddm_fast or save again")
+        tensors = {name: t.float() for name, t in safetensors.load_file(weights).items() if t.ndim}
+        diffusion = _built(described, tensors)
+    except ModelError:
+        raise
+    except KeyError as error:
+        raise ModelError(f"{config} has no field {error}: save the model again") from error
+    except Exception as error:
+        raise ModelError(f"{folder} cannot be read as a model: {_one_line(error)}") from error
+    _load_network(diffusion, tensors, str(weights))
+    return diffusion.eval()
+
+
+def _built(config: dict[str, Any], tensors: dict[str, Tensor]) -> ResidualDiffusion:
+    recipe = config["schedule"]
+    if recipe["family"] == "tables":
+        tables = tensors.pop("schedule.alpha_bar"), tensors.pop("schedule.beta_bar")
+        schedule = Schedule.from_tables(*tables, sum_scale=recipe["sum_scale"])
+    else:
+        schedule = Schedule.from_recipe(recipe)
+    return ResidualDiffusion(
+        ResidualUnets(**config["network"]), schedule, objective=config["objective"], **config["diffusion"]
+    )
+
+
+def _load_network(diffusion: ResidualDiffusion, state: dict[str, Tensor], source: str) -> None:
+    expected = {name: t.shape for name, t in diffusion.model.state_dict().items()}
+    problems = [
+        *(f"{name} is missing" for name in expected.keys() - state.keys()),
+        *(f"{name} is not part of this network" for name in state.keys() - expected.keys()),
+        *(
+            f"{name} has shape {tuple(state[name].shape)} instead of {tuple(shape)}"
+            for name, shape in expected.items()
+            if name in state and state[name].shape != shape
+        ),
+    ]
+    if problems:
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise ModelError(f"{source} does not fit its network: {min(problems)}{more}")
+    diffusion.model.load_state_dict(state)
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+# -- published checkpoints ----------------------------------------------------------------------------------
+
+
+def load_published(
+    path: str | PathLike[str],
+    *,
+    objective: str | None = None,
+    path_independent: bool | None = None,
+    condition: bool | None = None,
+    input_condition: bool | None = None,
+    self_condition: bool | None = None,
+    input_condition_mask: bool = False,
+    test_res_or_noise: str | None = None,
+    schedule: Schedule | None = None,
+    sum_scale: float | None = None,
+    sampling_timesteps: int = 5,
+    image_size: int | None = None,
+    resnet_block_groups: int = 8,
+    weights: str = "ema",
+) -> ResidualDiffusion:
+    """A model from a published training checkpoint (`model-N.pt`), architecture read off its keys.
+
+    Args:
+        path: the file; it is read with `weights_only=True`, so it cannot run code.
+        objective: what the networks predict, for example "pred_res_noise". The file does not store it.
+        path_independent: the time input: False for t, True for alpha_bar_t T and beta_bar_t T. Not stored.
+        condition, input_condition, self_condition: needed only where the number of input channels leaves more
+            than one possibility; the error says so.
+        schedule: the recipe it was trained with. By default the file's own coefficients, recognised as a
+            published recipe where they are one.
+        sum_scale: variance of the starting noise; beta_bar_T^2 of the schedule, to four digits, if None.
+        weights: "ema" as published evaluation does, or "model" for the raw weights.
+
+    Raises ModelError, in one sentence: an unreadable file, a missing argument (by name), a network that does
+    not fit.
+    """
+    state = _published_state(Path(path), weights)
+    for name, value, choices in (
+        ("objective", objective, "what the networks predict, such as 'pred_res_noise' or 'pred_res'"),
+        ("path_independent", path_independent, "False if the networks see t, True if alpha_bar_t T and beta_bar_t T"),
+    ):
+        if value is None:
+            raise ModelError(f"a published checkpoint does not store {name}: pass {name}= ({choices})")
+    network, restoring = _architecture(state, condition, input_condition, self_condition, resnet_block_groups)
+    missing = [name for name in ("alphas_cumsum", "betas_cumsum") if name not in state]
+    if schedule is None and missing:
+        raise ModelError(f"{path} holds no coefficients ({missing[0]}): pass schedule=")
+    if schedule is None:
+        schedule = recognised(state["alphas_cumsum"], state["betas_cumsum"])
+    if sum_scale is None:
+        sum_scale = round(float(schedule.beta_bar[-1]) ** 2, 4)
+    diffusion = ResidualDiffusion(
+        ResidualUnets(**network),
+        replace(schedule, sum_scale=sum_scale),
+        objective=objective or "",
+        condition=restoring,
+        input_condition=network["input_condition"],
+        input_condition_mask=input_condition_mask,
+        img_to_img_translation=network["img_to_img_translation"],
+        path_independent=bool(path_independent),
+        test_res_or_noise=test_res_or_noise,
+        sampling_timesteps=min(sampling_timesteps, schedule.timesteps),
+        image_size=image_size,
+    )
+    _load_network(diffusion, _networks_of(state), str(path))
+    return diffusion.eval()
+
+
+def _published_state(path: Path, weights: str) -> dict[str, Tensor]:
+    """The diffusion object's state dict in a published file, wrappers' prefixes removed."""
+    if weights not in ("ema", "model"):
+        raise ModelError(f"weights is 'ema' or 'model', not {weights!r}")
+    if not path.is_file():
+        raise ModelError(f"there is no file {path}")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ModelError(f"{path} holds more than tensors and plain values and is not loaded: {_one_line(error)}") from error
+    except Exception as error:
+        raise ModelError(f"{path} cannot be read as a checkpoint: {_one_line(error)}") from error
+    if not isinstance(content, dict) or weights not in content:
+        raise ModelError(f"{path} is not a published training checkpoint: it has no entry {weights!r}")
+    entries = content[weights]
+    wrapper = "ema_model." if weights == "ema" else ""
+    state = {}
+    for key, value in entries.items():
+        if key.startswith(wrapper) and isinstance(value, Tensor):
+            state[re.sub(r"(^|\.)(module|_orig_mod)\.", r"\1", key[len(wrapper) :])] = value.float()
+    if not state:
+        raise ModelError(f"{path} holds no weights under {weights!r}")
+    return state
+
+
+def _networks_of(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key.removeprefix("model."): value for key, value in state.items() if key.startswith("model.")}
+
+
+def _architecture(
+    state: dict[str, Tensor],
+    condition: bool | None,
+    input_condition: bool | None,
+    self_condition: bool | None,
+    groups: int,
+) -> tuple[dict[str, Any], bool]:
+    """`ResidualUnets`' arguments, and whether the model restores."""
+    keys = _networks_of(state)
+    if any(key.startswith("ups_no_skip.") for key in keys):
+        networks, prefix, last = "shared", "", "final_conv_1.weight"
+    else:
+        networks, prefix, last = ("two" if any(k.startswith("unet1.") for k in keys) else "one"), "unet0.", "final_conv.weight"
+    try:
+        stem, time = keys[prefix + "init_conv.weight"], keys[prefix + "time_mlp.1.weight"]
+        channels = keys[prefix + last].shape[0]
+    except KeyError as error:
+        raise ModelError(f"the checkpoint's network is not an RDDM U-Net: it has no {error}") from error
+    dim = time.shape[1]
+    downs = [key for key in keys if re.fullmatch(re.escape(prefix) + r"downs\.\d+\.3\.weight", key)]
+    widths = [keys[f"{prefix}downs.{i}.3.weight"].shape[0] for i in range(len(downs))]
+    inputs = stem.shape[1] // channels
+
+    # The channels tell how many images are concatenated, not which; these are the published experiments.
+    if inputs == 1 and condition is None:
+        raise ModelError(
+            "the network sees one image, as in generation and in image-to-image translation, and a checkpoint does "
+            "not store which: pass condition=False to generate or condition=True to translate"
+        )
+    if inputs == 3 and input_condition is None and self_condition is None:
+        raise ModelError(
+            "the network sees three images, and a checkpoint does not store whether the third is a mask or the "
+            "previous estimate: pass input_condition=True or self_condition=True"
+        )
+    restoring = inputs > 1 if condition is None else condition
+    translation = restoring and inputs == 1 + bool(input_condition) + bool(self_condition)
+    if inputs != 1 + (restoring and not translation) + bool(input_condition) + bool(self_condition):
+        raise ModelError(
+            f"the network sees {inputs} images, which condition={restoring}, input_condition={bool(input_condition)}, "
+            f"self_condition={bool(self_condition)} do not add up to: correct these arguments"
+        )
+    arguments = {
+        "dim": dim,
+        "networks": networks,
+        "init_dim": stem.shape[0],
+        "dim_mults": [width // dim for width in widths],
+        "channels": channels,
+        "self_condition": bool(self_condition),
+        "resnet_block_groups": groups,
+        "condition": restoring,
+        "input_condition": bool(input_condition),
+        "img_to_img_translation": translation,
+    }
+    return arguments, restoring
+
+
+def recognised(alphas_cumsum: Tensor, betas_cumsum: Tensor) -> Schedule:
+    """The published recipe whose coefficients these are, or a schedule of the tables themselves."""
+    T, scale = len(alphas_cumsum), round(float(betas_cumsum[-1]) ** 2, 4)
+    for candidate in (Schedule.triangular(T, scale), Schedule.power(T, scale), Schedule.from_ddim(T)):
+        a, b = torch.from_numpy(candidate.alpha_bar), torch.from_numpy(candidate.beta_bar)
+        # beta_bar is a root, so float32's error near its zero is the root of what it is elsewhere.
+        if torch.allclose(a, alphas_cumsum.double(), rtol=0, atol=3e-6) and torch.allclose(
+            b**2, betas_cumsum.double() ** 2, rtol=0, atol=3e-6
+        ):
+            return candidate
+    return Schedule.from_tables(alphas_cumsum, betas_cumsum, scale)
+
+
+__all__ = ["MODELS", "ModelError", "built_in_models", "load_model", "load_published", "recognised", "save_model"]

@@ -1,0 +1,191 @@
+"""Hoist out of the sampling loop what depends on the weights and the step alone.
+
+* Weight standardisation depends on the weights: each standardised convolution becomes a plain one whose weight
+  was standardised once, in float64, with the epsilon of float32 activations (1e-5), which is what checkpoints
+  were trained with, whatever the dtype the folded network runs in.
+* The time embedding depends on the step: each block's scale and shift become a table with one row a step.
+* Everything runs channels-last, where a pixel's channels lie together: the channel norm is torch's layer norm,
+  linear attention is matrix products without copies, and full attention is `scaled_dot_product_attention`.
+* On the CPU the convolutions' weights are packed into oneDNN's layout once.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..unet import (
+    Attention,
+    ChannelNorm,
+    LinearAttention,
+    ResidualUnets,
+    ResnetBlock,
+    SharedUnet,
+    Unet,
+    WeightStandardizedConv2d,
+    standardised,
+)
+
+FLOAT32_EPS = 1e-5
+
+
+class StepTable(nn.Module):
+    """A block's scale and shift for every step; called with the step's number, returns (1, 2 C)."""
+
+    table: Tensor
+
+    def __init__(self, table: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("table", table)
+
+    def forward(self, step: int) -> Tensor:
+        return self.table[step : step + 1]
+
+
+class LastAxisNorm(nn.Module):
+    """`unet.ChannelNorm` as torch's layer norm over the last axis of a channels-last image: one pass."""
+
+    def __init__(self, norm: ChannelNorm) -> None:
+        super().__init__()
+        self.g = nn.Parameter(norm.g.detach().flatten().clone(), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pixels = F.layer_norm(x.permute(0, 2, 3, 1), self.g.shape, self.g, None, FLOAT32_EPS)
+        return pixels.permute(0, 3, 1, 2)
+
+
+class PixelsFirstLinearAttention(nn.Module):
+    """`unet.LinearAttention` on (pixels, features) matrices, which is how a channels-last image lies in memory.
+
+    The softmax over positions is left unnormalised; its sums, the 1/(H W) and the scale of q go into the small
+    (features x features) context instead of over the image.
+    """
+
+    def __init__(self, attention: LinearAttention) -> None:
+        super().__init__()
+        self.heads, self.scale = attention.heads, attention.scale
+        self.to_qkv, self.to_out = attention.to_qkv, attention.to_out
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, _, h, w = x.shape
+        q, k, v = _heads(self.to_qkv(x), self.heads)
+        q = q.softmax(dim=-1)
+        k = (k - k.amax(dim=-2, keepdim=True)).exp()
+        context = k.transpose(-1, -2) @ v
+        context = context * (self.scale / (h * w)) / k.sum(dim=-2).unsqueeze(-1)
+        return self.to_out(_image(q @ context, h, w))
+
+
+class SdpaAttention(nn.Module):
+    """`unet.Attention` by torch's fused attention, which never holds the (pixels x pixels) matrix."""
+
+    def __init__(self, attention: Attention) -> None:
+        super().__init__()
+        self.heads, self.scale = attention.heads, attention.scale
+        self.to_qkv, self.to_out = attention.to_qkv, attention.to_out
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = _heads(self.to_qkv(x), self.heads)
+        return self.to_out(_image(F.scaled_dot_product_attention(q, k, v, scale=self.scale), *x.shape[2:]))
+
+
+def _heads(qkv: Tensor, heads: int) -> tuple[Tensor, ...]:
+    """A channels-last (B, 3 heads features, H, W) image as q, k, v of shape (B, heads, H W, features)."""
+    b, channels, h, w = qkv.shape
+    parts = qkv.permute(0, 2, 3, 1).reshape(b, h * w, 3, heads, channels // (3 * heads))
+    return parts.permute(2, 0, 3, 1, 4).unbind(0)
+
+
+def _image(x: Tensor, height: int, width: int) -> Tensor:
+    """(B, heads, H W, features) as a channels-last (B, heads features, H, W) image."""
+    b, heads, _, features = x.shape
+    return x.transpose(1, 2).reshape(b, height, width, heads * features).permute(0, 3, 1, 2)
+
+
+class PackedConv2d(nn.Module):
+    """A convolution on the CPU whose weight lies in oneDNN's own layout, once, instead of being reordered at each call.
+
+    It is what torch's own compiler does when it freezes a model's weights.
+    """
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        self.padding, self.stride, self.dilation = (list(map(int, a)) for a in (conv.padding, conv.stride, conv.dilation))
+        self.bias = conv.bias
+        self.packed = torch._C._nn.mkldnn_reorder_conv2d_weight(
+            conv.weight.detach().to_mkldnn(), self.padding, self.stride, self.dilation, 1
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.ops.mkldnn._convolution_pointwise(
+            x, self.packed, self.bias, self.padding, self.stride, self.dilation, 1, "none", [], ""
+        )
+
+
+@torch.no_grad()
+def fold_unet(unet: Unet | SharedUnet, times: Tensor) -> Unet | SharedUnet:
+    """A copy of `unet` for `times` (S,), called with a step's number (0 .. S-1) where `unet` takes times (B,).
+
+    The copy has no trainable parameters and shares none with `unet`. Its outputs are `unet`'s to rounding.
+    """
+    folded = copy.deepcopy(unet).requires_grad_(False).eval()
+    embedding = folded.time_mlp(times)
+    folded.time_mlp = nn.Identity()
+    for module in list(folded.modules()):
+        if isinstance(module, ResnetBlock):
+            module.mlp = StepTable(module.mlp(embedding))
+        for name, child in module.named_children():
+            for kind, replacement in _REPLACEMENTS.items():
+                if type(child) is kind:
+                    setattr(module, name, replacement(child))
+    folded.to(memory_format=torch.channels_last)
+    if packs(folded.init_conv.weight):
+        for module in list(folded.modules()):
+            for name, child in module.named_children():
+                if isinstance(child, nn.Conv2d):
+                    setattr(module, name, PackedConv2d(child))
+    return folded
+
+
+def packs(weight: Tensor) -> bool:
+    """Whether convolutions with such a weight are packed: in float32 on a CPU whose torch has oneDNN."""
+    return weight.device.type == "cpu" and weight.dtype == torch.float32 and torch.backends.mkldnn.is_available()
+
+
+def _plain(conv: WeightStandardizedConv2d) -> nn.Conv2d:
+    plain = nn.Conv2d(
+        conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, device=conv.weight.device
+    )  # type: ignore[arg-type]
+    plain.weight = nn.Parameter(standardised(conv.weight.double(), FLOAT32_EPS).to(conv.weight.dtype), requires_grad=False)
+    assert conv.bias is not None and plain.bias is not None
+    plain.bias = nn.Parameter(conv.bias.detach().clone(), requires_grad=False)
+    return plain
+
+
+_REPLACEMENTS: dict[type[nn.Module], Callable[..., nn.Module]] = {
+    WeightStandardizedConv2d: _plain,
+    ChannelNorm: LastAxisNorm,
+    LinearAttention: PixelsFirstLinearAttention,
+    Attention: SdpaAttention,
+}
+
+
+def fold(networks: ResidualUnets, times: Sequence[Tensor]) -> ResidualUnets:
+    """`networks` folded for the steps whose times are `times[i]` (S,) for network i.
+
+    The result is called as `networks` is, with the number of a step in the place of the time. `networks` is left
+    as it was. Raises TypeError for networks that are not ours and ValueError for ones already folded.
+    """
+    if not isinstance(networks, ResidualUnets):
+        raise TypeError(f"only ResidualUnets (or compat.UnetRes) can be folded, not {type(networks).__name__}")
+    if isinstance(networks.unet0.time_mlp, nn.Identity):
+        raise ValueError("these networks are folded already: fold the ones they were made from")
+    folded = copy.copy(networks)
+    folded._modules = dict(networks._modules)
+    for i, member in enumerate(networks.members):
+        folded._modules[f"unet{i}"] = fold_unet(member, times[i])
+    return folded

@@ -1,0 +1,182 @@
+"""The reverse process of RDDM as one pure function in the paper's notation.
+
+A sampler here is a list of `Step`s, whose coefficients are Python floats computed once on the host in
+float64, and `reverse`, which walks them:
+
+    I_s = k_t I_t + k_res I_res + k_noise epsilon + k_0 I_0 + sigma z
+
+`few_steps` makes the generalised (DDIM-like) steps, `ancestral_steps` the full-length posterior sampler.
+Both are this one linear form, so one fused kernel, `ops.reverse_step`, serves them all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .objective import Objective
+from .ops.reverse_step import reverse_step
+from .schedule import Schedule
+
+
+@dataclass(frozen=True)
+class Step:
+    """One reverse step from index `t` to the earlier index `s` (-1: the clean image).
+
+    `alpha_bar`, `beta_bar` and `one_minus_alpha_bar` are the schedule's values at `t`, which the network's
+    outputs are read out with. `draws` says whether the published loop draws noise here (it matters for the
+    order of draws even where sigma is 0).
+    """
+
+    t: int
+    s: int
+    alpha_bar: float
+    beta_bar: float
+    one_minus_alpha_bar: float
+    k_t: float
+    k_res: float
+    k_noise: float
+    k_0: float
+    sigma: float
+    draws: bool
+
+
+def step_indices(timesteps: int, sampling_timesteps: int, *, exact: bool = False) -> list[int]:
+    """The indices visited, from T - 1 down to -1: `sampling_timesteps + 1` of them.
+
+    By default those of the published code, which rounds a float32 linspace; for some counts an index is one
+    lower than exact arithmetic gives, which `exact=True` uses instead.
+    """
+    if not 1 <= sampling_timesteps <= timesteps:
+        raise ValueError(
+            f"sampling_timesteps must be between 1 and the schedule's {timesteps} steps, not {sampling_timesteps}"
+        )
+    if exact:
+        forward = [i * timesteps // sampling_timesteps - 1 for i in range(sampling_timesteps + 1)]
+    else:
+        forward = torch.linspace(-1, timesteps - 1, sampling_timesteps + 1, dtype=torch.float32).int().tolist()
+    return forward[::-1]
+
+
+def few_steps(
+    schedule: Schedule, sampling_timesteps: int, eta: float = 0.0, *, exact: bool = False
+) -> list[Step]:
+    """The generalised sampler (RDDM, eq. 13 and its DDIM-like form).
+
+    With Delta alpha_bar = alpha_bar_t - alpha_bar_s and sigma^2 = eta (beta_bar_t^2 - beta_bar_s^2)
+    beta_bar_s^2 / beta_bar_t^2:
+
+        I_s = I_t - Delta alpha_bar I_res - (beta_bar_t - sqrt(beta_bar_s^2 - sigma^2)) epsilon + sigma z
+
+    The last step takes the clean image. eta = 0 is deterministic, eta = 1 the posterior; eta multiplies the
+    variance, unlike DDIM's, which multiplies the standard deviation.
+    """
+    if not 0.0 <= eta <= 1.0:
+        raise ValueError(f"eta must be between 0 (deterministic) and 1 (posterior), not {eta}")
+    indices = step_indices(schedule.timesteps, sampling_timesteps, exact=exact)
+    return [_generalised(schedule, t, s, eta) for t, s in zip(indices[:-1], indices[1:], strict=True)]
+
+
+def _generalised(schedule: Schedule, t: int, s: int, eta: float) -> Step:
+    alpha_bar, beta_bar = schedule.alpha_bar_at(t), schedule.beta_bar_at(t)
+    one_minus = schedule.one_minus_alpha_bar_at(t)
+    if s < 0:
+        return Step(t, s, alpha_bar, beta_bar, one_minus, 0.0, 0.0, 0.0, 1.0, 0.0, draws=False)
+    variance_s, variance_t = schedule.beta_bar_at(s) ** 2, beta_bar**2
+    sigma2 = eta * (variance_t - variance_s) * variance_s / variance_t if variance_t else 0.0
+    return Step(
+        t,
+        s,
+        alpha_bar,
+        beta_bar,
+        one_minus,
+        k_t=1.0,
+        k_res=-(alpha_bar - schedule.alpha_bar_at(s)),
+        k_noise=-(beta_bar - (variance_s - sigma2) ** 0.5),
+        k_0=0.0,
+        sigma=sigma2**0.5,
+        draws=eta != 0,
+    )
+
+
+def ancestral_steps(schedule: Schedule) -> list[Step]:
+    """The full-length sampler: every index, each step drawn from the posterior q(I_{t-1} | I_t, I_0, I_res).
+
+    Its mean is c1 I_t + c2 I_res + c3 I_0 and its variance v, from the published buffers (RDDM, appendix A).
+    """
+    table = {name: values.double().tolist() for name, values in schedule.buffers().items()}
+    return [
+        Step(
+            t,
+            t - 1,
+            schedule.alpha_bar_at(t),
+            schedule.beta_bar_at(t),
+            schedule.one_minus_alpha_bar_at(t),
+            k_t=table["posterior_mean_coef1"][t],
+            k_res=table["posterior_mean_coef2"][t],
+            k_noise=0.0,
+            k_0=table["posterior_mean_coef3"][t],
+            sigma=table["posterior_variance"][t] ** 0.5 if t else 0.0,
+            draws=t > 0,
+        )
+        for t in reversed(range(schedule.timesteps))
+    ]
+
+
+Predict = Callable[[int, Step, Tensor, "Tensor | None"], Sequence[Tensor]]
+"""(number of the step, the step, I_t, previous I_0 or None) to the network's one or two outputs."""
+
+
+def reverse(
+    predict: Predict,
+    I_t: Tensor,
+    steps: Iterable[Step],
+    *,
+    objective: Objective,
+    I_in: Tensor | None = None,
+    draw: Callable[[Tensor], Tensor] = torch.randn_like,
+    self_condition: bool = False,
+    clip_res: float = 1.0,
+    clip_0: float = 1.0,
+    on_step: Callable[[int, Step, Tensor], None] | None = None,
+    update: Callable[..., Tensor] = reverse_step,
+) -> Tensor:
+    """Walk `steps` from the noisy image `I_t` (B, C, H, W) in [-1, 1] to the clean one.
+
+    `I_in` is the degraded image, None for generation. `draw(I_t)` yields the normal draws of the stochastic
+    steps. With `self_condition` each step's clean image is passed to the next prediction. `on_step` is called
+    after every step with its number, the step and the image. `update` is the reverse update, fused by default.
+    """
+    previous_I_0: Tensor | None = None
+    for i, step in enumerate(steps):
+        outputs = tuple(predict(i, step, I_t, previous_I_0))
+        out0, out1 = outputs if len(outputs) == 2 else (outputs[0], None)
+        known = dict(
+            objective=objective,
+            alpha_bar=step.alpha_bar,
+            beta_bar=step.beta_bar,
+            one_minus_alpha_bar=step.one_minus_alpha_bar,
+            I_in=I_in if objective.needs_input else None,
+            clip_res=clip_res,
+            clip_0=clip_0,
+        )
+        if self_condition:
+            previous_I_0 = update(I_t, out0, out1, k_t=0.0, k_res=0.0, k_noise=0.0, k_0=1.0, **known)
+        I_t = update(
+            I_t,
+            out0,
+            out1,
+            k_t=step.k_t,
+            k_res=step.k_res,
+            k_noise=step.k_noise,
+            k_0=step.k_0,
+            sigma=step.sigma,
+            noise=draw(I_t) if step.draws else None,
+            **known,
+        )
+        if on_step is not None:
+            on_step(i, step, I_t)
+    return I_t

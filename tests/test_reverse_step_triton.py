@@ -1,0 +1,78 @@
+"""The Triton kernel without a GPU: run by Triton's interpreter, and compiled to machine code for two GPUs."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+triton = pytest.importorskip("triton", reason="triton is not installed: pip install 'rddm_fast[test]'")
+
+WORKER = Path(__file__).with_name("triton_worker.py")
+CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+
+
+def run(*arguments: str, **environment: str):
+    inherited = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [sys.executable, str(WORKER), *arguments],
+        env=inherited | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def interpreted():
+    return run("interpret", TRITON_INTERPRET="1")
+
+
+def test_interpreted_kernel_is_as_exact_as_plain_torch(interpreted):
+    assert (
+        len(interpreted["rows"]) == 7 * 5 * 3
+    )  # objectives, pairs of dtypes, steps (each in another layout)
+    for row in interpreted["rows"]:
+        assert row["error"] <= 2 * row["plain_error"] + row["rounding"], row
+        assert row["same_layout"], row
+
+
+def test_interpreted_kernel_treats_nan_and_infinity_as_the_reference(interpreted):
+    assert interpreted["non_finite"]
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("triton")
+    return directory, run("compile", str(directory), TRITON_CACHE_DIR=str(directory / "cache"))
+
+
+def test_every_access_in_ptx_is_128_bits(compiled):
+    directory, rows = compiled
+    assert len(rows) == 2 * 5 * 3  # architectures, pairs of dtypes, forms of the read-out
+    for row in rows:
+        ptx = (directory / f"{row['name']}.ptx").read_text()
+        accesses = re.findall(r"\b(ld|st)\.global\S*?\.(v4\.b32|\S+)", ptx)
+        loads, stores = ([width for kind, width in accesses if kind == k] for k in ("ld", "st"))
+        assert set(loads + stores) == {"v4.b32"}, (row, accesses)
+        assert len(loads) >= row["inputs"] and len(stores) >= 1, (row, accesses)
+
+
+def test_machine_code_has_128_bit_accesses_and_no_spills(compiled):
+    directory, rows = compiled
+    for row in rows:
+        cubin = str(directory / f"{row['name']}.cubin")
+        sass = subprocess.run([CUOBJDUMP, "-sass", cubin], capture_output=True, text=True, check=True).stdout
+        accesses = re.findall(r"\b(?:LDG|STG)\.\S+", sass)
+        assert accesses and all(".128" in access for access in accesses), (row, accesses)
+        usage = subprocess.run(
+            [CUOBJDUMP, "--dump-resource-usage", cubin], capture_output=True, text=True, check=True
+        ).stdout
+        stack, local = re.search(r"STACK:(\d+).*LOCAL:(\d+)", usage).groups()
+        assert (int(stack), int(local)) == (0, 0), usage
+        assert not re.search(r"\b(?:LDL|STL)\b", sass), row

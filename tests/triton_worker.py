@@ -1,0 +1,150 @@
+"""Run by test_reverse_step_triton.py in processes of its own: triton reads TRITON_INTERPRET when imported.
+
+`interpret` runs the kernel on CPU tensors against the reference; `compile DIRECTORY` compiles it for GPUs
+that are not there and writes the machine code to DIRECTORY. Both print what they found as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+from rddm_fast.objective import Objective
+from rddm_fast.ops import reverse_step
+
+DTYPES = {
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
+PAIRS = [("fp32", "fp32"), ("fp32", "bf16"), ("fp32", "fp16"), ("bf16", "bf16"), ("fp16", "fp16")]
+STEPS = {
+    "generalised": dict(k_t=1.0, k_res=-0.1, k_noise=-0.3, k_0=0.0, sigma=0.2),
+    "last": dict(k_t=0.0, k_res=0.0, k_noise=0.0, k_0=1.0, sigma=0.0),
+    "ancestral": dict(k_t=0.7, k_res=0.2, k_noise=0.0, k_0=0.3, sigma=0.1),
+}
+LAYOUTS = {
+    "contiguous": lambda x: x,
+    "channels_last": lambda x: x.to(memory_format=torch.channels_last),
+    "sliced": lambda x: torch.cat((x, x), dim=3)[..., : x.shape[3]],
+}
+
+
+def interpret() -> list[dict[str, object]]:
+    """Every objective, pair of dtypes, step and layout: largest errors against the float64 reference."""
+    rows = []
+    for objective in Objective:
+        for image, output in PAIRS:
+            for step, layout in zip(STEPS, LAYOUTS, strict=True):
+                torch.manual_seed(int(objective))
+                draw = [LAYOUTS[layout](torch.randn(2, 3, 7, 11)) for _ in range(5)]
+                I_t, I_in, noise = (x.to(DTYPES[image]) for x in draw[:3])
+                out0, out1 = (x.to(DTYPES[output]) for x in draw[3:])
+                arguments = dict(
+                    objective=objective,
+                    alpha_bar=0.6,
+                    beta_bar=0.3,
+                    I_in=I_in,
+                    noise=noise,
+                    **STEPS[step],
+                )
+                outputs = [out0] + [out1] * (objective.outputs - 1)
+                wide = [x.double() for x in outputs]
+                exact = reverse_step(
+                    I_t.double(),
+                    *wide,
+                    **{**arguments, "I_in": I_in.double(), "noise": noise.double()},
+                    impl="reference",
+                )
+                plain = reverse_step(I_t, *outputs, **arguments, impl="reference")
+                ours = reverse_step(I_t, *outputs, **arguments, impl="triton")
+                rows.append(
+                    {
+                        "case": f"{objective.name} {image} {output} {step} {layout}",
+                        "error": (ours.double() - exact).abs().max().item(),
+                        "plain_error": (plain.double() - exact).abs().max().item(),
+                        "rounding": torch.finfo(DTYPES[image]).eps * exact.abs().max().item(),
+                        "same_layout": ours.stride() == plain.stride() and ours.dtype == plain.dtype,
+                    }
+                )
+    return rows
+
+
+def non_finite() -> bool:
+    """Whether NaN and infinity come out where they come out of the reference."""
+    x = torch.tensor([0.5, float("nan"), float("inf"), -float("inf")]).repeat(8)
+    out0, out1 = x.roll(1), x.roll(2)
+    for objective in Objective:
+        outputs = [out0] + [out1] * (objective.outputs - 1)
+        for beta_bar in (0.3, 0.0):
+            for step in STEPS.values():
+                arguments = dict(
+                    objective=objective, alpha_bar=0.6, beta_bar=beta_bar, I_in=x, noise=out0, **step
+                )
+                ours = reverse_step(x, *outputs, **arguments, impl="triton")
+                plain = reverse_step(x, *outputs, **arguments, impl="reference")
+                if not torch.allclose(ours, plain, equal_nan=True):
+                    return False
+    return True
+
+
+def compile_all(directory: Path) -> list[dict[str, object]]:
+    """Every pair of dtypes and form of read-out, for sm_80 and sm_90, with all pointers 16-byte aligned."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from rddm_fast.kernels.reverse_step import COEFFICIENTS, launch_config, read_out, reverse_step_kernel
+
+    names = [parameter.name for parameter in reverse_step_kernel.params]
+    rows = []
+    for capability in (80, 90):
+        for image, output in PAIRS:
+            config = launch_config(DTYPES[output].itemsize)
+            for objective in (Objective.pred_res_noise, Objective.pred_x0_add_noise, Objective.pred_noise):
+                constants: dict[str, object] = {
+                    **read_out(objective),
+                    **dict.fromkeys(("adds_I_t", "adds_res", "adds_noise", "adds_I_0"), True),
+                    "block": config["block"],
+                }
+                if objective.outputs == 1:
+                    constants["out1_pointer"] = None
+                if not objective.needs_input:
+                    constants["I_in_pointer"] = None
+                signature = {}
+                for name in names:
+                    if name in constants:
+                        signature[name] = "constexpr"
+                    elif name in COEFFICIENTS:
+                        signature[name] = "fp32"
+                    elif name == "numel":
+                        signature[name] = "i32"
+                    else:
+                        signature[name] = "*" + (output if name.startswith("out") else image)
+                aligned = {
+                    (i,): [["tt.divisibility", 16]]
+                    for i, name in enumerate(names)
+                    if signature[name].startswith("*") or name == "numel"
+                }
+                compiled = triton.compile(
+                    ASTSource(reverse_step_kernel, signature, constants, aligned),
+                    target=GPUTarget("cuda", capability, 32),
+                    options={"num_warps": config["num_warps"]},
+                )
+                name = f"sm{capability}-{image}-{output}-{objective.name}"
+                (directory / f"{name}.cubin").write_bytes(compiled.asm["cubin"])
+                (directory / f"{name}.ptx").write_text(compiled.asm["ptx"])
+                rows.append(
+                    {"name": name, "inputs": sum(kind.startswith("*") for kind in signature.values()) - 1}
+                )
+    return rows
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "interpret":
+        print(json.dumps({"rows": interpret(), "non_finite": non_finite()}))
+    else:
+        print(json.dumps(compile_all(Path(sys.argv[2]))))
