@@ -27,14 +27,27 @@ _HOMES = {
     "reverse_step": "ops",
     "save_model": "checkpoint",
 }
-__all__ = ["__version__", *_HOMES]
+__all__ = [
+    "FastSampler",
+    "ModelError",
+    "Objective",
+    "ResidualDiffusion",
+    "ResidualUnets",
+    "Schedule",
+    "Unet",
+    "__version__",
+    "load_model",
+    "load_published",
+    "reverse_step",
+    "save_model",
+]
 
 if TYPE_CHECKING:
     from .checkpoint import ModelError, load_model, load_published, save_model
     from .diffusion import ResidualDiffusion
     from .fast import FastSampler
     from .objective import Objective
-    from .ops import reverse_step
+    from .ops import reverse_step  # type: ignore[no-redef]  # the function, and the module that defines it
     from .schedule import Schedule
     from .unet import ResidualUnets, Unet
 

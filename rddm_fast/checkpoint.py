@@ -47,6 +47,14 @@ class ModelError(ValueError):
     """A model that cannot be read; the message is one sentence that says what to do."""
 
 
+class MissingArgument(ModelError):
+    """Something that a published checkpoint does not store; `name` is the argument to pass."""
+
+    def __init__(self, name: str, reason: str, choices: str) -> None:
+        super().__init__(f"{reason}: pass {name}= ({choices})")
+        self.name, self.reason, self.choices = name, reason, choices
+
+
 # -- our format ---------------------------------------------------------------------------------------------
 
 
@@ -207,7 +215,7 @@ def load_published(
         ("path_independent", path_independent, "False if the networks see t, True if alpha_bar_t T and beta_bar_t T"),
     ):
         if value is None:
-            raise ModelError(f"a published checkpoint does not store {name}: pass {name}= ({choices})")
+            raise MissingArgument(name, f"a published checkpoint does not store {name}", choices)
     network, restoring = _architecture(state, condition, input_condition, self_condition, resnet_block_groups)
     missing = [name for name in ("alphas_cumsum", "betas_cumsum") if name not in state]
     if schedule is None and missing:
@@ -242,7 +250,9 @@ def _published_state(path: Path, weights: str) -> dict[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise ModelError(f"{path} holds more than tensors and plain values and is not loaded: {_one_line(error)}") from error
+        raise ModelError(
+            f"{path} holds more than tensors and plain values and is not loaded: {_one_line(error)}"
+        ) from error
     except Exception as error:
         raise ModelError(f"{path} cannot be read as a checkpoint: {_one_line(error)}") from error
     if not isinstance(content, dict) or weights not in content:
@@ -274,7 +284,11 @@ def _architecture(
     if any(key.startswith("ups_no_skip.") for key in keys):
         networks, prefix, last = "shared", "", "final_conv_1.weight"
     else:
-        networks, prefix, last = ("two" if any(k.startswith("unet1.") for k in keys) else "one"), "unet0.", "final_conv.weight"
+        networks, prefix, last = (
+            ("two" if any(k.startswith("unet1.") for k in keys) else "one"),
+            "unet0.",
+            "final_conv.weight",
+        )
     try:
         stem, time = keys[prefix + "init_conv.weight"], keys[prefix + "time_mlp.1.weight"]
         channels = keys[prefix + last].shape[0]
@@ -287,14 +301,16 @@ def _architecture(
 
     # The channels tell how many images are concatenated, not which; these are the published experiments.
     if inputs == 1 and condition is None:
-        raise ModelError(
-            "the network sees one image, as in generation and in image-to-image translation, and a checkpoint does "
-            "not store which: pass condition=False to generate or condition=True to translate"
+        raise MissingArgument(
+            "condition",
+            "the network sees one image, and a published checkpoint does not store whether it generates or translates",
+            "False to generate, True to translate",
         )
     if inputs == 3 and input_condition is None and self_condition is None:
-        raise ModelError(
-            "the network sees three images, and a checkpoint does not store whether the third is a mask or the "
-            "previous estimate: pass input_condition=True or self_condition=True"
+        raise MissingArgument(
+            "input_condition",
+            "the network sees three images, and a published checkpoint does not store what the third is",
+            "True for a mask; for the previous estimate, self_condition=True instead",
         )
     restoring = inputs > 1 if condition is None else condition
     translation = restoring and inputs == 1 + bool(input_condition) + bool(self_condition)
@@ -331,4 +347,13 @@ def recognised(alphas_cumsum: Tensor, betas_cumsum: Tensor) -> Schedule:
     return Schedule.from_tables(alphas_cumsum, betas_cumsum, scale)
 
 
-__all__ = ["MODELS", "ModelError", "built_in_models", "load_model", "load_published", "recognised", "save_model"]
+__all__ = [
+    "MODELS",
+    "MissingArgument",
+    "ModelError",
+    "built_in_models",
+    "load_model",
+    "load_published",
+    "recognised",
+    "save_model",
+]

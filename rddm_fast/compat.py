@@ -39,9 +39,7 @@ def set_seed(SEED: int) -> None:
     torch.manual_seed(SEED)
 
 
-def _image_arguments(
-    out_dim: int | None, channels: int, learned_variance: bool, sinusoidal: bool
-) -> dict[str, int]:
+def _image_arguments(out_dim: int | None, channels: int, learned_variance: bool, sinusoidal: bool) -> dict[str, int]:
     if sinusoidal:
         raise ValueError(
             "learned or random sinusoidal time embeddings are refused by the published ResidualDiffusion "
@@ -81,9 +79,7 @@ class Unet(unet.Unet):
             condition=condition,
             input_condition=input_condition,
             img_to_img_translation=img_to_img_translation,
-            **_image_arguments(
-                out_dim, channels, learned_variance, learned_sinusoidal_cond or random_fourier_features
-            ),
+            **_image_arguments(out_dim, channels, learned_variance, learned_sinusoidal_cond or random_fourier_features),
         )
 
 
@@ -251,7 +247,7 @@ class ResidualDiffusion(_ResidualDiffusion):
         return self.eta
 
     def init(self, schedule: Schedule | None = None) -> None:
-        """Rebuild the coefficients for testing: with another `schedule`, or this one with its first increment filled in."""
+        """Rebuild the coefficients for testing: of another `schedule`, or this one's with its first increment."""
         if schedule is None:
             recipe = self.schedule.recipe
             if recipe.get("family") == "ddim":

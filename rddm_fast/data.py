@@ -225,9 +225,7 @@ def _crop(images: dict[str, Tensor], patch: int, rng: np.random.Generator) -> di
     missing = ((0, 0), (0, max(0, patch - height)), (0, max(0, patch - width)))
     if any(after for _, after in missing):
         # numpy's reflection, unlike torch's, may be longer than the image.
-        images = {
-            key: torch.from_numpy(np.pad(image.numpy(), missing, "reflect")) for key, image in images.items()
-        }
+        images = {key: torch.from_numpy(np.pad(image.numpy(), missing, "reflect")) for key, image in images.items()}
     top, left = rng.integers(max(1, height - patch + 1)), rng.integers(max(1, width - patch + 1))
     return {key: image[:, top : top + patch, left : left + patch] for key, image in images.items()}
 

@@ -97,9 +97,7 @@ def rain(
     half_width = rng.uniform(*width, (count, 1)) / 2
     brightness = rng.uniform(*opacity, (count, 1))
     angles = angle + rng.uniform(-1, 1, (count, 1)) * math.radians(4)
-    streaks = _draw_streaks(
-        (height, width_px), centre_y, centre_x, half_length, half_width, angles, brightness
-    )
+    streaks = _draw_streaks((height, width_px), centre_y, centre_x, half_length, half_width, angles, brightness)
 
     haze = np.float32(veil * covered)
     hazy = image * (1 - haze) + haze * np.float32(0.8)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from .objective import Objective, Prediction, at_test, read_out, stacked, targets
 from .sampler import Predict, Step, ancestral_steps, few_steps, reverse
 from .schedule import Schedule
+from .unet import ResidualUnets
 
 LOSSES = {"l1": F.l1_loss, "l2": F.mse_loss}
 
@@ -114,7 +115,7 @@ class ResidualDiffusion(nn.Module):
 
     @property
     def _member(self) -> Any:
-        return self.model.members[0] if hasattr(self.model, "members") else self.model
+        return self.model.members[0] if isinstance(self.model, ResidualUnets) else self.model
 
     # -- what the network is given ------------------------------------------------------------------------
 
@@ -277,10 +278,7 @@ class ResidualDiffusion(nn.Module):
             return torch.randn(shape, device=device, generator=generator)
 
         steps = self.steps(sampling_timesteps, eta)
-        if I_in is not None:
-            I_T = I_in + math.sqrt(self.schedule.sum_scale) * draw()
-        else:
-            I_T = draw()
+        I_T = draw() if I_in is None else I_in + math.sqrt(self.schedule.sum_scale) * draw()
         images: list[Tensor] = []
 
         def on_step(number: int, step: Step, image: Tensor) -> None:
@@ -323,8 +321,5 @@ class ResidualDiffusion(nn.Module):
         if I_in is None:
             raise ValueError("this model restores: pass the degraded images, (B, C, H, W) in [0, 1]")
         if I_in.ndim != 4 or I_in.shape[1] != self.channels:
-            raise ValueError(
-                f"images must be (B, {self.channels}, H, W) in [0, 1], not of shape {tuple(I_in.shape)}"
-            )
+            raise ValueError(f"images must be (B, {self.channels}, H, W) in [0, 1], not of shape {tuple(I_in.shape)}")
         return tuple(I_in.shape), to_signed(I_in.to(device)), mask
-

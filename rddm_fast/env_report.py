@@ -70,10 +70,7 @@ def gpus() -> list[dict[str, Any]] | str:
         return f"none: {error}"
     try:
         driver = _text(pynvml.nvmlSystemGetDriverVersion())
-        return [
-            _gpu(pynvml, pynvml.nvmlDeviceGetHandleByIndex(i), driver)
-            for i in range(pynvml.nvmlDeviceGetCount())
-        ]
+        return [_gpu(pynvml, pynvml.nvmlDeviceGetHandleByIndex(i), driver) for i in range(pynvml.nvmlDeviceGetCount())]
     except pynvml.NVMLError as error:
         return f"unknown: {error}"
     finally:

@@ -57,7 +57,8 @@ class GaussianDiffusion(nn.Module):
         if beta_schedule not in _BETA_SCHEDULES:
             raise ValueError(f"beta_schedule is one of {', '.join(_BETA_SCHEDULES)}, not {beta_schedule!r}")
         self.model = model
-        self.image_size, self.channels = image_size, model.channels
+        self.image_size = image_size
+        self.channels = int(model.channels)  # type: ignore[arg-type]
         self.num_timesteps = timesteps
         self.sampling_timesteps = sampling_timesteps or timesteps
         self.loss_type, self.objective = loss_type, objective

@@ -98,7 +98,7 @@ def at_test(objective: Objective | str, test_res_or_noise: str | None) -> tuple[
         return objective, both
     if test_res_or_noise not in modes:
         raise ValueError(
-            f"test_res_or_noise={test_res_or_noise!r} is not a mode of {objective.name}: choose one of {', '.join(modes)}"
+            f"test_res_or_noise={test_res_or_noise!r} is no mode of {objective.name}: choose one of {', '.join(modes)}"
         )
     return modes[test_res_or_noise]
 

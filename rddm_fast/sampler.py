@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -61,9 +62,7 @@ def step_indices(timesteps: int, sampling_timesteps: int, *, exact: bool = False
     return forward[::-1]
 
 
-def few_steps(
-    schedule: Schedule, sampling_timesteps: int, eta: float = 0.0, *, exact: bool = False
-) -> list[Step]:
+def few_steps(schedule: Schedule, sampling_timesteps: int, eta: float = 0.0, *, exact: bool = False) -> list[Step]:
     """The generalised sampler (RDDM, eq. 13 and its DDIM-like form).
 
     With Delta alpha_bar = alpha_bar_t - alpha_bar_s and sigma^2 = eta (beta_bar_t^2 - beta_bar_s^2)
@@ -77,7 +76,7 @@ def few_steps(
     if not 0.0 <= eta <= 1.0:
         raise ValueError(f"eta must be between 0 (deterministic) and 1 (posterior), not {eta}")
     indices = step_indices(schedule.timesteps, sampling_timesteps, exact=exact)
-    return [_generalised(schedule, t, s, eta) for t, s in zip(indices[:-1], indices[1:], strict=True)]
+    return [_generalised(schedule, t, s, eta) for t, s in pairwise(indices)]
 
 
 def _generalised(schedule: Schedule, t: int, s: int, eta: float) -> Step:

@@ -127,9 +127,7 @@ def _from_ddim(recipe: dict[str, Any], dtype: torch.dtype) -> tuple[Tensor, Tens
     alphas_cumsum, betas2_cumsum = 1 - a**0.5, 1 - a
     readjusted = recipe.get("alpha")
     if readjusted:
-        P = coefficients(
-            recipe["timesteps"], readjusted["shape"], ratio=readjusted.get("ratio", 1.0), dtype=dtype
-        )
+        P = coefficients(recipe["timesteps"], readjusted["shape"], ratio=readjusted.get("ratio", 1.0), dtype=dtype)
         alphas_cumsum = P.cumsum(0).clip(0, 1)
     rebuilt = recipe.get("boundary") == "test"
     return (
@@ -359,9 +357,7 @@ class Schedule:
             alphas, betas2, alphas_cumsum, betas2_cumsum = _from_curves(
                 torch.from_numpy(self.alpha_bar), torch.from_numpy(self.beta_bar)
             )
-        alphas_prev, betas2_prev = (
-            torch.cat([x.new_ones(1), x[:-1]]) for x in (alphas_cumsum, betas2_cumsum)
-        )
+        alphas_prev, betas2_prev = (torch.cat([x.new_ones(1), x[:-1]]) for x in (alphas_cumsum, betas2_cumsum))
         coef1 = betas2_prev / betas2_cumsum
         coef2 = (betas2 * alphas_prev - betas2_prev * alphas) / betas2_cumsum
         coef3 = betas2 / betas2_cumsum

@@ -132,7 +132,9 @@ class Trainer:
                     self._save()
                     saved = time.monotonic()
                 if received:
-                    raise Interrupted(f"stopped at step {self.step} of {settings.steps}: the same command goes on from it")
+                    raise Interrupted(
+                        f"stopped at step {self.step} of {settings.steps}: the same command goes on from it"
+                    )
         self._save()
         return self.export()
 
@@ -224,7 +226,9 @@ def _signals_noted():
     if threading.current_thread() is not threading.main_thread():
         yield received
         return
-    previous = {s: signal.signal(s, lambda number, _frame: received.append(number)) for s in (signal.SIGINT, signal.SIGTERM)}
+    previous = {
+        s: signal.signal(s, lambda number, _frame: received.append(number)) for s in (signal.SIGINT, signal.SIGTERM)
+    }
     try:
         yield received
     finally:

@@ -5,13 +5,15 @@ published code does, and so costs what that costs. `rddm_fast.fast.fold` removes
 image. Attribute names are the published state-dict keys and must not change.
 
     7x7 conv -> [ResBlock, ResBlock, linear attention, down] x stages -> ResBlock, attention, ResBlock
-             -> [cat skip, ResBlock, cat skip, ResBlock, linear attention, up] x stages -> cat stem -> ResBlock -> 1x1 conv
+             -> [cat skip, ResBlock, cat skip, ResBlock, linear attention, up] x stages
+             -> cat stem -> ResBlock -> 1x1 conv
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -176,6 +178,12 @@ def reflected(x: Tensor, factor: int) -> Tensor:
     return x
 
 
+def _modules(stage: nn.Module) -> list[nn.Module]:
+    """The modules of a stage of the U-Net, in order."""
+    assert isinstance(stage, nn.ModuleList)
+    return list(stage)
+
+
 class _UnetBase(nn.Module):
     """What the one-decoder `Unet` and the two-decoder `SharedUnet` have in common: stem, encoder and middle."""
 
@@ -203,7 +211,7 @@ class _UnetBase(nn.Module):
         init_dim = init_dim or dim
         self.init_dim, self.time_dim, self.groups = init_dim, dim * 4, resnet_block_groups
         widths = [init_dim, *(dim * m for m in dim_mults)]
-        self.stages = list(zip(widths[:-1], widths[1:], strict=True))
+        self.stages = list(pairwise(widths))
 
         self.init_conv = nn.Conv2d(self.input_channels, init_dim, 7, padding=3)
         self.time_mlp: nn.Module = nn.Sequential(
@@ -213,9 +221,7 @@ class _UnetBase(nn.Module):
         for i, (n, o) in enumerate(self.stages):
             last = i == len(self.stages) - 1
             down = nn.Conv2d(n, o, 3, padding=1) if last else nn.Conv2d(n, o, 4, 2, 1)
-            self.downs.append(
-                nn.ModuleList([self._block(n, n), self._block(n, n), _attend(LinearAttention, n), down])
-            )
+            self.downs.append(nn.ModuleList([self._block(n, n), self._block(n, n), _attend(LinearAttention, n), down]))
 
     def _block(self, dim_in: int, dim_out: int) -> ResnetBlock:
         return ResnetBlock(dim_in, dim_out, self.time_dim, self.groups)
@@ -226,9 +232,7 @@ class _UnetBase(nn.Module):
             last = i == len(self.stages) - 1
             width = o + n if skips else o
             up = nn.Conv2d(o, n, 3, padding=1) if last else _upsample(o, n)
-            ups.append(
-                nn.ModuleList([self._block(width, o), self._block(width, o), _attend(LinearAttention, o), up])
-            )
+            ups.append(nn.ModuleList([self._block(width, o), self._block(width, o), _attend(LinearAttention, o), up]))
         return ups
 
     def _add_middle(self) -> None:
@@ -252,7 +256,8 @@ class _UnetBase(nn.Module):
 
     def _encode(self, x: Tensor, t: Any) -> tuple[Tensor, list[Tensor]]:
         skips = []
-        for block1, block2, attention, down in self.downs:  # type: ignore[misc]
+        for down_stage in self.downs:
+            block1, block2, attention, down = _modules(down_stage)
             x = block1(x, t)
             skips.append(x)
             x = attention(block2(x, t))
@@ -268,7 +273,8 @@ class _UnetBase(nn.Module):
         def joined(x: Tensor) -> Tensor:
             return x if unused is None else torch.cat((x, unused.pop()), dim=1)
 
-        for block1, block2, attention, up in ups:  # type: ignore[misc]
+        for up_stage in ups:
+            block1, block2, attention, up = _modules(up_stage)
             x = block1(joined(x), t)
             x = attention(block2(joined(x), t))
             x = up(x)
@@ -394,4 +400,3 @@ class ResidualUnets(nn.Module):
             return out if only is None else [out[i] for i in only]
         wanted = range(self.outputs) if only is None else only
         return [self.members[i](x, times[i], x_self_cond) for i in wanted]
-

@@ -64,9 +64,7 @@ def test_every_default_architecture_is_built(cuda_library):
 
 def test_no_kernel_spills_or_has_a_stack(cuda_library, cuobjdump):
     usage = output_of(cuobjdump, "--dump-resource-usage", cuda_library)
-    kernels = re.findall(
-        r"Function (\S*reverse_step_kernel\S*):\s+REG:(\d+) STACK:(\d+).*?LOCAL:(\d+)", usage
-    )
+    kernels = re.findall(r"Function (\S*reverse_step_kernel\S*):\s+REG:(\d+) STACK:(\d+).*?LOCAL:(\d+)", usage)
     assert len(kernels) == OBJECTIVES * DTYPE_PAIRS * len(built_for())
     for name, registers, stack, local in kernels:
         assert (int(stack), int(local)) == (0, 0), name
@@ -222,9 +220,7 @@ def test_architectures_follow_nvcc_and_the_environment(monkeypatch, tmp_path):
 
 def test_without_torch_one_sentence_names_the_remedy(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(
-        SystemExit, match=r"torch is needed to build .* `pip install --no-build-isolation \.`"
-    ):
+    with pytest.raises(SystemExit, match=r"torch is needed to build .* `pip install --no-build-isolation \.`"):
         build.torch_paths()
 
 

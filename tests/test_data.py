@@ -105,9 +105,7 @@ def test_csv(tmp_path):
     table = tmp_path / "sets" / "train.csv"
     table.write_bytes(b'\xef\xbb\xbfInput, target,mask,split\na/x.png,"b/other, name.png",m/x.png,train\n')
     (pair,) = find_pairs(table)
-    assert [
-        path.relative_to(tmp_path / "sets").as_posix() for path in (pair.input, pair.target, pair.mask)
-    ] == [
+    assert [path.relative_to(tmp_path / "sets").as_posix() for path in (pair.input, pair.target, pair.mask)] == [
         *("a/x.png", "b/other, name.png", "m/x.png"),
     ]
     assert (pair.name, pair.origin) == ("x", f"{table}, line 2")
@@ -130,9 +128,7 @@ def test_files_without_a_partner_are_named(tmp_path):
     )
     many = touch(tmp_path / "many", *(f"{n}.png" for n in range(6)), "a.png", "c.png")
     assert "no input for " in error(clean, many) and error(clean, many).endswith("and 3 more")
-    assert error(rain, rain, touch(tmp_path / "masks", "a.png")).startswith(
-        "inputs and masks are matched by name"
-    )
+    assert error(rain, rain, touch(tmp_path / "masks", "a.png")).startswith("inputs and masks are matched by name")
 
 
 def test_ambiguous_names_are_not_guessed(tmp_path):
@@ -369,9 +365,7 @@ def test_no_training_photographs_says_what_to_install(tmp_path):
 def test_another_version_of_a_package_is_an_error(tmp_path):
     root = fake_package(tmp_path, "mate-backgrounds", (4, 4))
     (root / "nature" / "Dune.jpg").unlink()
-    with pytest.raises(
-        FileNotFoundError, match=r"nature/Dune\.jpg is missing: another version of mate-backgrounds"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"nature/Dune\.jpg is missing: another version of mate-backgrounds"):
         find_training_photographs({"mate-backgrounds": root})
 
 

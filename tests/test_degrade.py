@@ -95,9 +95,7 @@ def test_no_rain_at_coverage_zero():
 
 def test_lowlight_is_darker_and_noisier():
     grey = np.full((64, 64, 3), 0.5, np.float32)
-    result = degrade(
-        grey, "lowlight", np.random.default_rng(0), exposure=(0.2, 0.2), gamma=(1.0, 1.0), cast=0.0
-    )
+    result = degrade(grey, "lowlight", np.random.default_rng(0), exposure=(0.2, 0.2), gamma=(1.0, 1.0), cast=0.0)
     assert result.image.mean() == pytest.approx(0.1, abs=0.001)
     assert result.image.std() == pytest.approx((0.1 / 1000 + 0.004**2) ** 0.5, rel=0.05)
 

@@ -32,9 +32,7 @@ def png16(samples: np.ndarray) -> bytes:
     """A 16-bit PNG by the specification, independent of the libraries under test."""
 
     def chunk(name: bytes, content: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
-        )
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
 
     height, width, channels = samples.shape
     header = struct.pack(">IIBBBBB", width, height, 16, {1: 0, 2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
@@ -75,9 +73,7 @@ def hwc(tensor: torch.Tensor, most: int) -> np.ndarray:
 
 @pytest.mark.parametrize("suffix", ["png", "tif", "bmp", "webp"])
 def test_reads_8_bit_colour_exactly(tmp_path, suffix):
-    path = saved(
-        tmp_path / f"a.{suffix}", SAMPLES8[..., :3], **({"lossless": True} if suffix == "webp" else {})
-    )
+    path = saved(tmp_path / f"a.{suffix}", SAMPLES8[..., :3], **({"lossless": True} if suffix == "webp" else {}))
     picture = read_image(path)
     assert picture.pixels.dtype == torch.float32 and picture.pixels.shape == (3, 5, 7)
     assert np.array_equal(hwc(picture.pixels, 255), SAMPLES8[..., :3])
@@ -304,9 +300,7 @@ def test_webp_and_bmp_are_exact_too(tmp_path):
     write_image(tmp_path / "a.bmp", opaque)
     after = read_image(tmp_path / "a.webp")
     visible = (before.alpha > 0).expand(3, -1, -1)
-    assert torch.equal(after.pixels[visible], before.pixels[visible]) and torch.equal(
-        after.alpha, before.alpha
-    )
+    assert torch.equal(after.pixels[visible], before.pixels[visible]) and torch.equal(after.alpha, before.alpha)
     assert torch.equal(read_image(tmp_path / "a.bmp").pixels, opaque.pixels)
 
 
@@ -392,9 +386,7 @@ def test_the_input_is_not_overwritten_unless_asked(tmp_path):
     link = tmp_path / "link.png"
     link.symlink_to(path)
     for name in (path, link):
-        with pytest.raises(
-            ImageError, match="is the file that the picture was read from; choose another name"
-        ):
+        with pytest.raises(ImageError, match="is the file that the picture was read from; choose another name"):
             write_image(name, before)
     assert np.array_equal(np.asarray(Image.open(path)), SAMPLES8[..., :3])
     write_image(path, before.with_pixels(1 - before.pixels), overwrite_input=True)

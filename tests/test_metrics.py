@@ -77,9 +77,7 @@ def test_a_missing_torchmetrics_is_named_with_what_installs_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "torchmetrics.functional.image", None)
     monkeypatch.setitem(sys.modules, "torchmetrics", None)
     pred, target = images(3, 16, 16)
-    with pytest.raises(
-        ImportError, match=r"torchmetrics is not installed; pip install 'rddm_fast\[metrics\]'"
-    ):
+    with pytest.raises(ImportError, match=r"torchmetrics is not installed; pip install 'rddm_fast\[metrics\]'"):
         psnr(pred, target)
 
 

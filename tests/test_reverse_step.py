@@ -56,9 +56,7 @@ def arguments(objective, image, output, shape, layouts=("contiguous",), seed=0, 
     generator = torch.Generator().manual_seed(seed)
     lay = itertools.cycle(LAYOUTS[name] for name in layouts)
     dtypes = {"I_t": image, "out0": output, "out1": output, "I_in": image, "noise": image}
-    call = {
-        name: next(lay)(torch.randn(shape, generator=generator).to(dtype)) for name, dtype in dtypes.items()
-    }
+    call = {name: next(lay)(torch.randn(shape, generator=generator).to(dtype)) for name, dtype in dtypes.items()}
     if objective.outputs == 1:
         call["out1"] = None
     return {
@@ -98,9 +96,7 @@ def test_the_library_is_compiled():
 
 
 @pytest.mark.parametrize("step", STEPS)
-@pytest.mark.parametrize(
-    "pair", PAIRS, ids=lambda pair: "-".join(str(d).removeprefix("torch.") for d in pair)
-)
+@pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: "-".join(str(d).removeprefix("torch.") for d in pair))
 @pytest.mark.parametrize("objective", Objective, ids=lambda o: o.name)
 def test_cpp_is_as_exact_as_plain_torch(objective, pair, step):
     for shape in SHAPES.values():
@@ -205,9 +201,7 @@ def calls(draw):
 @given(calls())
 def test_any_call_is_as_exact_as_plain_torch(call):
     # A single element may be rounded luckily by torch: allow the rounding of the largest intermediate too.
-    numbers = [
-        x.double().abs().max().item() for x in call.values() if isinstance(x, torch.Tensor) and x.numel()
-    ]
+    numbers = [x.double().abs().max().item() for x in call.values() if isinstance(x, torch.Tensor) and x.numel()]
     divisors = (call["beta_bar"], 1 - call["alpha_bar"])
     read_out = 3 * max(numbers, default=0.0) * max(1 / d if d else 1.0 for d in divisors)
     weight = sum(abs(call[name]) for name in ("k_t", "k_res", "k_noise", "k_0", "sigma"))
@@ -338,9 +332,7 @@ def test_only_the_reference_is_differentiable():
 
 def test_importing_is_silent_and_light(tmp_path):
     check = (
-        "import sys, torch, rddm_fast.ops\n"
-        "assert 'triton' not in sys.modules\n"
-        "assert not torch.cuda.is_initialized()\n"
+        "import sys, torch, rddm_fast.ops\nassert 'triton' not in sys.modules\nassert not torch.cuda.is_initialized()\n"
     )
     run = [sys.executable, "-W", "error", "-c", check]
     done = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, check=False)

@@ -34,9 +34,7 @@ def interpreted():
 
 
 def test_interpreted_kernel_is_as_exact_as_plain_torch(interpreted):
-    assert (
-        len(interpreted["rows"]) == 7 * 5 * 3
-    )  # objectives, pairs of dtypes, steps (each in another layout)
+    assert len(interpreted["rows"]) == 7 * 5 * 3  # objectives, pairs of dtypes, steps (each in another layout)
     for row in interpreted["rows"]:
         assert row["error"] <= 2 * row["plain_error"] + row["rounding"], row
         assert row["same_layout"], row

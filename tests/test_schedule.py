@@ -30,7 +30,8 @@ FAMILIES = {
     [
         (Schedule.triangular(1000), 0.001998, 0.750749, 1.998e-6, 0.251251),
         (Schedule.power(1000), 0.002, 0.751249, 0.0, 0.250751),
-        (Schedule.from_ddim(1000), 5.00083e-5, 0.721079, 1.00017e-4, 0.922203),
+        # The published file has 5.00083e-5 and 1.00017e-4, which is 1 - 0.9999 in float32; in float64:
+        (Schedule.from_ddim(1000), 1 - (1 - 1e-4) ** 0.5, 0.721079, 1e-4, 0.922203),
         (Schedule.power(1000, 1.0, ("decreased", 2.0), ("average", 1.0)), 0.0029985, 0.875936, 0.001, 0.501),
     ],
 )

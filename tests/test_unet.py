@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from rddm_fast.compat import Unet, UnetRes
-from rddm_fast.unet import ResidualUnets, reflected
+from rddm_fast.unet import ChannelNorm, ResidualUnets, WeightStandardizedConv2d, reflected
 
 KEYS = Path(__file__).parent / "data" / "state_dict_keys.json"
 
@@ -68,14 +68,17 @@ def test_self_condition_defaults_to_zeros_of_one_image() -> None:
         assert torch.equal(network(x, t), network(x, t, torch.zeros(2, 3, 8, 8)))
 
 
-def test_standardisation_epsilon_follows_the_published_rule() -> None:
-    network = Unet(8, dim_mults=(1, 2)).double()
-    float32 = Unet(8, dim_mults=(1, 2))
-    float32.load_state_dict({k: v.float() for k, v in network.state_dict().items()})
-    x, t = torch.randn(1, 3, 8, 8), torch.tensor([5])
-    with torch.no_grad():
-        gap = (network(x.double(), t).float() - float32(x, t)).abs().max()
-    assert gap > 1e-5  # 1e-3 in place of 1e-5 is a visible difference
+@pytest.mark.parametrize(("dtype", "eps"), [(torch.float32, 1e-5), (torch.float64, 1e-3)])
+def test_standardisation_epsilon_follows_the_published_rule(dtype: torch.dtype, eps: float) -> None:
+    conv, norm = WeightStandardizedConv2d(3, 8, 3).to(dtype), ChannelNorm(3).to(dtype)
+    x = 0.1 * torch.randn(2, 3, 6, 6, dtype=dtype)
+    w = conv.weight.detach().double().flatten(1).numpy()
+    scaled = (w - w.mean(1, keepdims=True)) / np.sqrt(w.var(1, keepdims=True) + eps)
+    weight = torch.from_numpy(scaled).view_as(conv.weight).to(dtype)
+    torch.testing.assert_close(conv(x), torch.nn.functional.conv2d(x, weight, conv.bias), rtol=1e-5, atol=1e-5)
+    pixels = x.double().numpy()
+    normed = (pixels - pixels.mean(1, keepdims=True)) / np.sqrt(pixels.var(1, keepdims=True) + eps)
+    torch.testing.assert_close(norm(x).double(), torch.from_numpy(normed), rtol=1e-5, atol=1e-5)
 
 
 def test_wrong_channels_are_named() -> None:

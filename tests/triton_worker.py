@@ -81,9 +81,7 @@ def non_finite() -> bool:
         outputs = [out0] + [out1] * (objective.outputs - 1)
         for beta_bar in (0.3, 0.0):
             for step in STEPS.values():
-                arguments = dict(
-                    objective=objective, alpha_bar=0.6, beta_bar=beta_bar, I_in=x, noise=out0, **step
-                )
+                arguments = dict(objective=objective, alpha_bar=0.6, beta_bar=beta_bar, I_in=x, noise=out0, **step)
                 ours = reverse_step(x, *outputs, **arguments, impl="triton")
                 plain = reverse_step(x, *outputs, **arguments, impl="reference")
                 if not torch.allclose(ours, plain, equal_nan=True):
@@ -137,9 +135,7 @@ def compile_all(directory: Path) -> list[dict[str, object]]:
                 name = f"sm{capability}-{image}-{output}-{objective.name}"
                 (directory / f"{name}.cubin").write_bytes(compiled.asm["cubin"])
                 (directory / f"{name}.ptx").write_text(compiled.asm["ptx"])
-                rows.append(
-                    {"name": name, "inputs": sum(kind.startswith("*") for kind in signature.values()) - 1}
-                )
+                rows.append({"name": name, "inputs": sum(kind.startswith("*") for kind in signature.values()) - 1})
     return rows
 
 

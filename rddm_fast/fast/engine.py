@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -42,24 +42,16 @@ class FastSampler:
 
         return predict
 
-    def __call__(
-        self,
-        images: Tensor | None = None,
-        mask: Tensor | None = None,
-        *,
-        batch_size: int = 16,
-        generator: torch.Generator | None = None,
-        callback: Callable[[int, int, Tensor], None] | None = None,
-        progress: Callable[[Sequence[Step]], Iterable[Step]] | None = None,
-    ) -> Tensor:
-        """Images (B, C, H, W) in [0, 1] to images of the same shape in [0, 1]; arguments as `ResidualDiffusion.sample`."""
-        return self.sample(
-            images, mask, batch_size=batch_size, generator=generator, callback=callback, progress=progress
-        )[-1].clamp(0, 1)
+    def __call__(self, images: Tensor | None = None, mask: Tensor | None = None, **options: Any) -> Tensor:
+        """Images (B, C, H, W) in [0, 1] to images of the same shape in [0, 1]; `options` as in `sample`."""
+        return self.sample(images, mask, **options)[-1].clamp(0, 1)
 
     @torch.no_grad()
     def sample(self, images: Tensor | None = None, mask: Tensor | None = None, **options: Any) -> list[Tensor]:
-        """What `ResidualDiffusion.sample` returns, with its options, by the folded networks."""
+        """What `ResidualDiffusion.sample` returns, by the folded networks.
+
+        `options` are that method's: batch_size, generator, draws, every_step, callback, progress.
+        """
         # The class's own: `compat`'s subclass has the published arguments instead.
         return ResidualDiffusion.sample(
             self.diffusion,

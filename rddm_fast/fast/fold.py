@@ -61,23 +61,62 @@ class LastAxisNorm(nn.Module):
 class PixelsFirstLinearAttention(nn.Module):
     """`unet.LinearAttention` on (pixels, features) matrices, which is how a channels-last image lies in memory.
 
-    The softmax over positions is left unnormalised; its sums, the 1/(H W) and the scale of q go into the small
-    (features x features) context instead of over the image.
+    The keys' softmax over all pixels is gathered in one walk over them, rescaled whenever a larger key turns up. Its
+    result, a small (features x features) matrix a head, is multiplied with the output projection, so that a second
+    walk has one matrix product for each pixel's queries. On the CPU both walks take CHUNK pixels at a time: queries,
+    keys and values, 16 times the image for the first stage of a published network, stay in the cache.
     """
+
+    CHUNK = 4096
 
     def __init__(self, attention: LinearAttention) -> None:
         super().__init__()
-        self.heads, self.scale = attention.heads, attention.scale
-        self.to_qkv, self.to_out = attention.to_qkv, attention.to_out
+        self.heads = attention.heads
+        project, norm = attention.to_out[0], attention.to_out[1]
+        assert (
+            isinstance(project, nn.Conv2d) and project.bias is not None and isinstance(norm, ChannelNorm | LastAxisNorm)
+        )
+        inner = project.weight.shape[1]
+        to_q, to_k, to_v = attention.to_qkv.weight.detach().flatten(1).split(inner)
+        self.to_q = nn.Parameter(to_q.contiguous(), requires_grad=False)
+        self.to_kv = nn.Parameter(torch.cat([to_k, to_v]), requires_grad=False)
+        self.to_out = nn.Parameter(
+            project.weight.detach().flatten(1).t().reshape(self.heads, -1, project.weight.shape[0]) * attention.scale,
+            requires_grad=False,
+        )
+        self.bias = nn.Parameter(project.bias.detach().clone(), requires_grad=False)
+        self.g = nn.Parameter(norm.g.detach().flatten().clone(), requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        b, _, h, w = x.shape
-        q, k, v = _heads(self.to_qkv(x), self.heads)
-        q = q.softmax(dim=-1)
-        k = (k - k.amax(dim=-2, keepdim=True)).exp()
-        context = k.transpose(-1, -2) @ v
-        context = context * (self.scale / (h * w)) / k.sum(dim=-2).unsqueeze(-1)
-        return self.to_out(_image(q @ context, h, w))
+        b, c, h, w = x.shape
+        pixels = x.permute(0, 2, 3, 1).reshape(b, h * w, c)
+        chunks = pixels.split(self.CHUNK if x.device.type == "cpu" else h * w, dim=1)
+        projection = (self._context(chunks) / (h * w) @ self.to_out).flatten(1, 2)
+        parts = []
+        for chunk in chunks:
+            q = F.linear(chunk, self.to_q).unflatten(-1, (self.heads, -1)).softmax(dim=-1).flatten(-2)
+            parts.append(F.layer_norm(q @ projection + self.bias, self.g.shape, self.g, None, FLOAT32_EPS))
+        out = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+        return out.view(b, h, w, c).permute(0, 3, 1, 2)
+
+    def _context(self, chunks: Sequence[Tensor]) -> Tensor:
+        """softmax(k) over all pixels, transposed, times v: (B, heads, features, features)."""
+        largest = context = total = None
+        for chunk in chunks:
+            k, v = F.linear(chunk, self.to_kv).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
+            top = k.amax(dim=-2, keepdim=True)
+            if largest is not None:
+                top = torch.maximum(top, largest)
+            k = (k - top).exp_()
+            k_v, k_sum = k.transpose(-1, -2) @ v, k.sum(dim=-2).unsqueeze(-1)
+            if largest is None:
+                context, total = k_v, k_sum
+            else:
+                shrink = (largest - top).exp_().transpose(-1, -2)
+                context, total = context * shrink + k_v, total * shrink + k_sum
+            largest = top
+        assert context is not None and total is not None
+        return context / total
 
 
 class SdpaAttention(nn.Module):
@@ -109,12 +148,15 @@ def _image(x: Tensor, height: int, width: int) -> Tensor:
 class PackedConv2d(nn.Module):
     """A convolution on the CPU whose weight lies in oneDNN's own layout, once, instead of being reordered at each call.
 
-    It is what torch's own compiler does when it freezes a model's weights.
+    It is what torch's own compiler does when it freezes a model's weights. For 1x1 convolutions there is nothing to
+    gain, and on 8x8 images oneDNN takes 20 to 30 times as long with a packed weight as without.
     """
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
-        self.padding, self.stride, self.dilation = (list(map(int, a)) for a in (conv.padding, conv.stride, conv.dilation))
+        self.padding, self.stride, self.dilation = (
+            list(map(int, a)) for a in (conv.padding, conv.stride, conv.dilation)
+        )
         self.bias = conv.bias
         self.packed = torch._C._nn.mkldnn_reorder_conv2d_weight(
             conv.weight.detach().to_mkldnn(), self.padding, self.stride, self.dilation, 1
@@ -142,11 +184,11 @@ def fold_unet(unet: Unet | SharedUnet, times: Tensor) -> Unet | SharedUnet:
             for kind, replacement in _REPLACEMENTS.items():
                 if type(child) is kind:
                     setattr(module, name, replacement(child))
-    folded.to(memory_format=torch.channels_last)
+    folded.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if packs(folded.init_conv.weight):
         for module in list(folded.modules()):
             for name, child in module.named_children():
-                if isinstance(child, nn.Conv2d):
+                if isinstance(child, nn.Conv2d) and child.kernel_size != (1, 1):
                     setattr(module, name, PackedConv2d(child))
     return folded
 
@@ -157,10 +199,18 @@ def packs(weight: Tensor) -> bool:
 
 
 def _plain(conv: WeightStandardizedConv2d) -> nn.Conv2d:
+    kernel_size, stride, padding = conv.kernel_size, conv.stride, conv.padding
     plain = nn.Conv2d(
-        conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, device=conv.weight.device
-    )  # type: ignore[arg-type]
-    plain.weight = nn.Parameter(standardised(conv.weight.double(), FLOAT32_EPS).to(conv.weight.dtype), requires_grad=False)
+        conv.in_channels,
+        conv.out_channels,
+        kernel_size,  # type: ignore[arg-type]
+        stride,  # type: ignore[arg-type]
+        padding,  # type: ignore[arg-type]
+        device=conv.weight.device,
+    )
+    plain.weight = nn.Parameter(
+        standardised(conv.weight.double(), FLOAT32_EPS).to(conv.weight.dtype), requires_grad=False
+    )
     assert conv.bias is not None and plain.bias is not None
     plain.bias = nn.Parameter(conv.bias.detach().clone(), requires_grad=False)
     return plain

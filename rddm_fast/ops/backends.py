@@ -66,9 +66,7 @@ library = torch.library.Library("rddm_fast", "DEF")
 """Where the ops are defined. It must exist before the compiled library's kernels are called."""
 
 build_info, why_not_compiled = _load_compiled()
-_architectures = (
-    parse_architectures(build_info["cuda_architectures"]) if build_info and build_info["cuda"] else []
-)
+_architectures = parse_architectures(build_info["cuda_architectures"]) if build_info and build_info["cuda"] else []
 _has_triton = importlib.util.find_spec("triton") is not None
 _has_kernels = importlib.util.find_spec("rddm_fast.kernels") is not None
 
@@ -85,9 +83,7 @@ def why_not(backend: str, device: torch.device) -> str | None:
         return _why_not_cuda(device)
     if backend == "triton":
         return _why_not_triton(device)
-    raise ValueError(
-        f"unknown backend {backend!r}: choose one of {', '.join(BACKENDS)}, or None for the best"
-    )
+    raise ValueError(f"unknown backend {backend!r}: choose one of {', '.join(BACKENDS)}, or None for the best")
 
 
 def _why_not_cuda(device: torch.device) -> str | None:

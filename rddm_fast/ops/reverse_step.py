@@ -81,9 +81,7 @@ def _fake(I_t: Tensor, *args) -> Tensor:
 # `reverse_step` is the op; its CPU and CUDA kernels are the compiled library's where that has them.
 # `reverse_step_triton` is the same op held to Triton, for the devices that the library has no code for.
 for _name in ("reverse_step", "reverse_step_triton"):
-    backends.library.define(
-        _name + _SCHEMA, tags=(torch.Tag.pt2_compliant_tag, torch.Tag.needs_exact_strides)
-    )
+    backends.library.define(_name + _SCHEMA, tags=(torch.Tag.pt2_compliant_tag, torch.Tag.needs_exact_strides))
     torch.library.register_fake(f"rddm_fast::{_name}", _fake, lib=backends.library)
 if backends.build_info is None:
     backends.library.impl("reverse_step", reverse_step_reference, "CPU")
@@ -196,15 +194,11 @@ def _check(
     if I_t.dtype not in _IMAGE_DTYPES:
         raise TypeError(f"I_t is {I_t.dtype}: convert it to float32, bfloat16 or float16")
     if objective.outputs == 2 and out1 is None:
-        raise ValueError(
-            f"{objective.name} has two outputs, but out1 is missing: pass the network's second one"
-        )
+        raise ValueError(f"{objective.name} has two outputs, but out1 is missing: pass the network's second one")
     if objective.outputs == 1 and out1 is not None:
         raise ValueError(f"{objective.name} has one output, but out1 was given: leave it out")
     if sigma != 0 and noise is None:
-        raise ValueError(
-            f"sigma is {sigma}, but there is no noise: pass a standard normal draw of I_t's shape"
-        )
+        raise ValueError(f"sigma is {sigma}, but there is no noise: pass a standard normal draw of I_t's shape")
     if not (clip_res >= 0 and clip_0 >= 0):
         raise ValueError(
             f"clip_res={clip_res} and clip_0={clip_0} must be half-widths, 0 or more; math.inf clamps nothing"
@@ -219,9 +213,7 @@ def _check(
         if x is None:
             continue
         if x.shape != I_t.shape:
-            raise ValueError(
-                f"{name} has shape {tuple(x.shape)} and I_t has {tuple(I_t.shape)}: they must be equal"
-            )
+            raise ValueError(f"{name} has shape {tuple(x.shape)} and I_t has {tuple(I_t.shape)}: they must be equal")
         if x.device != I_t.device:
             raise ValueError(f"{name} is on {x.device} and I_t on {I_t.device}: move one to the other")
         if x.dtype != like.dtype:

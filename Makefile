@@ -1,0 +1,58 @@
+# Everything is set up in .venv; nothing outside this folder is touched.
+#
+#   make demo      restore the package's photographs and write demo/demo.png (no GPU needed)
+#   make test      run the tests against the installed package
+#   make check     formatting, lint, types
+#   make develop   an editable installation, for working on the package
+#   make bench     the benchmarks
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+SOURCES := setup.py pyproject.toml CMakeLists.txt constraints.txt \
+	$(shell find rddm_fast kernels csrc -type f -not -name '*.pyc' -not -name '*.so')
+
+.PHONY: demo test check format develop bench clean
+
+demo: $(VENV)/installed-demo
+	$(BIN)/rddm-fast demo --output demo/demo.png --json demo/demo.json
+
+test: $(VENV)/installed-test
+	$(BIN)/pytest
+
+check: $(VENV)/checkers
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy rddm_fast kernels benchmarks
+	$(BIN)/clang-format --dry-run -Werror csrc/*
+
+format: $(VENV)/checkers
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+	$(BIN)/clang-format -i csrc/*
+
+develop: $(VENV)/tools
+	PATH="$(abspath $(BIN)):$$PATH" $(PIP) install -c constraints.txt --no-build-isolation -e ".[test,dev]"
+
+bench: develop
+	$(BIN)/python -m benchmarks.bench_network
+
+clean:
+	rm -rf $(VENV) build demo *.egg-info
+
+# What building needs, torch included: the package is compiled against the torch that it will run with.
+$(VENV)/tools: constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install -c constraints.txt torch numpy "setuptools>=77" wheel ninja "cmake>=3.24" "pybind11>=2.12"
+	touch $@
+
+# Not editable: tests and demo run what a user would install.
+$(VENV)/installed-%: $(VENV)/tools $(SOURCES)
+	PATH="$(abspath $(BIN)):$$PATH" $(PIP) install -c constraints.txt --no-build-isolation ".[$*]"
+	touch $@
+
+# The checkers look at the sources with torch's types beside them.
+$(VENV)/checkers: $(VENV)/tools pyproject.toml
+	$(PIP) install -c constraints.txt ruff mypy clang-format
+	touch $@

@@ -1,0 +1,36 @@
+"""Timing several ways to do the same thing, side by side."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Milliseconds a call: median, and the 20th and 80th percentiles as its spread."""
+
+    p20: float
+    p50: float
+    p80: float
+
+    @classmethod
+    def of(cls, milliseconds: list[float]) -> Timing:
+        p20, p50, p80 = (statistics.quantiles(milliseconds, n=10)[i] for i in (1, 4, 7))
+        return cls(p20, p50, p80)
+
+
+def side_by_side(
+    calls: Mapping[str, Callable[[], object]], *, repeats: int = 15, warm_up: int = 2
+) -> dict[str, Timing]:
+    """Time each call `repeats` times, in turns, so that a busy moment of the machine falls on all of them."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for repeat in range(warm_up + repeats):
+        for name, call in calls.items():
+            started = time.perf_counter()
+            call()
+            if repeat >= warm_up:
+                times[name].append(1e3 * (time.perf_counter() - started))
+    return {name: Timing.of(milliseconds) for name, milliseconds in times.items()}

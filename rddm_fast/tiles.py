@@ -1,0 +1,63 @@
+"""Large images in overlapping tiles, so that memory and the attention's cost stay those of one tile.
+
+Attention at the lowest resolution costs the square of an image's pixels: a 24-megapixel photograph restored
+whole would take hours and all memory. Tiles overlap and are blended by linear ramps, and each sees its part of
+the one noise image, so that neighbours agree where they meet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+
+def starts(length: int, tile: int, overlap: int) -> list[int]:
+    """Where tiles of `tile` pixels begin along a side of `length`: evenly spread, overlapping by `overlap` or more."""
+    if length <= tile:
+        return [0]
+    count = -(-(length - overlap) // (tile - overlap))
+    return [round(i * (length - tile) / (count - 1)) for i in range(count)]
+
+
+def _ramp(length: int, overlap: int) -> Tensor:
+    """Weights along a tile's side: rising from both ends to 1 within `overlap` pixels, never 0."""
+    position = torch.arange(length)
+    edge = torch.minimum(position, length - 1 - position) + 1
+    return (edge / (overlap + 1)).clamp(max=1.0)
+
+
+def tiled(
+    restore: Callable[[Sequence[Tensor]], Tensor],
+    images: Sequence[Tensor],
+    tile: int,
+    overlap: int,
+    advance: Callable[[int, int], None] | None = None,
+) -> Tensor:
+    """`restore` applied to every tile of `images`, and blended.
+
+    Args:
+        restore: takes the same tile of each of `images`, returns the first one's restored.
+        images: (B, C, H, W), all of one height and width.
+        tile: greatest side of a tile in pixels.
+        overlap: by how many pixels neighbours overlap at least, less than `tile`.
+        advance: called after each tile with how many are done and how many there are.
+
+    Raises ValueError for an overlap that is negative or not less than the tile.
+    """
+    if not 0 <= overlap < tile:
+        raise ValueError(f"overlap must be 0 or more and less than the tile's {tile} pixels, not {overlap}")
+    height, width = images[0].shape[-2:]
+    boxes = [(top, left) for top in starts(height, tile, overlap) for left in starts(width, tile, overlap)]
+    result, weights = torch.zeros_like(images[0]), torch.zeros_like(images[0][0, 0])
+    for done, (top, left) in enumerate(boxes, 1):
+        rows, columns = slice(top, min(top + tile, height)), slice(left, min(left + tile, width))
+        restored = restore([image[..., rows, columns].contiguous() for image in images])
+        h, w = restored.shape[-2:]
+        weight = (_ramp(h, overlap)[:, None] * _ramp(w, overlap)).to(restored)
+        result[..., rows, columns] += weight * restored
+        weights[rows, columns] += weight
+        if advance is not None:
+            advance(done, len(boxes))
+    return result / weights
