@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import platform
+import re
 import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+
+
+def machine() -> str:
+    """The processor's name and how many of them there are."""
+    info = Path("/proc/cpuinfo")
+    names = re.findall(r"^model name\s*:\s*(.+)$", info.read_text(), re.MULTILINE) if info.exists() else []
+    return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores"
 
 
 @dataclass(frozen=True)

@@ -154,21 +154,21 @@ def draw(path: str | PathLike[str], results: Sequence[Result], columns: int = 2)
     pil_draw, pil_font = require("PIL.ImageDraw", "cli"), require("PIL.ImageFont", "cli")
     gap, caption = 6, 20
     width = max(result.truth.shape[2] for result in results)
-    height = max(result.truth.shape[1] for result in results)
-    rows = -(-len(results) // columns)
-    block = (3 * (width + gap) + 2 * gap, height + caption + gap)
-    sheet = pil.new("RGB", (columns * block[0] - gap, rows * block[1] + gap), "white")
+    block = 3 * (width + gap) + 2 * gap
+    rows = [results[i : i + columns] for i in range(0, len(results), columns)]
+    heights = [max(result.truth.shape[1] for result in row) + caption + gap for row in rows]
+    sheet = pil.new("RGB", (columns * block - gap, sum(heights) + gap), "white")
     pen, font = pil_draw.Draw(sheet), pil_font.load_default(13)
     for number, result in enumerate(results):
         row, column = divmod(number, columns)
-        top = row * block[1] + gap
+        top = sum(heights[:row]) + gap
         shown = (
             (f"input {result.psnr_before:.1f} dB", result.degraded),
             (f"restored {result.psnr_after:.1f} dB", result.restored),
             ("truth", result.truth),
         )
         for place, (text, image) in enumerate(shown):
-            left = column * block[0] + gap + place * (width + gap)
+            left = column * block + gap + place * (width + gap)
             pen.text((left, top), text, fill="black", font=font)
             pixels = (image.permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
             sheet.paste(pil.fromarray(pixels), (left, top + caption))
