@@ -200,13 +200,9 @@ def packs(weight: Tensor) -> bool:
 
 def _plain(conv: WeightStandardizedConv2d) -> nn.Conv2d:
     kernel_size, stride, padding = conv.kernel_size, conv.stride, conv.padding
-    plain = nn.Conv2d(
-        conv.in_channels,
-        conv.out_channels,
-        kernel_size,  # type: ignore[arg-type]
-        stride,  # type: ignore[arg-type]
-        padding,  # type: ignore[arg-type]
-        device=conv.weight.device,
+    # Without its random initialisation: building a sampler must not move the generator that the images come from.
+    plain = torch.nn.utils.skip_init(
+        nn.Conv2d, conv.in_channels, conv.out_channels, kernel_size, stride, padding, device=conv.weight.device
     )
     plain.weight = nn.Parameter(
         standardised(conv.weight.double(), FLOAT32_EPS).to(conv.weight.dtype), requires_grad=False

@@ -1,0 +1,48 @@
+"""Small models for tests: random weights, real structure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from rddm_fast.diffusion import ResidualDiffusion
+from rddm_fast.objective import Objective
+from rddm_fast.schedule import Schedule
+from rddm_fast.unet import ResidualUnets
+
+
+def small_model(
+    objective: str = "pred_res_noise",
+    *,
+    networks: str | None = None,
+    condition: bool = True,
+    input_condition: bool = False,
+    self_condition: bool = False,
+    seed: int = 0,
+    **options: Any,
+) -> ResidualDiffusion:
+    """A model of 16 channels and two stages for any objective, seeded."""
+    torch.manual_seed(seed)
+    unets = ResidualUnets(
+        16,
+        networks=networks or ("two" if Objective[objective].outputs == 2 else "one"),
+        dim_mults=[1, 2],
+        condition=condition,
+        input_condition=input_condition,
+        self_condition=self_condition,
+    )
+    settings = {"sampling_timesteps": 3, "image_size": 16, **options}
+    return ResidualDiffusion(
+        unets,
+        settings.pop("schedule", Schedule.triangular(1000, 0.01 if condition else 1.0)),
+        objective=objective,
+        condition=condition,
+        input_condition=input_condition,
+        **settings,
+    ).eval()
+
+
+def images(*shape: int, seed: int = 1) -> torch.Tensor:
+    """Images in [0, 1] of a shape, seeded."""
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))

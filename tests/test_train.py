@@ -1,0 +1,121 @@
+"""Training: it learns, it can be interrupted, and what it writes loads."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from models import images, small_model
+from torch.utils.data import Dataset
+
+from rddm_fast.checkpoint import load_model
+from rddm_fast.train import Interrupted, Progress, Trainer, TrainSettings
+
+SETTINGS = TrainSettings(steps=8, batch_size=2, warmup=2, lr=1e-3, ema_decay=0.9)
+
+
+class Pairs(Dataset[dict[str, Any]]):
+    """Darkened images beside the images, item i from the seed i."""
+
+    def __init__(self, length: int = 1000) -> None:
+        self.length = length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        target = images(3, 16, 16, seed=index)
+        return {"target": target, "input": target * 0.3, "name": str(index)}
+
+
+def trainer(folder: Path, settings: TrainSettings = SETTINGS) -> Trainer:
+    return Trainer(small_model("pred_res", clip_res=2.0), Pairs(), folder, settings, info={"task": "test"})
+
+
+def weights(of: Trainer) -> dict[str, torch.Tensor]:
+    return {**of.diffusion.state_dict(), **{f"ema.{k}": v for k, v in of.ema.state_dict().items()}}
+
+
+@pytest.mark.parametrize("received", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_ends_at_the_same_bits(received: signal.Signals, tmp_path: Path) -> None:
+    whole = trainer(tmp_path / "whole")
+    whole.train()
+
+    def interrupt(progress: Progress) -> None:
+        if progress.step == 3:
+            os.kill(os.getpid(), received)
+
+    with pytest.raises(Interrupted, match="stopped at step 3 of 8: the same command goes on from it"):
+        trainer(tmp_path / "cut").train(interrupt)
+    again = trainer(tmp_path / "cut")
+    assert again.step == 3
+    again.train()
+    ours, theirs = weights(again), weights(whole)
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert signal.getsignal(received) is not None and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
+    trainer(tmp_path).train()
+    seen: list[Progress] = []
+    again = trainer(tmp_path)
+    again.train(seen.append)
+    assert not seen and again.step == 8
+
+
+def test_what_is_exported_is_the_average_in_float16(tmp_path: Path) -> None:
+    run = trainer(tmp_path)
+    folder = run.train()
+    model = load_model(folder)
+    averaged = run.ema.module.model.state_dict()
+    for name, value in model.model.state_dict().items():
+        assert torch.equal(value, averaged[name].half().float()), name
+    changed = [not torch.equal(value, run.diffusion.model.state_dict()[name]) for name, value in averaged.items()]
+    assert all(changed)
+    assert (model.clip_res, model.sampling_timesteps, model.objective.name) == (2.0, 3, "pred_res")
+
+
+def test_the_average_follows_its_definition(tmp_path: Path) -> None:
+    run = trainer(tmp_path)
+    name = "model.unet0.final_conv.weight"
+    average = run.diffusion.state_dict()[name].double()  # n = 0 copies
+    expected = None
+    batches = iter(run._batches())
+    for n in range(4):
+        run._step(next(batches))
+        now = run.diffusion.state_dict()[name].double()
+        decay = min(0.9, (1 + n) / (10 + n))
+        expected = now if n == 0 else decay * average + (1 - decay) * now
+        average = expected
+    assert expected is not None
+    torch.testing.assert_close(run.ema.module.state_dict()[name].double(), expected, rtol=1e-5, atol=1e-7)
+
+
+def test_another_run_s_folder_is_refused(tmp_path: Path) -> None:
+    trainer(tmp_path).train()
+    with pytest.raises(ValueError, match=r"was trained with lr=0\.001, not 0\.002: use its settings to go on"):
+        trainer(tmp_path, TrainSettings(steps=8, batch_size=2, warmup=2, lr=2e-3, ema_decay=0.9))
+
+
+def test_the_rate_rises_and_falls_as_a_cosine() -> None:
+    settings = TrainSettings(steps=1100, warmup=100)
+    at = [settings.lr_at(step) for step in (0, 49, 99, 100, 600, 1100)]
+    assert at == pytest.approx([0.01, 0.5, 1.0, 1.0, 0.5, 0.0])
+
+
+def test_it_learns(tmp_path: Path) -> None:
+    losses: list[float] = []
+    settings = TrainSettings(steps=60, batch_size=4, warmup=5, lr=3e-3)
+    run = trainer(tmp_path, settings)
+    run.train(lambda progress: losses.append(progress.loss))
+    first = losses[0]
+    recent = 60 * losses[59] - 50 * losses[49]  # the mean so far, of fewer than 100, undone
+    assert recent / 10 < 0.5 * first
+
+    x = Pairs()[999]
+    restored = load_model(tmp_path / "model").sample(x["input"][None])[-1][0]
+    assert (restored - x["target"]).abs().mean() < 0.5 * (x["input"] - x["target"]).abs().mean()
