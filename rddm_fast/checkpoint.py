@@ -128,7 +128,10 @@ def load_model(folder: str | PathLike[str]) -> ResidualDiffusion:
         described = json.loads(config.read_text())
         if described.get("format") != FORMAT or described.get("version") != VERSION:
             raise ModelError(f"{config} is not of format {FORMAT!r}, version {VERSION}: update rddm_fast or save again")
-        tensors = {name: t.float() for name, t in safetensors.load_file(weights).items() if t.ndim}
+        # Weights may be stored in half precision; a schedule's tables are float64 and stay so.
+        tensors = {
+            name: t if t.dtype == torch.float64 else t.float() for name, t in safetensors.load_file(weights).items()
+        }
         diffusion = _built(described, tensors)
     except ModelError:
         raise

@@ -1,0 +1,58 @@
+"""Importing is silent and light; the public names are there; files are written whole or not at all."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import rddm_fast
+from rddm_fast.files import write_whole
+
+CORE = "schedule objective sampler diffusion unet ops fast compat gaussian files checkpoint env_report".split()
+EXTRAS = "safetensors PIL cv2 typer rich accelerate torchmetrics matplotlib pynvml skimage torchvision".split()
+
+
+def test_the_core_imports_without_any_extra_and_without_a_word() -> None:
+    code = f"""
+import sys
+import torch
+for name in {EXTRAS}:
+    sys.modules[name] = None  # an import of it fails
+import rddm_fast
+for name in {CORE}:
+    __import__("rddm_fast." + name)
+assert not torch.cuda.is_initialized()
+rddm_fast.FastSampler
+"""
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_a_missing_extra_is_named_where_it_is_needed(tmp_path: Path) -> None:
+    code = "import sys; sys.modules['safetensors'] = None; import rddm_fast; rddm_fast.load_model('derain')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stderr.splitlines()[-1].endswith("pip install 'rddm_fast[models]' installs it")
+
+
+def test_every_public_name_is_there() -> None:
+    assert all(getattr(rddm_fast, name) is not None for name in rddm_fast.__all__)
+    assert set(rddm_fast.__all__) <= set(dir(rddm_fast))
+    with pytest.raises(AttributeError, match="has no attribute 'Nothing'"):
+        _ = rddm_fast.Nothing  # type: ignore[attr-defined]
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    write_whole(path, lambda unfinished: unfinished.write_text("first"))
+
+    def fails(unfinished: Path) -> None:
+        unfinished.write_text("sec")
+        raise RuntimeError("disk full")
+
+    with pytest.raises(RuntimeError, match="disk full"):
+        write_whole(path, fails)
+    assert path.read_text() == "first" and [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+    assert path.stat().st_mode & 0o600 == 0o600
