@@ -124,7 +124,7 @@ def test_folding_what_cannot_be_folded() -> None:
     times = torch.arange(3)
     with pytest.raises(ValueError, match="folded already"):
         fold(sampler.networks, [times, times])
-    with pytest.raises(TypeError, match="only ResidualUnets .* can be folded, not Linear"):
+    with pytest.raises(TypeError, match=r"only ResidualUnets .* can be folded, not Linear"):
         fold(torch.nn.Linear(1, 1), [times, times])  # type: ignore[arg-type]
 
 

@@ -11,8 +11,33 @@ import pytest
 import rddm_fast
 from rddm_fast.files import write_whole
 
-CORE = "schedule objective sampler diffusion unet ops fast compat gaussian files checkpoint env_report".split()
-EXTRAS = "safetensors PIL cv2 typer rich accelerate torchmetrics matplotlib pynvml skimage torchvision".split()
+CORE = [
+    "schedule",
+    "objective",
+    "sampler",
+    "diffusion",
+    "unet",
+    "ops",
+    "fast",
+    "compat",
+    "gaussian",
+    "files",
+    "checkpoint",
+    "env_report",
+]
+EXTRAS = [
+    "safetensors",
+    "PIL",
+    "cv2",
+    "typer",
+    "rich",
+    "accelerate",
+    "torchmetrics",
+    "matplotlib",
+    "pynvml",
+    "skimage",
+    "torchvision",
+]
 
 
 def test_the_core_imports_without_any_extra_and_without_a_word() -> None:
