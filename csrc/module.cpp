@@ -5,6 +5,7 @@
 
 #include <stdexcept>
 
+#include "cpu_blocks.h"
 #include "kernel_attributes.h"
 
 namespace py = pybind11;
@@ -47,11 +48,27 @@ py::list kernel_attributes() {
 #endif
 }
 
+std::vector<float> normals(uint64_t seed, uint64_t stream, int64_t first, int64_t count) {
+  if (first < 0 || count < 0 || count > rddm::kBlock) {
+    throw std::invalid_argument("normals: first must be 0 or more and count 0 to " +
+                                std::to_string(rddm::kBlock));
+  }
+  rddm::NoiseArgument noise;
+  noise.seed = seed;
+  noise.stream = stream;
+  rddm::DrawnNoise drawn(noise);
+  const float* z = drawn.at(first, count);
+  return {z, z + count};
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
   m.doc() = "The compiled ops of rddm_fast. Importing it registers them with torch.";
   m.def("build_info", &build_info, "What this library was built with and for.");
+  m.def(
+      "normals", &normals, py::arg("seed"), py::arg("stream"), py::arg("first"), py::arg("count"),
+      "The noise that the CPU ops draw for `count` elements from the logical element `first` on.");
   m.def("kernel_attributes", &kernel_attributes,
         "Registers, local memory and occupancy of every CUDA kernel on the current device.");
 }

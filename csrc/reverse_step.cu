@@ -1,67 +1,19 @@
-// reverse_step on a CUDA device: every thread takes 16 bytes of the narrowest tensor.
-//
-// The kernel is bound by memory, so it is built to have all its loads in flight at once: each input
-// is fetched by 128-bit loads into registers as stored, and only then widened and computed with.
-// One kernel serves every size and alignment: a thread whose elements are not all there, or whose
-// tensors are not all aligned, moves them one by one.
-#include <cuda_runtime.h>
-#include <torch/csrc/stable/accelerator.h>
+// reverse_step on a CUDA device.
 #include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/macros.h>
-#include <torch/headeronly/util/BFloat16.h>
-#include <torch/headeronly/util/Half.h>
 
-#include <algorithm>
-#include <cstdint>
-
+#include "cuda_packs.cuh"
 #include "kernel_attributes.h"
 #include "reverse_step.h"
 #include "reverse_step_inputs.h"
 
-// These live in libtorch_cuda.so, which a CPU-only torch does not have. As weak references they are
-// null there and the module still loads; no CUDA tensor exists then to bring anyone to this file.
-#pragma weak aoti_torch_get_current_cuda_stream
-#pragma weak torch_c10_cuda_check_msg
-#pragma weak torch_c10_cuda_free_error_msg
-
 namespace rddm {
 namespace {
-
-using torch::headeronly::BFloat16;
-using torch::headeronly::Half;
-
-constexpr int kThreads = 256;
-constexpr int kBytes = 16;  // the widest load there is on every architecture built for
-
-// N elements as they are stored. Aligned so that copying one is 128-bit accesses and nothing else.
-template <class T, int N>
-struct alignas(sizeof(T) * N < kBytes ? sizeof(T) * N : kBytes) Pack {
-  T element[N];
-};
-
-// How many elements a thread takes, for images stored as Image beside outputs stored as Output.
-template <class Image, class Output>
-constexpr int kElements = kBytes / std::min(sizeof(Image), sizeof(Output));
-
-// The thread's elements of one input; zeros where the input is absent or ends.
-template <int N, class T>
-__device__ __forceinline__ Pack<T, N> load(const T* __restrict__ data, int64_t first, int64_t numel,
-                                           bool whole) {
-  Pack<T, N> pack{};
-  if (data == nullptr) return pack;
-  if (whole) return *reinterpret_cast<const Pack<T, N>*>(data + first);
-#pragma unroll
-  for (int i = 0; i < N; ++i) {
-    if (first + i < numel) pack.element[i] = data[first + i];
-  }
-  return pack;
-}
 
 template <Objective O, class Image, class Output>
 __global__ void __launch_bounds__(kThreads)
     reverse_step_kernel(StepCoefficients<float> c, const Image* __restrict__ I_t,
                         const Output* __restrict__ out0, const Output* __restrict__ out1,
-                        const Image* __restrict__ I_in, const Image* __restrict__ noise,
+                        const Image* __restrict__ I_in, const DeviceNoise<Image> noise,
                         Image* __restrict__ result, int64_t numel, bool aligned) {
   constexpr int N = kElements<Image, Output>;
   const int64_t first = (int64_t(blockIdx.x) * kThreads + threadIdx.x) * N;
@@ -72,30 +24,22 @@ __global__ void __launch_bounds__(kThreads)
   const auto y0 = load<N>(out0, first, numel, whole);
   const auto y1 = load<N>(out1, first, numel, whole);
   const auto x_in = load<N>(I_in, first, numel, whole);
-  const auto z = load<N>(noise, first, numel, whole);
+  const auto z = load_noise<N>(noise, first, numel, whole);
 
   Pack<Image, N> next;
 #pragma unroll
   for (int i = 0; i < N; ++i) {
-    next.element[i] = static_cast<Image>(
-        reverse_step<O>(c, static_cast<float>(x.element[i]), static_cast<float>(y0.element[i]),
-                        static_cast<float>(y1.element[i]), static_cast<float>(x_in.element[i]),
-                        static_cast<float>(z.element[i])));
+    next.element[i] = static_cast<Image>(reverse_step<O>(
+        c, static_cast<float>(x.element[i]), static_cast<float>(y0.element[i]),
+        static_cast<float>(y1.element[i]), static_cast<float>(x_in.element[i]), z.element[i]));
   }
 
-  if (whole) {
-    *reinterpret_cast<Pack<Image, N>*>(result + first) = next;
-  } else {
-#pragma unroll
-    for (int i = 0; i < N; ++i) {
-      if (first + i < numel) result[first + i] = next.element[i];
-    }
-  }
+  store<N>(result, next, first, numel, whole);
 }
 
 template <class Image, class Output>
 using Kernel = void (*)(StepCoefficients<float>, const Image*, const Output*, const Output*,
-                        const Image*, const Image*, Image*, int64_t, bool);
+                        const Image*, DeviceNoise<Image>, Image*, int64_t, bool);
 
 template <class Image, class Output>
 Kernel<Image, Output> kernel_for(Objective objective) {
@@ -118,43 +62,34 @@ Kernel<Image, Output> kernel_for(Objective objective) {
   STD_TORCH_CHECK(false, "reverse_step: unknown objective");
 }
 
-cudaStream_t current_stream(const Tensor& x) {
-  void* stream = nullptr;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(x.get_device_index(), &stream));
-  return static_cast<cudaStream_t>(stream);
-}
-
-bool is_aligned(const void* data) { return reinterpret_cast<uintptr_t>(data) % kBytes == 0; }
-
 template <class Image, class Output>
 void run(const ReverseStepInputs& in, const StepCoefficients<float>& coefficients) {
-  using In = ReverseStepInputs;
-  constexpr int64_t kPerBlock = int64_t(kThreads) * kElements<Image, Output>;
-  const int64_t numel = in.result.numel();
+  const int64_t numel = in.result.tensor.numel();
   if (numel == 0) return;
 
-  const Image* I_t = In::data<Image>(in.I_t);
-  const Image* I_in = In::data<Image>(in.I_in);
-  const Image* noise = In::data<Image>(in.noise);
-  const Output* out0 = In::data<Output>(in.out0);
-  const Output* out1 = In::data<Output>(in.out1);
-  Image* result = static_cast<Image*>(in.result.mutable_data_ptr());
-  const bool aligned = is_aligned(I_t) && is_aligned(I_in) && is_aligned(noise) &&
+  const Image* I_t = data_of<Image>(in.I_t);
+  const Image* I_in = data_of<Image>(in.I_in);
+  const DeviceNoise<Image> noise(in.noise);
+  const Output* out0 = data_of<Output>(in.out0);
+  const Output* out1 = data_of<Output>(in.out1);
+  Image* result = static_cast<Image*>(in.result.tensor.mutable_data_ptr());
+  const bool aligned = is_aligned(I_t) && is_aligned(I_in) && is_aligned(noise.data) &&
                        is_aligned(out0) && is_aligned(out1) && is_aligned(result);
 
-  const unsigned blocks = static_cast<unsigned>((numel + kPerBlock - 1) / kPerBlock);
-  kernel_for<Image, Output>(in.objective)<<<blocks, kThreads, 0, current_stream(in.result)>>>(
+  const unsigned blocks = blocks_for<kElements<Image, Output>>(numel);
+  kernel_for<Image, Output>(in.objective)<<<blocks, kThreads, 0, current_stream(in.I_t)>>>(
       coefficients, I_t, out0, out1, I_in, noise, result, numel, aligned);
   STD_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
 Tensor reverse_step_cuda(const Tensor& I_t, const Tensor& out0, const std::optional<Tensor>& out1,
                          const std::optional<Tensor>& I_in, const std::optional<Tensor>& noise,
-                         int64_t objective, double alpha_bar, double beta_bar,
-                         double one_minus_alpha_bar, double k_t, double k_res, double k_noise,
-                         double k_0, double sigma, double clip_res, double clip_0) {
+                         std::optional<int64_t> seed, int64_t stream, int64_t objective,
+                         double alpha_bar, double beta_bar, double one_minus_alpha_bar, double k_t,
+                         double k_res, double k_noise, double k_0, double sigma, double clip_res,
+                         double clip_0) {
   const torch::stable::accelerator::DeviceGuard guard(I_t.get_device_index());
-  const ReverseStepInputs in(I_t, out0, out1, I_in, noise, objective, sigma);
+  const ReverseStepInputs in(I_t, out0, out1, I_in, noise, seed, stream, objective, sigma);
   const auto coefficients = StepCoefficients<float>::from(
       alpha_bar, beta_bar, one_minus_alpha_bar, k_t, k_res, k_noise, k_0, sigma, clip_res, clip_0);
   const ScalarType image = in.I_t.scalar_type(), output = in.out0.scalar_type();
@@ -173,7 +108,7 @@ Tensor reverse_step_cuda(const Tensor& I_t, const Tensor& out0, const std::optio
                     torch::headeronly::toString(image), " beside out0 in ",
                     torch::headeronly::toString(output));
   }
-  return in.result;
+  return in.result.finish();
 }
 
 void check(cudaError_t error) {

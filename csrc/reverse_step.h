@@ -12,13 +12,7 @@
 
 #include <cstdint>
 
-// Always inlined: the host compiles its loop for several instruction sets, and only what is inlined
-// into the loop is compiled for the loop's.
-#if defined(__CUDACC__)
-#define RDDM_INLINE __host__ __device__ __forceinline__
-#else
-#define RDDM_INLINE __attribute__((always_inline)) inline
-#endif
+#include "inline.h"
 
 namespace rddm {
 

@@ -9,6 +9,9 @@ from torch import Tensor
 
 from rddm_fast.objective import Objective
 
+from .noise import drawn_noise
+
+NOISE = ("seed", "stream", "channels", "pixels")
 COEFFICIENTS = (
     *("alpha_bar", "alpha_bar_minus_1", "beta_bar", "inv_beta_bar", "inv_one_minus_alpha_bar"),
     *("k_t", "k_res", "k_noise", "k_0", "sigma", "clip_res", "clip_0"),
@@ -32,7 +35,7 @@ def load_or_zeros(pointer, offsets, inside):
 
 # Coefficients change at every step: not specialised on, so that a new step is not a new compilation.
 # Which of them are zero changes once in a run, at the last step: `adds_*` are compiled in.
-@triton.jit(do_not_specialize=COEFFICIENTS)
+@triton.jit(do_not_specialize=[*COEFFICIENTS, *NOISE])
 def reverse_step_kernel(
     I_t_pointer,
     out0_pointer,
@@ -41,6 +44,10 @@ def reverse_step_kernel(
     noise_pointer,
     result_pointer,
     numel,
+    seed,
+    stream,
+    channels,
+    pixels,
     alpha_bar,
     alpha_bar_minus_1,
     beta_bar,
@@ -60,9 +67,12 @@ def reverse_step_kernel(
     adds_res: tl.constexpr,
     adds_noise: tl.constexpr,
     adds_I_0: tl.constexpr,
+    draws: tl.constexpr,
+    pixels_together: tl.constexpr,
     block: tl.constexpr,
 ):
-    offsets = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
+    first = tl.program_id(0).to(tl.int64) * block
+    offsets = first + tl.arange(0, block)
     inside = offsets < numel
     I_t = load_or_zeros(I_t_pointer, offsets, inside)
     out0 = load_or_zeros(out0_pointer, offsets, inside)
@@ -91,7 +101,9 @@ def reverse_step_kernel(
         result += k_noise * epsilon
     if adds_I_0:
         result += k_0 * I_0
-    if noise_pointer is not None:
+    if draws:
+        result += sigma * drawn_noise(seed, stream, first, channels, pixels, pixels_together, block)
+    elif noise_pointer is not None:
         result += sigma * load_or_zeros(noise_pointer, offsets, inside)
     tl.store(result_pointer + offsets, result.to(result_pointer.dtype.element_ty), mask=inside)
 
@@ -125,6 +137,15 @@ def in_layout_of(x: Tensor | None, model: Tensor) -> Tensor | None:
     return torch.empty_like(model, dtype=x.dtype).copy_(x)
 
 
+def pixel_layout(x: Tensor) -> tuple[int, int] | None:
+    """(channels that lie together, pixels) of a contiguous or channels-last image, None for other layouts."""
+    if x.is_contiguous():
+        return 1, 1
+    if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last):
+        return x.shape[1], x.shape[2] * x.shape[3]
+    return None
+
+
 def inverse(x: float) -> float:
     """1 / x as IEEE arithmetic has it, where Python would raise."""
     return 1.0 / x if x else float("inf")
@@ -136,6 +157,8 @@ def reverse_step(
     out1: Tensor | None,
     I_in: Tensor | None,
     noise: Tensor | None,
+    seed: int | None,
+    stream: int,
     objective: int,
     alpha_bar: float,
     beta_bar: float,
@@ -151,10 +174,15 @@ def reverse_step(
     """Launch the kernel; the arguments are the op's (rddm_fast/ops/reverse_step.py)."""
     if I_t.dtype == torch.float64:
         raise TypeError("I_t is float64, which the Triton kernel does not take: use impl='reference'")
-    result = torch.empty_like(I_t)
+    result = wanted = torch.empty_like(I_t)
     numel = result.numel()
     if numel == 0:
         return result
+    draws = seed is not None and sigma != 0
+    layout = pixel_layout(result)
+    if draws and layout is None:  # drawn noise is counted in contiguous and channels-last images
+        result, layout = torch.empty(I_t.shape, dtype=I_t.dtype, device=I_t.device), (1, 1)
+    channels, pixels = layout or (1, 1)
     config = launch_config(min(I_t.element_size(), out0.element_size()))
     with torch.cuda.device_of(result):
         reverse_step_kernel[(triton.cdiv(numel, config["block"]),)](
@@ -165,6 +193,10 @@ def reverse_step(
             in_layout_of(noise, result) if sigma != 0 else None,
             result,
             numel,
+            seed or 0,
+            stream,
+            channels,
+            pixels,
             alpha_bar,
             alpha_bar - 1.0,
             beta_bar,
@@ -182,6 +214,8 @@ def reverse_step(
             adds_res=k_res != 0,
             adds_noise=k_noise != 0,
             adds_I_0=k_0 != 0,
+            draws=draws,
+            pixels_together=channels != 1,
             **config,
         )
-    return result
+    return result if result is wanted else wanted.copy_(result)

@@ -44,6 +44,10 @@ def test_interpreted_kernel_treats_nan_and_infinity_as_the_reference(interpreted
     assert interpreted["non_finite"]
 
 
+def test_interpreted_kernel_draws_the_noise_of_the_reference(interpreted):
+    assert interpreted["drawn"] <= 1e-6
+
+
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory):
     directory = tmp_path_factory.mktemp("triton")
@@ -52,7 +56,7 @@ def compiled(tmp_path_factory):
 
 def test_every_access_in_ptx_is_128_bits(compiled):
     directory, rows = compiled
-    assert len(rows) == 2 * 5 * 3  # architectures, pairs of dtypes, forms of the read-out
+    assert len(rows) == 2 * 5 * 4  # architectures, pairs of dtypes, forms of the read-out and of the noise
     for row in rows:
         ptx = (directory / f"{row['name']}.ptx").read_text()
         accesses = re.findall(r"\b(ld|st)\.global\S*?\.(v4\.b32|\S+)", ptx)

@@ -14,6 +14,7 @@ import torch
 
 from rddm_fast.objective import Objective
 from rddm_fast.ops import reverse_step
+from rddm_fast.ops.noise import noise as reference_noise
 
 DTYPES = {
     "fp32": torch.float32,
@@ -73,6 +74,30 @@ def interpret() -> list[dict[str, object]]:
     return rows
 
 
+def drawn() -> float:
+    """The greatest difference between the noise that the kernel draws and the reference's."""
+    differences = []
+    for shape in ((2, 3, 5, 7), (1, 3, 32, 33), (11,)):
+        like = [torch.zeros(shape)]
+        if len(shape) == 4:
+            like += [
+                torch.zeros(shape).to(memory_format=torch.channels_last),
+                torch.zeros(shape[::-1]).permute(3, 2, 1, 0),
+            ]
+        for zero in like:
+            for seed, stream in ((0, 0), (5, -1), (2**63 + 99, 2**33 + 1)):
+                ours = reverse_step(
+                    *(zero, zero, zero),
+                    objective=Objective.pred_res_noise,
+                    **dict(alpha_bar=0.5, beta_bar=0.5, k_t=0.0, k_res=0.0, k_noise=0.0, k_0=0.0, sigma=1.0),
+                    seed=seed,
+                    stream=stream,
+                    impl="triton",
+                )
+                differences.append((ours - reference_noise(shape, seed, stream)).abs().max().item())
+    return max(differences)
+
+
 def non_finite() -> bool:
     """Whether NaN and infinity come out where they come out of the reference."""
     x = torch.tensor([0.5, float("nan"), float("inf"), -float("inf")]).repeat(8)
@@ -95,19 +120,28 @@ def compile_all(directory: Path) -> list[dict[str, object]]:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from rddm_fast.kernels.reverse_step import COEFFICIENTS, launch_config, read_out, reverse_step_kernel
+    from rddm_fast.kernels.reverse_step import COEFFICIENTS, NOISE, launch_config, read_out, reverse_step_kernel
 
     names = [parameter.name for parameter in reverse_step_kernel.params]
     rows = []
     for capability in (80, 90):
         for image, output in PAIRS:
             config = launch_config(DTYPES[output].itemsize)
-            for objective in (Objective.pred_res_noise, Objective.pred_x0_add_noise, Objective.pred_noise):
+            for objective, draws in (
+                (Objective.pred_res_noise, False),
+                (Objective.pred_res_noise, True),
+                (Objective.pred_x0_add_noise, False),
+                (Objective.pred_noise, False),
+            ):
                 constants: dict[str, object] = {
                     **read_out(objective),
                     **dict.fromkeys(("adds_I_t", "adds_res", "adds_noise", "adds_I_0"), True),
+                    "draws": draws,
+                    "pixels_together": False,
                     "block": config["block"],
                 }
+                if draws:
+                    constants["noise_pointer"] = None
                 if objective.outputs == 1:
                     constants["out1_pointer"] = None
                 if not objective.needs_input:
@@ -118,6 +152,8 @@ def compile_all(directory: Path) -> list[dict[str, object]]:
                         signature[name] = "constexpr"
                     elif name in COEFFICIENTS:
                         signature[name] = "fp32"
+                    elif name in NOISE:
+                        signature[name] = "i64"
                     elif name == "numel":
                         signature[name] = "i32"
                     else:
@@ -132,7 +168,7 @@ def compile_all(directory: Path) -> list[dict[str, object]]:
                     target=GPUTarget("cuda", capability, 32),
                     options={"num_warps": config["num_warps"]},
                 )
-                name = f"sm{capability}-{image}-{output}-{objective.name}"
+                name = f"sm{capability}-{image}-{output}-{objective.name}{'-drawn' * draws}"
                 (directory / f"{name}.cubin").write_bytes(compiled.asm["cubin"])
                 (directory / f"{name}.ptx").write_text(compiled.asm["ptx"])
                 rows.append({"name": name, "inputs": sum(kind.startswith("*") for kind in signature.values()) - 1})
@@ -141,6 +177,6 @@ def compile_all(directory: Path) -> list[dict[str, object]]:
 
 if __name__ == "__main__":
     if sys.argv[1] == "interpret":
-        print(json.dumps({"rows": interpret(), "non_finite": non_finite()}))
+        print(json.dumps({"rows": interpret(), "non_finite": non_finite(), "drawn": drawn()}))
     else:
         print(json.dumps(compile_all(Path(sys.argv[2]))))

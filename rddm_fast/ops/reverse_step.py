@@ -9,9 +9,11 @@ from torch import Tensor
 
 from ..objective import Objective, read_out
 from . import backends
+from .noise import noise as draw
+from .noise import signed64
 
 _SCHEMA = (
-    "(Tensor I_t, Tensor out0, Tensor? out1, Tensor? I_in, Tensor? noise, int objective, "
+    "(Tensor I_t, Tensor out0, Tensor? out1, Tensor? I_in, Tensor? noise, int? seed, int stream, int objective, "
     "float alpha_bar, float beta_bar, float one_minus_alpha_bar, "
     "float k_t, float k_res, float k_noise, float k_0, float sigma, "
     "float clip_res, float clip_0) -> Tensor"
@@ -26,6 +28,8 @@ def reverse_step_reference(
     out1: Tensor | None,
     I_in: Tensor | None,
     noise: Tensor | None,
+    seed: int | None,
+    stream: int,
     objective: int,
     alpha_bar: float,
     beta_bar: float,
@@ -59,7 +63,9 @@ def reverse_step_reference(
     )
     terms = [(k_t, x), (k_res, I_res), (k_noise, epsilon), (k_0, I_0)]
     if sigma != 0:
-        assert noise is not None
+        if noise is None:
+            assert seed is not None
+            noise = draw(I_t.shape, seed, stream, I_t.device)
         terms.append((sigma, noise.to(compute)))
     result = torch.zeros_like(x)
     for k, term in terms:
@@ -115,6 +121,8 @@ def reverse_step(
     sigma: float = 0.0,
     I_in: Tensor | None = None,
     noise: Tensor | None = None,
+    seed: int | None = None,
+    stream: int = 0,
     clip_res: float = 1.0,
     clip_0: float = 1.0,
     impl: str | None = None,
@@ -140,7 +148,9 @@ def reverse_step(
         one_minus_alpha_bar: 1 - alpha_bar, if the schedule knows it more exactly than the subtraction.
         k_t, k_res, k_noise, k_0, sigma: the coefficients of the sum above.
         I_in: the degraded image, of I_t's shape and dtype. None means 0, as in generation.
-        noise: a standard normal draw of I_t's shape and dtype. Needed where `sigma` is not 0.
+        noise: a standard normal draw of I_t's shape and dtype. Where `sigma` is not 0, this or `seed` is needed.
+        seed, stream: 64-bit integers that the noise is drawn from inside the kernel, instead (`ops.noise`). The
+            same on every backend to 1e-6, in float32 whatever the image's dtype.
         clip_res, clip_0: half-widths of the clamps of I_res and I_0; `math.inf` for none.
         impl: "reference", "cpp", "cuda" or "triton"; None takes the best that there is for the device.
 
@@ -156,7 +166,7 @@ def reverse_step(
         RuntimeError: a gradient would be needed. There is none, except with `impl="reference"`.
     """
     objective = Objective.parse(objective)
-    _check(I_t, out0, out1, I_in, noise, objective, sigma, clip_res, clip_0)
+    _check(I_t, out0, out1, I_in, noise, seed, objective, sigma, clip_res, clip_0)
     backend = backends.choose(impl, I_t.device)
     if impl != "reference":  # also where the reference stands in for C++: the same call, the same answer
         _check_no_gradient(I_t, out0, out1, I_in, noise)
@@ -166,6 +176,8 @@ def reverse_step(
         out1,
         I_in if objective.needs_input else None,
         noise if sigma != 0 else None,
+        None if seed is None else signed64(seed),
+        signed64(stream),
         int(objective),
         alpha_bar,
         beta_bar,
@@ -186,6 +198,7 @@ def _check(
     out1: Tensor | None,
     I_in: Tensor | None,
     noise: Tensor | None,
+    seed: int | None,
     objective: Objective,
     sigma: float,
     clip_res: float,
@@ -197,8 +210,12 @@ def _check(
         raise ValueError(f"{objective.name} has two outputs, but out1 is missing: pass the network's second one")
     if objective.outputs == 1 and out1 is not None:
         raise ValueError(f"{objective.name} has one output, but out1 was given: leave it out")
-    if sigma != 0 and noise is None:
-        raise ValueError(f"sigma is {sigma}, but there is no noise: pass a standard normal draw of I_t's shape")
+    if sigma != 0 and noise is None and seed is None:
+        raise ValueError(
+            f"sigma is {sigma}, but there is no noise: pass a seed, or a standard normal draw of I_t's shape"
+        )
+    if noise is not None and seed is not None:
+        raise ValueError("noise and seed were both given: pass one of them")
     if not (clip_res >= 0 and clip_0 >= 0):
         raise ValueError(
             f"clip_res={clip_res} and clip_0={clip_0} must be half-widths, 0 or more; math.inf clamps nothing"

@@ -1,0 +1,192 @@
+// What the CPU ops are built of: an image is worked through in blocks that stay in the first-level
+// cache.
+//
+// A block of each input is widened to the precision the op computes in (or used where it lies, if
+// it is stored in that precision), one vectorised loop computes, and the result is rounded once on
+// its way out.
+#pragma once
+
+#include <torch/headeronly/util/BFloat16.h>
+#include <torch/headeronly/util/Half.h>
+
+#include <algorithm>
+#include <bit>
+#include <cstdint>
+#include <type_traits>
+
+#include "noise.h"
+#include "tensors.h"
+
+// One binary for all x86-64 machines: the loader picks the widest of these that the machine has.
+// The levels' names and not those of processors, which are matched by maker and leave out AMD's.
+#if defined(__x86_64__) && defined(__GNUC__) && __GNUC__ >= 12 && !defined(__clang__)
+#define RDDM_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#elif defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#define RDDM_CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
+#else
+#define RDDM_CLONES
+#endif
+
+namespace rddm {
+namespace {  // each file its own: functions with clones cannot be shared between them
+
+using torch::headeronly::BFloat16;
+using torch::headeronly::Half;
+
+constexpr int64_t kBlock = 1024;  // 5 inputs and a result in float32: 24 KiB
+constexpr int64_t kGrain = 32 * kBlock;
+
+template <class Storage>
+RDDM_CLONES void widen(const Storage* __restrict from, float* __restrict to, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) to[i] = static_cast<float>(from[i]);
+}
+
+template <class Storage>
+RDDM_INLINE Storage rounded(float x) {
+  return static_cast<Storage>(x);
+}
+
+// To nearest even, without the branches and the call of Half's own constructor, which keep a loop
+// from being vectorised. Below the smallest normal half, adding 0.5 aligns a float's last bit with
+// a half's, so that the addition rounds.
+template <>
+RDDM_INLINE Half rounded<Half>(float x) {
+  const uint32_t bits = std::bit_cast<uint32_t>(x), magnitude = bits & 0x7fffffffu;
+  const uint32_t normal = (magnitude - 0x38000000u + 0xfffu + ((magnitude >> 13) & 1u)) >> 13;
+  const uint32_t subnormal =
+      std::bit_cast<uint32_t>(std::bit_cast<float>(magnitude) + 0.5f) - 0x3f000000u;
+  uint32_t half = magnitude < 0x38800000u ? subnormal : normal;
+  half = magnitude >= 0x47800000u ? 0x7c00u : half;  // 65536 and above, infinity
+  half = magnitude > 0x7f800000u ? 0x7e00u : half;   // not a number
+  return Half(static_cast<uint16_t>(half | (bits >> 16 & 0x8000u)), Half::from_bits());
+}
+
+template <class Storage>
+RDDM_CLONES void round_to(const float* __restrict from, Storage* __restrict to, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) to[i] = rounded<Storage>(from[i]);
+}
+
+// A block of one input in the precision T, wherever it has to come from. Absent inputs are zeros.
+template <class Storage, class T>
+class Block {
+ public:
+  explicit Block(const Storage* data) : data_(data) {
+    if (!data_) std::fill_n(buffer_, kBlock, T(0));
+  }
+
+  const T* at(int64_t begin, int64_t n) {
+    if (!data_) return buffer_;
+    if constexpr (std::is_same_v<Storage, T>) {
+      return data_ + begin;
+    } else {
+      widen(data_ + begin, buffer_, n);
+      return buffer_;
+    }
+  }
+
+ private:
+  const Storage* data_;
+  alignas(64) T buffer_[kBlock];
+};
+
+// The normals of `blocks` consecutive blocks (see noise.h), the four of a block apart. The blocks'
+// numbers share their upper 32 bits.
+RDDM_CLONES void fill_normals(uint64_t seed, uint64_t stream, uint64_t first_block,
+                              float* __restrict z0, float* __restrict z1, float* __restrict z2,
+                              float* __restrict z3, int64_t blocks) {
+  const uint32_t low = uint32_t(first_block), high = uint32_t(first_block >> 32);
+  for (int64_t i = 0; i < blocks; ++i) {
+    const PhiloxWords words =
+        philox({low + uint32_t(i), high, uint32_t(stream), uint32_t(stream >> 32)}, uint32_t(seed),
+               uint32_t(seed >> 32));
+    box_muller(words.w0, words.w1, z0[i], z1[i]);
+    box_muller(words.w2, words.w3, z2[i], z3[i]);
+  }
+}
+
+RDDM_CLONES void interleave(const float* __restrict z0, const float* __restrict z1,
+                            const float* __restrict z2, const float* __restrict z3,
+                            float* __restrict to, int64_t blocks) {
+  for (int64_t i = 0; i < blocks; ++i) {
+    to[4 * i] = z0[i];
+    to[4 * i + 1] = z1[i];
+    to[4 * i + 2] = z2[i];
+    to[4 * i + 3] = z3[i];
+  }
+}
+
+// The noise of n <= kBlock elements of an image from its element `first` on, counted in memory.
+class DrawnNoise {
+ public:
+  explicit DrawnNoise(const NoiseArgument& noise)
+      : seed_(noise.seed), stream_(noise.stream), layout_(noise.layout) {}
+
+  const float* at(int64_t first, int64_t n) {
+    const auto [channels, pixels] = layout_;
+    if (channels == 1) return logical(uint64_t(first), n);
+    for (int64_t done = 0; done < n;) {
+      const int64_t image = (first + done) / (channels * pixels);
+      const int64_t begin = (first + done) % (channels * pixels);
+      const int64_t end = std::min(begin + n - done, channels * pixels);
+      const int64_t pixel = begin / channels, stop = (end + channels - 1) / channels;
+      for (int64_t c = 0; c < channels; ++c) {
+        const float* z = logical(uint64_t((image * channels + c) * pixels + pixel), stop - pixel);
+        for (int64_t p = pixel; p < stop; ++p) {
+          const int64_t element = p * channels + c;
+          if (element >= begin && element < end) gathered_[done + element - begin] = z[p - pixel];
+        }
+      }
+      done += end - begin;
+    }
+    return gathered_;
+  }
+
+ private:
+  // Of elements in logical order.
+  const float* logical(uint64_t first, int64_t n) {
+    const uint64_t begin = first / 4, end = (first + uint64_t(n) + 3) / 4;
+    for (uint64_t block = begin; block < end;) {
+      // Up to where the upper half of the block's number changes, which is once in 2^34 elements.
+      const uint64_t stop = std::min(end, ((block >> 32) + 1) << 32);
+      const int64_t blocks = int64_t(stop - block);
+      fill_normals(seed_, stream_, block, z_[0], z_[1], z_[2], z_[3], blocks);
+      interleave(z_[0], z_[1], z_[2], z_[3], normals_ + 4 * (block - begin), blocks);
+      block = stop;
+    }
+    return normals_ + first % 4;
+  }
+
+  uint64_t seed_, stream_;
+  PixelLayout layout_;
+  alignas(64) float z_[4][kBlock / 4 + 16];
+  alignas(64) float normals_[kBlock + 64];
+  alignas(64) float gathered_[kBlock];
+};
+
+// The noise of a call in the precision T: a tensor's, a seed's, or zeros.
+template <class Storage, class T>
+class NoiseBlock {
+ public:
+  explicit NoiseBlock(const NoiseArgument& noise)
+      : stored_(data_of<Storage>(noise.tensor)), drawn_(noise), draws_(noise.drawn) {}
+
+  const T* at(int64_t begin, int64_t n) {
+    if (!draws_) return stored_.at(begin, n);
+    const float* normals = drawn_.at(begin, n);
+    if constexpr (std::is_same_v<T, float>) {
+      return normals;
+    } else {
+      std::copy_n(normals, n, wide_);
+      return wide_;
+    }
+  }
+
+ private:
+  Block<Storage, T> stored_;
+  DrawnNoise drawn_;
+  bool draws_;
+  alignas(64) T wide_[std::is_same_v<T, float> ? 1 : kBlock];
+};
+
+}  // namespace
+}  // namespace rddm

@@ -1,0 +1,142 @@
+// What the CUDA ops are built of: every thread takes 16 bytes of the narrowest tensor.
+//
+// The kernels are bound by memory, so they are built to have all their loads in flight at once:
+// each input is fetched by 128-bit loads into registers as stored, and only then widened and
+// computed with. One kernel serves every size and alignment: a thread whose elements are not all
+// there, or whose tensors are not all aligned, moves them one by one.
+#pragma once
+
+#include <cuda_runtime.h>
+#include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/macros.h>
+#include <torch/headeronly/util/BFloat16.h>
+#include <torch/headeronly/util/Half.h>
+
+#include <algorithm>
+#include <cstdint>
+
+#include "noise.h"
+#include "tensors.h"
+
+// These live in libtorch_cuda.so, which a CPU-only torch does not have. As weak references they are
+// null there and the module still loads; no CUDA tensor exists then to bring anyone to this file.
+#pragma weak aoti_torch_get_current_cuda_stream
+#pragma weak torch_c10_cuda_check_msg
+#pragma weak torch_c10_cuda_free_error_msg
+
+namespace rddm {
+namespace {
+
+using torch::headeronly::BFloat16;
+using torch::headeronly::Half;
+
+constexpr int kThreads = 256;
+constexpr int kBytes = 16;  // the widest load there is on every architecture built for
+
+// N elements as they are stored. Aligned so that copying one is 128-bit accesses and nothing else.
+template <class T, int N>
+struct alignas(sizeof(T) * N < kBytes ? sizeof(T) * N : kBytes) Pack {
+  T element[N];
+};
+
+// How many elements a thread takes, for images stored as Image beside outputs stored as Output.
+template <class Image, class Output>
+constexpr int kElements = kBytes / std::min(sizeof(Image), sizeof(Output));
+
+// The thread's elements of one input; zeros where the input is absent or ends.
+template <int N, class T>
+__device__ __forceinline__ Pack<T, N> load(const T* __restrict__ data, int64_t first, int64_t numel,
+                                           bool whole) {
+  Pack<T, N> pack{};
+  if (data == nullptr) return pack;
+  if (whole) return *reinterpret_cast<const Pack<T, N>*>(data + first);
+#pragma unroll
+  for (int i = 0; i < N; ++i) {
+    if (first + i < numel) pack.element[i] = data[first + i];
+  }
+  return pack;
+}
+
+// The other way round.
+template <int N, class T>
+__device__ __forceinline__ void store(T* __restrict__ data, const Pack<T, N>& pack, int64_t first,
+                                      int64_t numel, bool whole) {
+  if (whole) {
+    *reinterpret_cast<Pack<T, N>*>(data + first) = pack;
+    return;
+  }
+#pragma unroll
+  for (int i = 0; i < N; ++i) {
+    if (first + i < numel) data[first + i] = pack.element[i];
+  }
+}
+
+// A call's noise as a kernel takes it: a tensor's data (or null), or what to draw it from.
+template <class T>
+struct DeviceNoise {
+  const T* data;
+  bool drawn;
+  uint64_t seed, stream;
+  int64_t channels, pixels;  // see PixelLayout
+
+  explicit DeviceNoise(const NoiseArgument& noise)
+      : data(data_of<T>(noise.tensor)),
+        drawn(noise.drawn),
+        seed(noise.seed),
+        stream(noise.stream),
+        channels(noise.layout.channels),
+        pixels(noise.layout.pixels) {}
+};
+
+// The noise of a thread's elements. A thread's first element is a multiple of N, and N of 4.
+template <int N, class T>
+__device__ __forceinline__ Pack<float, N> load_noise(const DeviceNoise<T>& noise, int64_t first,
+                                                     int64_t numel, bool whole) {
+  static_assert(N % 4 == 0);
+  Pack<float, N> z;
+  if (!noise.drawn) {
+    const auto stored = load<N>(noise.data, first, numel, whole);
+#pragma unroll
+    for (int i = 0; i < N; ++i) z.element[i] = static_cast<float>(stored.element[i]);
+  } else if (noise.channels == 1) {
+#pragma unroll
+    for (int i = 0; i < N; i += 4) {
+      const Normals n = normals(noise.seed, noise.stream, uint64_t(first + i) / 4);
+      z.element[i] = n.z0;
+      z.element[i + 1] = n.z1;
+      z.element[i + 2] = n.z2;
+      z.element[i + 3] = n.z3;
+    }
+  } else {
+    // Neighbours in memory are far apart in logical order, so each element is a block of its own.
+    const int64_t per_image = noise.channels * noise.pixels;
+#pragma unroll
+    for (int i = 0; i < N; ++i) {
+      const int64_t image = (first + i) / per_image, within = (first + i) % per_image;
+      const int64_t pixel = within / noise.channels, channel = within % noise.channels;
+      const uint64_t logical = uint64_t((image * noise.channels + channel) * noise.pixels + pixel);
+      const Normals n = normals(noise.seed, noise.stream, logical / 4);
+      const uint32_t which = logical % 4;
+      z.element[i] = which == 0 ? n.z0 : which == 1 ? n.z1 : which == 2 ? n.z2 : n.z3;
+    }
+  }
+  return z;
+}
+
+inline cudaStream_t current_stream(const Tensor& x) {
+  void* stream = nullptr;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(x.get_device_index(), &stream));
+  return static_cast<cudaStream_t>(stream);
+}
+
+inline bool is_aligned(const void* data) { return reinterpret_cast<uintptr_t>(data) % kBytes == 0; }
+
+// How many blocks cover `numel` elements, N of them a thread.
+template <int N>
+unsigned blocks_for(int64_t numel) {
+  constexpr int64_t kPerBlock = int64_t(kThreads) * N;
+  return static_cast<unsigned>((numel + kPerBlock - 1) / kPerBlock);
+}
+
+}  // namespace
+}  // namespace rddm

@@ -1,0 +1,10 @@
+// Functions that both the host and the device compile.
+#pragma once
+
+// Always inlined: the host compiles its loops for several instruction sets, and only what is
+// inlined into a loop is compiled for the loop's.
+#if defined(__CUDACC__)
+#define RDDM_INLINE __host__ __device__ __forceinline__
+#else
+#define RDDM_INLINE __attribute__((always_inline)) inline
+#endif
