@@ -14,7 +14,10 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <string>
+#include <vector>
 
+#include "kernel_attributes.h"
 #include "noise.h"
 #include "tensors.h"
 
@@ -130,6 +133,21 @@ inline cudaStream_t current_stream(const Tensor& x) {
 }
 
 inline bool is_aligned(const void* data) { return reinterpret_cast<uintptr_t>(data) % kBytes == 0; }
+
+// Adds what the compiler made of one kernel to `all`.
+template <class Kernel>
+void append_attributes(Kernel* kernel, const std::string& name,
+                       std::vector<KernelAttributes>& all) {
+  const auto check = [](cudaError_t error) {
+    STD_TORCH_CHECK(error == cudaSuccess, "no kernel attributes: ", cudaGetErrorString(error));
+  };
+  cudaFuncAttributes attributes;
+  int blocks = 0;
+  check(cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(kernel)));
+  check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, kThreads, 0));
+  all.push_back(
+      {name, attributes.numRegs, static_cast<int>(attributes.localSizeBytes), kThreads, blocks});
+}
 
 // How many blocks cover `numel` elements, N of them a thread.
 template <int N>

@@ -31,14 +31,17 @@ py::dict build_info() {
 py::list kernel_attributes() {
 #ifdef RDDM_WITH_CUDA
   py::list all;
-  for (const auto& k : rddm::reverse_step_kernel_attributes()) {
-    py::dict entry;
-    entry["kernel"] = k.kernel;
-    entry["registers"] = k.registers;
-    entry["local_bytes"] = k.local_bytes;
-    entry["threads_per_block"] = k.threads_per_block;
-    entry["blocks_per_sm"] = k.blocks_per_sm;
-    all.append(entry);
+  for (const auto& kernels :
+       {rddm::reverse_step_kernel_attributes(), rddm::forward_diffuse_kernel_attributes()}) {
+    for (const auto& k : kernels) {
+      py::dict entry;
+      entry["kernel"] = k.kernel;
+      entry["registers"] = k.registers;
+      entry["local_bytes"] = k.local_bytes;
+      entry["threads_per_block"] = k.threads_per_block;
+      entry["blocks_per_sm"] = k.blocks_per_sm;
+      all.append(entry);
+    }
   }
   return all;
 #else

@@ -111,22 +111,11 @@ Tensor reverse_step_cuda(const Tensor& I_t, const Tensor& out0, const std::optio
   return in.result.finish();
 }
 
-void check(cudaError_t error) {
-  STD_TORCH_CHECK(error == cudaSuccess, "no kernel attributes: ", cudaGetErrorString(error));
-}
-
 template <class Image, class Output>
-void append_attributes(const char* dtypes, std::vector<KernelAttributes>& all) {
+void append_all(const char* dtypes, std::vector<KernelAttributes>& all) {
   for (int objective = 0; objective < kObjectives; ++objective) {
-    const auto kernel =
-        reinterpret_cast<const void*>(kernel_for<Image, Output>(static_cast<Objective>(objective)));
-    cudaFuncAttributes attributes;
-    int blocks = 0;
-    check(cudaFuncGetAttributes(&attributes, kernel));
-    check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, kThreads, 0));
-    all.push_back({"reverse_step, objective " + std::to_string(objective) + ", " + dtypes,
-                   attributes.numRegs, static_cast<int>(attributes.localSizeBytes), kThreads,
-                   blocks});
+    append_attributes(kernel_for<Image, Output>(static_cast<Objective>(objective)),
+                      "reverse_step, objective " + std::to_string(objective) + ", " + dtypes, all);
   }
 }
 
@@ -134,11 +123,11 @@ void append_attributes(const char* dtypes, std::vector<KernelAttributes>& all) {
 
 std::vector<KernelAttributes> reverse_step_kernel_attributes() {
   std::vector<KernelAttributes> all;
-  append_attributes<float, float>("float32, outputs float32", all);
-  append_attributes<float, BFloat16>("float32, outputs bfloat16", all);
-  append_attributes<float, Half>("float32, outputs float16", all);
-  append_attributes<BFloat16, BFloat16>("bfloat16, outputs bfloat16", all);
-  append_attributes<Half, Half>("float16, outputs float16", all);
+  append_all<float, float>("float32, outputs float32", all);
+  append_all<float, BFloat16>("float32, outputs bfloat16", all);
+  append_all<float, Half>("float32, outputs float16", all);
+  append_all<BFloat16, BFloat16>("bfloat16, outputs bfloat16", all);
+  append_all<Half, Half>("float16, outputs float16", all);
   return all;
 }
 

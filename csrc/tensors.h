@@ -88,15 +88,16 @@ struct NoiseArgument {
   PixelLayout layout;
 };
 
-// Where an op writes its result for `image`, laid out as torch.empty_like lays it out. Drawn noise
-// is counted in contiguous and channels-last images only: for another layout `tensor` is
-// contiguous, and `finish` copies it.
+// Where an op writes its result for `image`, laid out as torch.empty_like lays it out. An op that
+// has to know which element it is at (`counted`: for drawn noise, or for its sample) knows it in
+// contiguous and channels-last images: for another layout `tensor` is contiguous, and `finish`
+// copies it.
 struct Result {
   Tensor tensor;
   std::optional<Tensor> wanted;
 
-  Result(const Tensor& image, bool drawn) : tensor(torch::stable::empty_like(image)) {
-    if (drawn && !pixel_layout(tensor)) {
+  Result(const Tensor& image, bool counted) : tensor(torch::stable::empty_like(image)) {
+    if (counted && !pixel_layout(tensor)) {
       wanted = tensor;
       tensor = torch::stable::contiguous(tensor);
     }

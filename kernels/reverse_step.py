@@ -9,6 +9,7 @@ from torch import Tensor
 
 from rddm_fast.objective import Objective
 
+from .images import in_layout_of, launch_config, load_or_zeros, result_for
 from .noise import drawn_noise
 
 NOISE = ("seed", "stream", "channels", "pixels")
@@ -22,15 +23,6 @@ COEFFICIENTS = (
 def clamp(x, limit):
     # Comparisons rather than min and max: a NaN fails both and is returned, as by torch.clamp.
     return tl.where(x < -limit, -limit, tl.where(x > limit, limit, x))
-
-
-@triton.jit
-def load_or_zeros(pointer, offsets, inside):
-    # In float32. An absent input (None is a compile-time constant) is zeros and costs nothing.
-    if pointer is None:
-        return tl.zeros(offsets.shape, tl.float32)
-    else:
-        return tl.load(pointer + offsets, mask=inside, other=0.0).to(tl.float32)
 
 
 # Coefficients change at every step: not specialised on, so that a new step is not a new compilation.
@@ -108,16 +100,6 @@ def reverse_step_kernel(
     tl.store(result_pointer + offsets, result.to(result_pointer.dtype.element_ty), mask=inside)
 
 
-def launch_config(narrowest: int) -> dict[str, int]:
-    """Elements a program takes, and its warps, where the narrowest tensor has `narrowest` bytes an element.
-
-    16 bytes of the narrowest tensor a thread, the widest access there is, in 4 warps: enough loads in flight
-    to fill the memory pipe, and programs small enough that a 64 x 64 image still spreads over the device.
-    Accesses are that wide where the tensors are aligned and the element count divides by 16.
-    """
-    return {"block": 4 * 32 * (16 // narrowest), "num_warps": 4}
-
-
 def read_out(objective: Objective) -> dict[str, bool]:
     """What the kernel has to know of an objective, beside whether there is a second output."""
     return {
@@ -125,25 +107,6 @@ def read_out(objective: Objective) -> dict[str, bool]:
         "x0_known": objective in (Objective.pred_x0_noise, Objective.pred_x0_add_noise, Objective.pred_x0),
         "added": objective in (Objective.pred_res_add_noise, Objective.pred_x0_add_noise),
     }
-
-
-def in_layout_of(x: Tensor | None, model: Tensor) -> Tensor | None:
-    """`x` itself where it lies in memory as `model` does, else a copy that does."""
-    if x is None:
-        return None
-    along = zip(model.shape, x.stride(), model.stride(), strict=True)
-    if all(size == 1 or stride == wanted for size, stride, wanted in along):
-        return x
-    return torch.empty_like(model, dtype=x.dtype).copy_(x)
-
-
-def pixel_layout(x: Tensor) -> tuple[int, int] | None:
-    """(channels that lie together, pixels) of a contiguous or channels-last image, None for other layouts."""
-    if x.is_contiguous():
-        return 1, 1
-    if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last):
-        return x.shape[1], x.shape[2] * x.shape[3]
-    return None
 
 
 def inverse(x: float) -> float:
@@ -174,15 +137,11 @@ def reverse_step(
     """Launch the kernel; the arguments are the op's (rddm_fast/ops/reverse_step.py)."""
     if I_t.dtype == torch.float64:
         raise TypeError("I_t is float64, which the Triton kernel does not take: use impl='reference'")
-    result = wanted = torch.empty_like(I_t)
+    draws = seed is not None and sigma != 0
+    result, wanted, (channels, pixels) = result_for(I_t, counted=draws)
     numel = result.numel()
     if numel == 0:
-        return result
-    draws = seed is not None and sigma != 0
-    layout = pixel_layout(result)
-    if draws and layout is None:  # drawn noise is counted in contiguous and channels-last images
-        result, layout = torch.empty(I_t.shape, dtype=I_t.dtype, device=I_t.device), (1, 1)
-    channels, pixels = layout or (1, 1)
+        return wanted
     config = launch_config(min(I_t.element_size(), out0.element_size()))
     with torch.cuda.device_of(result):
         reverse_step_kernel[(triton.cdiv(numel, config["block"]),)](

@@ -1,4 +1,4 @@
-"""Run by test_reverse_step_triton.py in processes of its own: triton reads TRITON_INTERPRET when imported.
+"""Run by test_triton.py in processes of its own: triton reads TRITON_INTERPRET when imported.
 
 `interpret` runs the kernel on CPU tensors against the reference; `compile DIRECTORY` compiles it for GPUs
 that are not there and writes the machine code to DIRECTORY. Both print what they found as JSON.
@@ -6,6 +6,7 @@ that are not there and writes the machine code to DIRECTORY. Both print what the
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from pathlib import Path
 import torch
 
 from rddm_fast.objective import Objective
-from rddm_fast.ops import reverse_step
+from rddm_fast.ops import forward_diffuse, reverse_step
 from rddm_fast.ops.noise import noise as reference_noise
 
 DTYPES = {
@@ -74,6 +75,43 @@ def interpret() -> list[dict[str, object]]:
     return rows
 
 
+def diffused() -> list[dict[str, object]]:
+    """forward_diffuse for every dtype, layout and kind of noise: errors against the float64 reference."""
+    rows = []
+    tables = torch.linspace(0, 1, 50), torch.linspace(0, 0.5, 50)
+    for dtype, layout, shape, drawn in itertools.product(
+        ("fp32", "bf16", "fp16"), LAYOUTS, ((2, 3, 7, 11), (3, 2, 16, 32)), (False, True)
+    ):
+        torch.manual_seed(0)
+        I_0, I_in, noise = (LAYOUTS[layout](torch.randn(shape)).to(DTYPES[dtype]) for _ in range(3))
+        t = torch.randint(0, 50, shape[:1])
+        seed = 77 if drawn else None
+        exact = forward_diffuse(
+            I_0.double(),
+            I_in.double(),
+            t,
+            *tables,
+            noise=None if drawn else noise.double(),
+            seed=seed,
+            impl="reference",
+        )
+        arguments = (I_0, I_in, t, *tables)
+        plain, ours = (
+            forward_diffuse(*arguments, noise=None if drawn else noise, seed=seed, impl=impl)
+            for impl in ("reference", "triton")
+        )
+        rows.append(
+            {
+                "case": f"{dtype} {layout} {shape} {drawn}",
+                "error": (ours.double() - exact).abs().max().item(),
+                "plain_error": (plain.double() - exact).abs().max().item(),
+                "rounding": torch.finfo(DTYPES[dtype]).eps * exact.abs().max().item() + 1e-6 * drawn,
+                "same_layout": ours.stride() == plain.stride() and ours.dtype == plain.dtype,
+            }
+        )
+    return rows
+
+
 def drawn() -> float:
     """The greatest difference between the noise that the kernel draws and the reference's."""
     differences = []
@@ -120,7 +158,9 @@ def compile_all(directory: Path) -> list[dict[str, object]]:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from rddm_fast.kernels.reverse_step import COEFFICIENTS, NOISE, launch_config, read_out, reverse_step_kernel
+    from rddm_fast.kernels.forward_diffuse import forward_diffuse_kernel
+    from rddm_fast.kernels.images import launch_config
+    from rddm_fast.kernels.reverse_step import COEFFICIENTS, NOISE, read_out, reverse_step_kernel
 
     names = [parameter.name for parameter in reverse_step_kernel.params]
     rows = []
@@ -171,12 +211,47 @@ def compile_all(directory: Path) -> list[dict[str, object]]:
                 name = f"sm{capability}-{image}-{output}-{objective.name}{'-drawn' * draws}"
                 (directory / f"{name}.cubin").write_bytes(compiled.asm["cubin"])
                 (directory / f"{name}.ptx").write_text(compiled.asm["ptx"])
-                rows.append({"name": name, "inputs": sum(kind.startswith("*") for kind in signature.values()) - 1})
+                rows.append(
+                    {
+                        "name": name,
+                        "inputs": sum(kind.startswith("*") for kind in signature.values()) - 1,
+                        "scalar_loads": 0,
+                    }
+                )
+        for image in ("fp32", "bf16", "fp16"):
+            for draws in (False, True):
+                config = launch_config(DTYPES[image].itemsize)
+                kernel = forward_diffuse_kernel
+                constants = {"draws": draws, "pixels_together": False, "one_sample": True, "block": config["block"]}
+                if draws:
+                    constants["noise_pointer"] = None
+                types = {"t_pointer": "*i64", "alpha_bar_pointer": "*fp32", "beta_bar_pointer": "*fp32", "numel": "i32"}
+                signature = {
+                    name: "constexpr"
+                    if name in constants
+                    else types.get(name, "*" + image if name.endswith("_pointer") else "i64")
+                    for name in (parameter.name for parameter in kernel.params)
+                }
+                images = ("I_0_pointer", "I_in_pointer", "noise_pointer", "result_pointer", "numel")
+                aligned = {
+                    (i,): [["tt.divisibility", 16]]
+                    for i, name in enumerate(signature)
+                    if name in images and signature[name] != "constexpr"
+                }
+                compiled = triton.compile(
+                    ASTSource(kernel, signature, constants, aligned),
+                    target=GPUTarget("cuda", capability, 32),
+                    options={"num_warps": config["num_warps"]},
+                )
+                name = f"sm{capability}-{image}-forward_diffuse{'-drawn' * draws}"
+                (directory / f"{name}.cubin").write_bytes(compiled.asm["cubin"])
+                (directory / f"{name}.ptx").write_text(compiled.asm["ptx"])
+                rows.append({"name": name, "inputs": 2 if draws else 3, "scalar_loads": 3})  # t and the tables
     return rows
 
 
 if __name__ == "__main__":
     if sys.argv[1] == "interpret":
-        print(json.dumps({"rows": interpret(), "non_finite": non_finite(), "drawn": drawn()}))
+        print(json.dumps({"rows": interpret(), "non_finite": non_finite(), "drawn": drawn(), "diffused": diffused()}))
     else:
         print(json.dumps(compile_all(Path(sys.argv[2]))))

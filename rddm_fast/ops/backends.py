@@ -16,9 +16,11 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 BACKENDS = ("reference", "cpp", "cuda", "triton")
 PREFERENCE = {"cpu": ("cpp", "reference"), "cuda": ("cuda", "triton")}
@@ -143,3 +145,37 @@ def _choose(impl: str | None, device: torch.device) -> str:
         reasons.append(f"{backend}: {reason}")
     advice = "" if impl == "reference" else "; impl='reference' always works"
     raise BackendUnavailable(f"no backend for tensors on {device} ({'; '.join(reasons)}){advice}")
+
+
+def define(
+    name: str,
+    schema: str,
+    *,
+    reference: Callable[..., Any],
+    triton: Callable[..., Any],
+    fake: Callable[..., Any],
+) -> None:
+    """Define an op with all that torch should know of it.
+
+    `rddm_fast::NAME` is the op; its CPU and CUDA kernels are the compiled library's where that has them, else the
+    reference and Triton. `rddm_fast::NAME_triton` is the same op held to Triton, for the devices that the library has
+    no code for, and for Triton's interpreter on the CPU.
+    """
+    for op in (name, f"{name}_triton"):
+        library.define(op + schema, tags=(torch.Tag.pt2_compliant_tag, torch.Tag.needs_exact_strides))
+        torch.library.register_fake(f"rddm_fast::{op}", fake, lib=library)
+    if build_info is None:
+        library.impl(name, reference, "CPU")
+    if build_info is None or not build_info["cuda"]:
+        library.impl(name, triton, "CUDA")
+    for key in ("CPU", "CUDA"):
+        library.impl(f"{name}_triton", triton, key)
+
+
+def check_no_gradient(op: str, *tensors: Tensor | None) -> None:
+    """Raise RuntimeError where a gradient through `op` would be needed, which has none."""
+    if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors):
+        raise RuntimeError(
+            f"{op} has no gradient: call it under torch.no_grad(), detach its inputs, "
+            "or pass impl='reference', which is differentiable"
+        )

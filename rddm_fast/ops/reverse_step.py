@@ -84,18 +84,7 @@ def _fake(I_t: Tensor, *args) -> Tensor:
     return torch.empty_like(I_t)
 
 
-# `reverse_step` is the op; its CPU and CUDA kernels are the compiled library's where that has them.
-# `reverse_step_triton` is the same op held to Triton, for the devices that the library has no code for.
-for _name in ("reverse_step", "reverse_step_triton"):
-    backends.library.define(_name + _SCHEMA, tags=(torch.Tag.pt2_compliant_tag, torch.Tag.needs_exact_strides))
-    torch.library.register_fake(f"rddm_fast::{_name}", _fake, lib=backends.library)
-if backends.build_info is None:
-    backends.library.impl("reverse_step", reverse_step_reference, "CPU")
-if backends.build_info is None or not backends.build_info["cuda"]:
-    backends.library.impl("reverse_step", _triton, "CUDA")
-for _key in ("CPU", "CUDA"):  # on the CPU in Triton's interpreter only: see backends.why_not
-    backends.library.impl("reverse_step_triton", _triton, _key)
-
+backends.define("reverse_step", _SCHEMA, reference=reverse_step_reference, triton=_triton, fake=_fake)
 _op = torch.ops.rddm_fast.reverse_step.default
 _CALL: dict[str, Callable[..., Tensor]] = {
     "reference": reverse_step_reference,
@@ -169,7 +158,7 @@ def reverse_step(
     _check(I_t, out0, out1, I_in, noise, seed, objective, sigma, clip_res, clip_0)
     backend = backends.choose(impl, I_t.device)
     if impl != "reference":  # also where the reference stands in for C++: the same call, the same answer
-        _check_no_gradient(I_t, out0, out1, I_in, noise)
+        backends.check_no_gradient("reverse_step", I_t, out0, out1, I_in, noise)
     return _CALL[backend](
         I_t,
         out0,
@@ -236,11 +225,3 @@ def _check(
         if x.dtype != like.dtype:
             wanted = "out0" if name == "out1" else "I_t"
             raise TypeError(f"{name} is {x.dtype} and {wanted} is {like.dtype}: convert {name} to that")
-
-
-def _check_no_gradient(*tensors: Tensor | None) -> None:
-    if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors):
-        raise RuntimeError(
-            "reverse_step has no gradient: call it under torch.no_grad(), detach its inputs, "
-            "or pass impl='reference', which is differentiable"
-        )

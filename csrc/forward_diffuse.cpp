@@ -1,0 +1,80 @@
+// forward_diffuse on the CPU.
+#include "forward_diffuse.h"
+
+#include <torch/csrc/stable/library.h>
+
+#include "cpu_blocks.h"
+#include "forward_diffuse_inputs.h"
+
+namespace rddm {
+namespace {
+
+template <class T>
+RDDM_CLONES void diffuse(const T* __restrict I_0, const T* __restrict I_in,
+                         const T* __restrict noise, T alpha_bar, T beta_bar, T* __restrict result,
+                         int64_t n) {
+  for (int64_t i = 0; i < n; ++i) {
+    result[i] = forward_diffuse(I_0[i], I_in[i], noise[i], alpha_bar, beta_bar);
+  }
+}
+
+template <class Image, class T>
+void run(const ForwardDiffuseInputs& in) {
+  Image* const result = static_cast<Image*>(in.result.tensor.mutable_data_ptr());
+  const int64_t* const t = static_cast<const int64_t*>(in.t.const_data_ptr());
+  const float* const alpha_bar = static_cast<const float*>(in.alpha_bar.const_data_ptr());
+  const float* const beta_bar = static_cast<const float*>(in.beta_bar.const_data_ptr());
+  for (int64_t sample = 0; sample < in.t.numel(); ++sample) {
+    STD_TORCH_CHECK(t[sample] >= 0 && t[sample] < in.alpha_bar.numel(), "forward_diffuse: t[",
+                    sample, "] is ", t[sample], ", and the tables have ", in.alpha_bar.numel(),
+                    " entries");
+  }
+  torch::stable::parallel_for(0, in.I_0.numel(), kGrain, [&](int64_t first, int64_t last) {
+    Block<Image, T> I_0(data_of<Image>(in.I_0)), I_in(data_of<Image>(in.I_in));
+    NoiseBlock<Image, T> noise(in.noise);
+    [[maybe_unused]] alignas(64) T rounded_from[kBlock];
+    for (int64_t i = first, n; i < last; i += n) {
+      const int64_t sample = i / in.per_sample, end = (sample + 1) * in.per_sample;
+      n = std::min({kBlock, last - i, end - i});
+      const T a = alpha_bar[t[sample]], b = beta_bar[t[sample]];
+      if constexpr (std::is_same_v<Image, T>) {
+        diffuse(I_0.at(i, n), I_in.at(i, n), noise.at(i, n), a, b, result + i, n);
+      } else {
+        diffuse(I_0.at(i, n), I_in.at(i, n), noise.at(i, n), a, b, rounded_from, n);
+        round_to(rounded_from, result + i, n);
+      }
+    }
+  });
+}
+
+Tensor forward_diffuse_cpu(const Tensor& I_0, const std::optional<Tensor>& I_in, const Tensor& t,
+                           const Tensor& alpha_bar, const Tensor& beta_bar,
+                           const std::optional<Tensor>& noise, std::optional<int64_t> seed,
+                           int64_t stream) {
+  const ForwardDiffuseInputs in(I_0, I_in, t, alpha_bar, beta_bar, noise, seed, stream);
+  switch (in.I_0.scalar_type()) {
+    case ScalarType::Float:
+      run<float, float>(in);
+      break;
+    case ScalarType::BFloat16:
+      run<BFloat16, float>(in);
+      break;
+    case ScalarType::Half:
+      run<Half, float>(in);
+      break;
+    case ScalarType::Double:
+      run<double, double>(in);
+      break;
+    default:
+      STD_TORCH_CHECK(false, "forward_diffuse: no CPU kernel for ",
+                      torch::headeronly::toString(in.I_0.scalar_type()));
+  }
+  return in.result.finish();
+}
+
+}  // namespace
+}  // namespace rddm
+
+STABLE_TORCH_LIBRARY_IMPL(rddm_fast, CPU, m) {
+  m.impl("forward_diffuse", TORCH_BOX(&rddm::forward_diffuse_cpu));
+}

@@ -1,0 +1,144 @@
+"""`rddm_fast::forward_diffuse`: I_t from the clean and the degraded image in one pass over memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from . import backends
+from .noise import noise as draw
+from .noise import signed64
+
+_SCHEMA = (
+    "(Tensor I_0, Tensor? I_in, Tensor t, Tensor alpha_bar, Tensor beta_bar, Tensor? noise, int? seed, int stream)"
+    " -> Tensor"
+)
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+def forward_diffuse_reference(
+    I_0: Tensor,
+    I_in: Tensor | None,
+    t: Tensor,
+    alpha_bar: Tensor,
+    beta_bar: Tensor,
+    noise: Tensor | None,
+    seed: int | None,
+    stream: int,
+) -> Tensor:
+    """The op's definition in plain torch, with the schema's arguments. Differentiable.
+
+    Computes in float32 (float64 for float64 images) and rounds once, into an image laid out as
+    `torch.empty_like(I_0)` is.
+    """
+    compute = torch.float64 if I_0.dtype == torch.float64 else torch.float32
+    per_sample = (-1, *(1,) * (I_0.dim() - 1))
+    a, b = (table[t].to(compute).view(per_sample) for table in (alpha_bar, beta_bar))
+    if noise is None:
+        assert seed is not None
+        noise = draw(I_0.shape, seed, stream, I_0.device)
+    x = I_0.to(compute)
+    I_res = -x if I_in is None else I_in.to(compute) - x
+    return torch.empty_like(I_0).copy_(x + a * I_res + b * noise.to(compute))
+
+
+def _triton(*args) -> Tensor:
+    from rddm_fast.kernels.forward_diffuse import forward_diffuse as launch
+
+    return launch(*args)
+
+
+def _fake(I_0: Tensor, *args) -> Tensor:
+    return torch.empty_like(I_0)
+
+
+backends.define("forward_diffuse", _SCHEMA, reference=forward_diffuse_reference, triton=_triton, fake=_fake)
+_op = torch.ops.rddm_fast.forward_diffuse.default
+_CALL: dict[str, Callable[..., Tensor]] = {
+    "reference": forward_diffuse_reference,
+    "cpp": _op,
+    "cuda": _op,
+    "triton": torch.ops.rddm_fast.forward_diffuse_triton.default,
+}
+
+
+def forward_diffuse(
+    I_0: Tensor,
+    I_in: Tensor | None,
+    t: Tensor,
+    alpha_bar: Tensor,
+    beta_bar: Tensor,
+    *,
+    noise: Tensor | None = None,
+    seed: int | None = None,
+    stream: int = 0,
+    impl: str | None = None,
+) -> Tensor:
+    """The forward process of RDDM (Liu et al., CVPR 2024, eq. 7), each sample at its own time:
+
+        I_t = I_0 + alpha_bar[t] (I_in - I_0) + beta_bar[t] epsilon
+
+    The residual and, drawn from a seed, the noise never touch memory. The same seed and stream let `ops.noise` draw
+    the same noise again.
+
+    Args:
+        I_0: clean images (B, ...), in float32, bfloat16 or float16 (float64: on the CPU only).
+        I_in: degraded images of I_0's shape and dtype. None means 0, as in generation.
+        t: indices (B,), int64, of the tables' entries. One outside of them is an error on the CPU; on a GPU, where
+            looking at it would stop the queue, its sample becomes NaN.
+        alpha_bar, beta_bar: the schedule's tables (T,), float32.
+        noise: a standard normal draw of I_0's shape and dtype; or else
+        seed, stream: 64-bit integers to draw it from inside the kernel, in float32 whatever the image's dtype.
+        impl: "reference", "cpp", "cuda" or "triton"; None takes the best that there is for the device.
+
+    Returns:
+        I_t: I_0's shape and dtype, laid out as `torch.empty_like(I_0)`. Computed in float32 (float64 images: in
+        float64) and rounded once.
+
+    Raises:
+        ValueError: shapes, devices or arguments that do not go together.
+        TypeError: a dtype that is not served.
+        BackendUnavailable: `impl` is not there; the message says why.
+        RuntimeError: a gradient would be needed. There is none, except with `impl="reference"`.
+    """
+    _check(I_0, I_in, t, alpha_bar, beta_bar, noise, seed)
+    backend = backends.choose(impl, I_0.device)
+    if impl != "reference":
+        backends.check_no_gradient("forward_diffuse", I_0, I_in, noise)
+    return _CALL[backend](
+        I_0, I_in, t, alpha_bar, beta_bar, noise, None if seed is None else signed64(seed), signed64(stream)
+    )
+
+
+def _check(
+    I_0: Tensor,
+    I_in: Tensor | None,
+    t: Tensor,
+    alpha_bar: Tensor,
+    beta_bar: Tensor,
+    noise: Tensor | None,
+    seed: int | None,
+) -> None:
+    if I_0.dtype not in _DTYPES:
+        raise TypeError(f"I_0 is {I_0.dtype}: convert it to float32, bfloat16 or float16")
+    if I_0.dim() == 0:
+        raise ValueError("I_0 has no batch dimension: pass images of shape (B, ...)")
+    for name, x in (("I_in", I_in), ("noise", noise)):
+        if x is not None and x.shape != I_0.shape:
+            raise ValueError(f"{name} has shape {tuple(x.shape)} and I_0 has {tuple(I_0.shape)}: they must be equal")
+        if x is not None and x.dtype != I_0.dtype:
+            raise TypeError(f"{name} is {x.dtype} and I_0 is {I_0.dtype}: convert {name} to that")
+    if t.shape != I_0.shape[:1] or t.dtype != torch.int64:
+        raise ValueError(f"t must be {I_0.shape[0]} int64 indices, one a sample, not {t.dtype} of {tuple(t.shape)}")
+    if alpha_bar.dim() != 1 or alpha_bar.shape != beta_bar.shape:
+        shapes = f"{tuple(alpha_bar.shape)} and {tuple(beta_bar.shape)}"
+        raise ValueError(f"alpha_bar and beta_bar must be tables (T,) of one length, not {shapes}")
+    if alpha_bar.dtype != torch.float32 or beta_bar.dtype != torch.float32:
+        raise TypeError(f"alpha_bar and beta_bar are {alpha_bar.dtype} and {beta_bar.dtype}: convert them to float32")
+    for name, x in (("I_in", I_in), ("t", t), ("alpha_bar", alpha_bar), ("beta_bar", beta_bar), ("noise", noise)):
+        if x is not None and x.device != I_0.device:
+            raise ValueError(f"{name} is on {x.device} and I_0 on {I_0.device}: move one to the other")
+    if (noise is None) == (seed is None):
+        raise ValueError("pass either noise, a standard normal draw of I_0's shape, or a seed to draw it from")
