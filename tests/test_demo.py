@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from typer.testing import CliRunner
 
 from rddm_fast.checkpoint import MODELS, built_in_models
 from rddm_fast.cli import app
+from rddm_fast.demo import run
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +54,12 @@ def test_what_is_printed(demo: tuple[str, Path, dict]) -> None:
     for photograph in numbers["photographs"]:
         assert f"{photograph['psnr_before']:.2f}→{photograph['psnr_after']:.2f}" in printed
     assert str(picture) in printed and "PSNR gain" in printed
+
+
+def test_lowlight_too() -> None:
+    for result in islice(run("lowlight", repeats=1), 2):
+        assert result.psnr_before < 12 and result.psnr_after > result.psnr_before + 9
+        assert result.ssim_after > result.ssim_before + 0.3 and result.difference <= 1e-4
 
 
 @pytest.mark.parametrize("name", built_in_models())
