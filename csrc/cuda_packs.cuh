@@ -74,13 +74,35 @@ __device__ __forceinline__ void store(T* __restrict__ data, const Pack<T, N>& pa
   }
 }
 
+// Division by a number that a launch knows: 64-bit division on the device is a call, around which
+// registers spill. Exact for dividends below 2^52.
+struct Divisor {
+  int64_t divisor;
+  double reciprocal;
+
+  explicit Divisor(int64_t d) : divisor(d), reciprocal(1.0 / double(d)) {}
+
+  __device__ __forceinline__ int64_t divide(int64_t dividend, int64_t& remainder) const {
+    int64_t quotient = int64_t(double(dividend) * reciprocal);
+    remainder = dividend - quotient * divisor;
+    if (remainder < 0) {
+      remainder += divisor;
+      --quotient;
+    } else if (remainder >= divisor) {
+      remainder -= divisor;
+      ++quotient;
+    }
+    return quotient;
+  }
+};
+
 // A call's noise as a kernel takes it: a tensor's data (or null), or what to draw it from.
 template <class T>
 struct DeviceNoise {
   const T* data;
   bool drawn;
   uint64_t seed, stream;
-  int64_t channels, pixels;  // see PixelLayout
+  Divisor channels, pixels;  // see PixelLayout
 
   explicit DeviceNoise(const NoiseArgument& noise)
       : data(data_of<T>(noise.tensor)),
@@ -101,7 +123,7 @@ __device__ __forceinline__ Pack<float, N> load_noise(const DeviceNoise<T>& noise
     const auto stored = load<N>(noise.data, first, numel, whole);
 #pragma unroll
     for (int i = 0; i < N; ++i) z.element[i] = static_cast<float>(stored.element[i]);
-  } else if (noise.channels == 1) {
+  } else if (noise.channels.divisor == 1) {
 #pragma unroll
     for (int i = 0; i < N; i += 4) {
       const Normals n = normals(noise.seed, noise.stream, uint64_t(first + i) / 4);
@@ -112,15 +134,24 @@ __device__ __forceinline__ Pack<float, N> load_noise(const DeviceNoise<T>& noise
     }
   } else {
     // Neighbours in memory are far apart in logical order, so each element is a block of its own.
-    const int64_t per_image = noise.channels * noise.pixels;
+    // Where the thread's first element lies takes divisions; from there on it is counted.
+    int64_t channel, pixel;
+    int64_t image = noise.channels.divide(first, channel);
+    image = noise.pixels.divide(image, pixel);
+    const int64_t channels = noise.channels.divisor, pixels = noise.pixels.divisor;
 #pragma unroll
     for (int i = 0; i < N; ++i) {
-      const int64_t image = (first + i) / per_image, within = (first + i) % per_image;
-      const int64_t pixel = within / noise.channels, channel = within % noise.channels;
-      const uint64_t logical = uint64_t((image * noise.channels + channel) * noise.pixels + pixel);
+      const uint64_t logical = uint64_t((image * channels + channel) * pixels + pixel);
       const Normals n = normals(noise.seed, noise.stream, logical / 4);
       const uint32_t which = logical % 4;
       z.element[i] = which == 0 ? n.z0 : which == 1 ? n.z1 : which == 2 ? n.z2 : n.z3;
+      if (++channel == channels) {
+        channel = 0;
+        if (++pixel == pixels) {
+          pixel = 0;
+          ++image;
+        }
+      }
     }
   }
   return z;

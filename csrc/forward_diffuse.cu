@@ -15,7 +15,7 @@ __global__ void __launch_bounds__(kThreads)
     forward_diffuse_kernel(const Image* __restrict__ I_0, const Image* __restrict__ I_in,
                            const DeviceNoise<Image> noise, const int64_t* __restrict__ t,
                            const float* __restrict__ alpha_bar, const float* __restrict__ beta_bar,
-                           int64_t table_length, int64_t per_sample, Image* __restrict__ result,
+                           int64_t table_length, Divisor per_sample, Image* __restrict__ result,
                            int64_t numel, bool aligned) {
   constexpr int N = kElements<Image, Image>;
   const int64_t first = (int64_t(blockIdx.x) * kThreads + threadIdx.x) * N;
@@ -27,7 +27,8 @@ __global__ void __launch_bounds__(kThreads)
   const auto z = load_noise<N>(noise, first, numel, whole);
 
   // Most threads lie within one sample; the others look every element up.
-  int64_t sample = first / per_sample, end = (sample + 1) * per_sample;
+  int64_t within;
+  int64_t sample = per_sample.divide(first, within), end = (sample + 1) * per_sample.divisor;
   float a, b;
   const auto look_up = [&] {
     const int64_t index = t[sample];
@@ -42,7 +43,7 @@ __global__ void __launch_bounds__(kThreads)
   for (int i = 0; i < N; ++i) {
     if (first + i >= end && first + i < numel) {
       ++sample;
-      end += per_sample;
+      end += per_sample.divisor;
       look_up();
     }
     I_t.element[i] = static_cast<Image>(forward_diffuse(static_cast<float>(x_0.element[i]),
@@ -65,7 +66,8 @@ void run(const ForwardDiffuseInputs& in) {
   forward_diffuse_kernel<Image>
       <<<blocks_for<kElements<Image, Image>>(numel), kThreads, 0, current_stream(in.I_0)>>>(
           I_0, I_in, noise, data_of<int64_t>(in.t), data_of<float>(in.alpha_bar),
-          data_of<float>(in.beta_bar), in.alpha_bar.numel(), in.per_sample, result, numel, aligned);
+          data_of<float>(in.beta_bar), in.alpha_bar.numel(), Divisor(in.per_sample), result, numel,
+          aligned);
   STD_CUDA_KERNEL_LAUNCH_CHECK();
 }
 

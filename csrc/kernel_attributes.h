@@ -17,5 +17,6 @@ struct KernelAttributes {
 // One entry an instantiation. Throws where there is no CUDA device to ask.
 std::vector<KernelAttributes> reverse_step_kernel_attributes();
 std::vector<KernelAttributes> forward_diffuse_kernel_attributes();
+std::vector<KernelAttributes> joint_loss_kernel_attributes();
 
 }  // namespace rddm

@@ -32,7 +32,8 @@ py::list kernel_attributes() {
 #ifdef RDDM_WITH_CUDA
   py::list all;
   for (const auto& kernels :
-       {rddm::reverse_step_kernel_attributes(), rddm::forward_diffuse_kernel_attributes()}) {
+       {rddm::reverse_step_kernel_attributes(), rddm::forward_diffuse_kernel_attributes(),
+        rddm::joint_loss_kernel_attributes()}) {
     for (const auto& k : kernels) {
       py::dict entry;
       entry["kernel"] = k.kernel;

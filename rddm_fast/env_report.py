@@ -15,7 +15,7 @@ import torch
 
 from .ops import backends
 
-OPS = ("reverse_step", "forward_diffuse")
+OPS = ("reverse_step", "forward_diffuse", "joint_loss")
 PACKAGES = (
     *("rddm_fast", "torch", "triton", "numpy"),
     *("pillow", "opencv-python-headless", "safetensors", "typer", "rich"),

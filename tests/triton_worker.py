@@ -10,11 +10,12 @@ import itertools
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from rddm_fast.objective import Objective
-from rddm_fast.ops import forward_diffuse, reverse_step
+from rddm_fast.ops import forward_diffuse, joint_loss, reverse_step
 from rddm_fast.ops.noise import noise as reference_noise
 
 DTYPES = {
@@ -112,6 +113,44 @@ def diffused() -> list[dict[str, object]]:
     return rows
 
 
+def losses() -> list[dict[str, object]]:
+    """joint_loss for every objective, pair of dtypes and loss: errors against the float64 reference."""
+    rows = []
+    for objective, (image, output), loss_type in itertools.product(Objective, PAIRS, ("l1", "l2")):
+        torch.manual_seed(int(objective))
+        layout = LAYOUTS["channels_last" if loss_type == "l1" else "sliced"]
+        I_0, I_in, noise = (layout(torch.randn(2, 3, 7, 11)).to(DTYPES[image]) for _ in range(3))
+        outputs = [torch.randn(2, 3, 7, 11).to(DTYPES[output]) for _ in range(objective.outputs)] + [None]
+        for drawn in (False, True):
+            given = dict(seed=3, stream=1) if drawn else dict(noise=noise)
+            found = []
+            for impl, dtype in (("triton", None), ("reference", None), ("reference", torch.float64)):
+                wide = [x if x is None else x.detach().to(dtype or x.dtype) for x in (*outputs[:2], I_0, I_in)]
+                for x in wide[:2]:
+                    if x is not None:
+                        x.grad = None
+                        x.requires_grad_()
+                kind = {k: v.to(dtype) if dtype and isinstance(v, torch.Tensor) else v for k, v in given.items()}
+                lam = torch.tensor(0.3, requires_grad=True)
+                if dtype is not None:
+                    lam = 0.3
+                loss, parts = joint_loss(*wide, objective=objective, loss_type=loss_type, lam=lam, impl=impl, **kind)
+                loss.backward()
+                found.append([loss, parts, *(x.grad for x in wide[:2] if x is not None)])
+            for ours, plain, exact in zip(*found, strict=True):
+                eps = torch.finfo(ours.dtype).eps * (2 if ours.dtype == torch.float16 else 1)
+                rows.append(
+                    {
+                        "case": f"{objective.name} {image} {output} {loss_type} {drawn} {tuple(ours.shape)}",
+                        "error": (ours.double() - exact.double()).abs().max().item(),
+                        "plain_error": (plain.double() - exact.double()).abs().max().item(),
+                        "rounding": (eps + 1e-6) * exact.abs().max().item(),
+                        "same_layout": ours.stride() == plain.stride() and ours.dtype == plain.dtype,
+                    }
+                )
+    return rows
+
+
 def drawn() -> float:
     """The greatest difference between the noise that the kernel draws and the reference's."""
     differences = []
@@ -152,106 +191,108 @@ def non_finite() -> bool:
     return True
 
 
-def compile_all(directory: Path) -> list[dict[str, object]]:
-    """Every pair of dtypes and form of read-out, for sm_80 and sm_90, with all pointers 16-byte aligned."""
+def compile_one(
+    path: Path,
+    kernel: Any,
+    capability: int,
+    image: str,
+    output: str,
+    constants: dict[str, object],
+    types: dict[str, str],
+    config: dict[str, int],
+) -> None:
+    """Compile a kernel for images in `image` and outputs in `output`, aligned, and write its PTX and cubin."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
+    constants = {**constants, "pixels_together": False, "block": config["block"]}
+    known = {**types, "numel": "i32"}
+    signature = {}
+    for name in (parameter.name for parameter in kernel.params):
+        stored = (
+            "*" + (output if name.startswith(("out", "gradient")) else image) if name.endswith("_pointer") else "i64"
+        )
+        signature[name] = "constexpr" if name in constants else known.get(name, stored)
+    aligned = {
+        (i,): [["tt.divisibility", 16]]
+        for i, (name, kind) in enumerate(signature.items())
+        if name == "numel" or (kind.startswith("*") and name not in types)
+    }
+    compiled = triton.compile(
+        ASTSource(kernel, signature, constants, aligned),
+        target=GPUTarget("cuda", capability, 32),
+        options={"num_warps": config["num_warps"]},
+    )
+    path.with_suffix(".cubin").write_bytes(compiled.asm["cubin"])
+    path.with_suffix(".ptx").write_text(compiled.asm["ptx"])
+
+
+def compile_all(directory: Path) -> list[dict[str, object]]:
+    """Every kernel and pair of dtypes, with stored and with drawn noise, for sm_80 and sm_90."""
     from rddm_fast.kernels.forward_diffuse import forward_diffuse_kernel
     from rddm_fast.kernels.images import launch_config
-    from rddm_fast.kernels.reverse_step import COEFFICIENTS, NOISE, read_out, reverse_step_kernel
+    from rddm_fast.kernels.joint_loss import joint_loss_kernel, of_objective
+    from rddm_fast.kernels.reverse_step import COEFFICIENTS, read_out, reverse_step_kernel
 
-    names = [parameter.name for parameter in reverse_step_kernel.params]
-    rows = []
+    rows: list[dict[str, object]] = []
     for capability in (80, 90):
-        for image, output in PAIRS:
-            config = launch_config(DTYPES[output].itemsize)
-            for objective, draws in (
+        for (image, output), (objective, draws) in itertools.product(
+            PAIRS,
+            (
                 (Objective.pred_res_noise, False),
                 (Objective.pred_res_noise, True),
                 (Objective.pred_x0_add_noise, False),
                 (Objective.pred_noise, False),
-            ):
-                constants: dict[str, object] = {
-                    **read_out(objective),
-                    **dict.fromkeys(("adds_I_t", "adds_res", "adds_noise", "adds_I_0"), True),
-                    "draws": draws,
-                    "pixels_together": False,
-                    "block": config["block"],
-                }
-                if draws:
-                    constants["noise_pointer"] = None
-                if objective.outputs == 1:
-                    constants["out1_pointer"] = None
-                if not objective.needs_input:
-                    constants["I_in_pointer"] = None
-                signature = {}
-                for name in names:
-                    if name in constants:
-                        signature[name] = "constexpr"
-                    elif name in COEFFICIENTS:
-                        signature[name] = "fp32"
-                    elif name in NOISE:
-                        signature[name] = "i64"
-                    elif name == "numel":
-                        signature[name] = "i32"
-                    else:
-                        signature[name] = "*" + (output if name.startswith("out") else image)
-                aligned = {
-                    (i,): [["tt.divisibility", 16]]
-                    for i, name in enumerate(names)
-                    if signature[name].startswith("*") or name == "numel"
-                }
-                compiled = triton.compile(
-                    ASTSource(reverse_step_kernel, signature, constants, aligned),
-                    target=GPUTarget("cuda", capability, 32),
-                    options={"num_warps": config["num_warps"]},
-                )
-                name = f"sm{capability}-{image}-{output}-{objective.name}{'-drawn' * draws}"
-                (directory / f"{name}.cubin").write_bytes(compiled.asm["cubin"])
-                (directory / f"{name}.ptx").write_text(compiled.asm["ptx"])
-                rows.append(
-                    {
-                        "name": name,
-                        "inputs": sum(kind.startswith("*") for kind in signature.values()) - 1,
-                        "scalar_loads": 0,
-                    }
-                )
-        for image in ("fp32", "bf16", "fp16"):
-            for draws in (False, True):
-                config = launch_config(DTYPES[image].itemsize)
-                kernel = forward_diffuse_kernel
-                constants = {"draws": draws, "pixels_together": False, "one_sample": True, "block": config["block"]}
-                if draws:
-                    constants["noise_pointer"] = None
-                types = {"t_pointer": "*i64", "alpha_bar_pointer": "*fp32", "beta_bar_pointer": "*fp32", "numel": "i32"}
-                signature = {
-                    name: "constexpr"
-                    if name in constants
-                    else types.get(name, "*" + image if name.endswith("_pointer") else "i64")
-                    for name in (parameter.name for parameter in kernel.params)
-                }
-                images = ("I_0_pointer", "I_in_pointer", "noise_pointer", "result_pointer", "numel")
-                aligned = {
-                    (i,): [["tt.divisibility", 16]]
-                    for i, name in enumerate(signature)
-                    if name in images and signature[name] != "constexpr"
-                }
-                compiled = triton.compile(
-                    ASTSource(kernel, signature, constants, aligned),
-                    target=GPUTarget("cuda", capability, 32),
-                    options={"num_warps": config["num_warps"]},
-                )
-                name = f"sm{capability}-{image}-forward_diffuse{'-drawn' * draws}"
-                (directory / f"{name}.cubin").write_bytes(compiled.asm["cubin"])
-                (directory / f"{name}.ptx").write_text(compiled.asm["ptx"])
-                rows.append({"name": name, "inputs": 2 if draws else 3, "scalar_loads": 3})  # t and the tables
+            ),
+        ):
+            constants: dict[str, object] = {
+                **read_out(objective),
+                **dict.fromkeys(("adds_I_t", "adds_res", "adds_noise", "adds_I_0"), True),
+                **{"draws": draws, **({"noise_pointer": None} if draws else {})},
+                **({"out1_pointer": None} if objective.outputs == 1 else {}),
+                **({} if objective.needs_input else {"I_in_pointer": None}),
+            }
+            inputs = 2 + objective.outputs - 1 + objective.needs_input + (not draws)
+            name = f"sm{capability}-{image}-{output}-{objective.name}{'-drawn' * draws}"
+            config, types = launch_config(DTYPES[output].itemsize), dict.fromkeys(COEFFICIENTS, "fp32")
+            compile_one(directory / name, reverse_step_kernel, capability, image, output, constants, types, config)
+            rows.append({"name": name, "inputs": inputs, "scalar_loads": 0, "scalar_stores": 0})
+        for image, draws in itertools.product(("fp32", "bf16", "fp16"), (False, True)):
+            constants = {"draws": draws, "one_sample": True, **({"noise_pointer": None} if draws else {})}
+            types = {"t_pointer": "*i64", "alpha_bar_pointer": "*fp32", "beta_bar_pointer": "*fp32"}
+            row = {"inputs": 2 if draws else 3, "scalar_loads": 3, "scalar_stores": 0}  # t and the tables
+            name = f"sm{capability}-{image}-forward_diffuse{'-drawn' * draws}"
+            config = launch_config(DTYPES[image].itemsize)
+            compile_one(directory / name, forward_diffuse_kernel, capability, image, image, constants, types, config)
+            rows.append({"name": name, **row})
+        for (image, output), draws in itertools.product(PAIRS, (False, True)):
+            constants = {
+                **of_objective(Objective.pred_res_noise),
+                **{"draws": draws, "squared": False, "lam_pointer": None},
+                **({"noise_pointer": None} if draws else {}),
+            }
+            types = {"sums_pointer": "*fp32", "weight0": "fp32", "weight1": "fp32", "scale": "fp32"}
+            row = {"inputs": 4 if draws else 5, "scalar_loads": 0, "scalar_stores": 2}  # a program's sums
+            name = f"sm{capability}-{image}-{output}-joint_loss{'-drawn' * draws}"
+            config = launch_config(DTYPES[output].itemsize)
+            compile_one(directory / name, joint_loss_kernel, capability, image, output, constants, types, config)
+            rows.append({"name": name, **row})
     return rows
 
 
 if __name__ == "__main__":
     if sys.argv[1] == "interpret":
-        print(json.dumps({"rows": interpret(), "non_finite": non_finite(), "drawn": drawn(), "diffused": diffused()}))
+        print(
+            json.dumps(
+                {
+                    "rows": interpret(),
+                    "non_finite": non_finite(),
+                    "drawn": drawn(),
+                    "diffused": diffused(),
+                    "losses": losses(),
+                }
+            )
+        )
     else:
         print(json.dumps(compile_all(Path(sys.argv[2]))))

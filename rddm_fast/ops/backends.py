@@ -147,6 +147,9 @@ def _choose(impl: str | None, device: torch.device) -> str:
     raise BackendUnavailable(f"no backend for tensors on {device} ({'; '.join(reasons)}){advice}")
 
 
+_DETACH = "call it under torch.no_grad(), detach its inputs, or pass impl='reference', which is differentiable"
+
+
 def define(
     name: str,
     schema: str,
@@ -172,10 +175,7 @@ def define(
         library.impl(f"{name}_triton", triton, key)
 
 
-def check_no_gradient(op: str, *tensors: Tensor | None) -> None:
+def check_no_gradient(op: str, *tensors: Tensor | None, advice: str = _DETACH) -> None:
     """Raise RuntimeError where a gradient through `op` would be needed, which has none."""
     if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors):
-        raise RuntimeError(
-            f"{op} has no gradient: call it under torch.no_grad(), detach its inputs, "
-            "or pass impl='reference', which is differentiable"
-        )
+        raise RuntimeError(f"{op} has no gradient: {advice}")

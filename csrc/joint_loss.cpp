@@ -1,0 +1,167 @@
+// joint_loss on the CPU.
+#include "joint_loss.h"
+
+#include <torch/csrc/stable/library.h>
+
+#include <tuple>
+#include <vector>
+
+#include "cpu_blocks.h"
+#include "joint_loss_inputs.h"
+
+namespace rddm {
+namespace {
+
+constexpr int64_t kLanes = 16;
+
+// The sum of n <= kBlock values, in an order that does not depend on the machine.
+template <class T>
+RDDM_CLONES double sum(const T* __restrict x, int64_t n) {
+  T lanes[kLanes] = {};
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    for (int64_t lane = 0; lane < kLanes; ++lane) lanes[lane] += x[i + lane];
+  }
+  for (int64_t lane = 0; i < n; ++i, ++lane) lanes[lane] += x[i];
+  double total = 0;
+  for (const T lane : lanes) total += double(lane);
+  return total;
+}
+
+template <Objective O, bool Squared, class T>
+RDDM_CLONES void terms(const T* __restrict I_0, const T* __restrict I_in, const T* __restrict noise,
+                       const T* __restrict out0, const T* __restrict out1, T scale0, T scale1,
+                       T* __restrict value0, T* __restrict value1, T* __restrict derivative0,
+                       T* __restrict derivative1, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) {
+    const auto t =
+        joint_loss<O, Squared, T>(I_0[i], I_in[i], noise[i], out0[i], out1[i], scale0, scale1);
+    value0[i] = t.value0;
+    derivative0[i] = t.derivative0;
+    if constexpr (has_two_outputs(O)) {
+      value1[i] = t.value1;
+      derivative1[i] = t.derivative1;
+    }
+  }
+}
+
+template <class T>
+using Terms = void (*)(const T*, const T*, const T*, const T*, const T*, T, T, T*, T*, T*, T*,
+                       int64_t);
+
+template <bool Squared, class T>
+Terms<T> terms_for(Objective objective) {
+  switch (objective) {
+    case Objective::kPredResNoise:
+      return terms<Objective::kPredResNoise, Squared, T>;
+    case Objective::kPredResAddNoise:
+      return terms<Objective::kPredResAddNoise, Squared, T>;
+    case Objective::kPredX0Noise:
+      return terms<Objective::kPredX0Noise, Squared, T>;
+    case Objective::kPredX0AddNoise:
+      return terms<Objective::kPredX0AddNoise, Squared, T>;
+    case Objective::kPredRes:
+      return terms<Objective::kPredRes, Squared, T>;
+    case Objective::kPredNoise:
+      return terms<Objective::kPredNoise, Squared, T>;
+    case Objective::kPredX0:
+      return terms<Objective::kPredX0, Squared, T>;
+  }
+  STD_TORCH_CHECK(false, "joint_loss: unknown objective");
+}
+
+// Where a block of derivatives is written: in place, or into a buffer that is rounded on its way
+// out.
+template <class Output, class T>
+struct Gradient {
+  Output* data;
+  alignas(64) T buffer[std::is_same_v<Output, T> ? 1 : kBlock];
+
+  T* at(int64_t begin) {
+    if constexpr (std::is_same_v<Output, T>) {
+      return data + begin;
+    } else {
+      return buffer;
+    }
+  }
+  void done(int64_t begin, int64_t n) {
+    if constexpr (!std::is_same_v<Output, T>) round_to(buffer, data + begin, n);
+  }
+};
+
+template <class Image, class Output, class T>
+void run(const JointLossInputs& in, double weight0, double weight1, T* parts) {
+  if (in.lam) {
+    weight0 = *data_of<float>(in.lam);
+    weight1 = 1 - weight0;
+  }
+  const bool two = has_two_outputs(in.objective);
+  const Terms<T> terms =
+      in.squared ? terms_for<true, T>(in.objective) : terms_for<false, T>(in.objective);
+  Output* const gradient0 = static_cast<Output*>(in.gradient0.tensor.mutable_data_ptr());
+  Output* const gradient1 = static_cast<Output*>(in.gradient1.tensor.mutable_data_ptr());
+  const int64_t numel = in.out0.numel(), blocks = (numel + kBlock - 1) / kBlock;
+  std::vector<double> sums0(blocks), sums1(blocks);  // a block's, whichever thread works on it
+  torch::stable::parallel_for(0, blocks, kGrain / kBlock, [&](int64_t first, int64_t last) {
+    Block<Image, T> I_0(data_of<Image>(in.I_0)), I_in(data_of<Image>(in.I_in));
+    Block<Output, T> out0(data_of<Output>(in.out0)), out1(data_of<Output>(in.out1));
+    NoiseBlock<Image, T> noise(in.noise);
+    Gradient<Output, T> to0{gradient0, {}}, to1{gradient1, {}};
+    alignas(64) T values0[kBlock], values1[kBlock], unused[kBlock];
+    for (int64_t block = first; block < last; ++block) {
+      const int64_t i = block * kBlock, n = std::min(kBlock, numel - i);
+      terms(I_0.at(i, n), I_in.at(i, n), noise.at(i, n), out0.at(i, n), out1.at(i, n),
+            T(weight0 * in.scale), T(weight1 * in.scale), values0, values1, to0.at(i),
+            two ? to1.at(i) : unused, n);
+      sums0[block] = sum(values0, n);
+      to0.done(i, n);
+      if (two) {
+        sums1[block] = sum(values1, n);
+        to1.done(i, n);
+      }
+    }
+  });
+  double total0 = 0, total1 = 0;
+  for (const double s : sums0) total0 += s;
+  for (const double s : sums1) total1 += s;
+  parts[0] = T(total0 / double(numel));
+  parts[1] = T(two ? total1 / double(numel) : 0.0);
+}
+
+std::tuple<Tensor, Tensor, Tensor> joint_loss_cpu(
+    const Tensor& out0, const std::optional<Tensor>& out1, const Tensor& I_0,
+    const std::optional<Tensor>& I_in, const std::optional<Tensor>& noise,
+    std::optional<int64_t> seed, int64_t stream, const std::optional<Tensor>& lam, double weight0,
+    double weight1, int64_t objective, bool squared) {
+  const JointLossInputs in(out0, out1, I_0, I_in, noise, seed, stream, objective, squared, lam);
+  const ScalarType image = in.I_0.scalar_type(), output = in.out0.scalar_type();
+  const bool wide = output == ScalarType::Double;
+  Tensor parts = torch::stable::new_empty(out0, {2}, wide ? ScalarType::Double : ScalarType::Float);
+  float* const f = static_cast<float*>(parts.mutable_data_ptr());
+  if (image == ScalarType::Float && output == ScalarType::Float) {
+    run<float, float, float>(in, weight0, weight1, f);
+  } else if (image == ScalarType::Float && output == ScalarType::BFloat16) {
+    run<float, BFloat16, float>(in, weight0, weight1, f);
+  } else if (image == ScalarType::Float && output == ScalarType::Half) {
+    run<float, Half, float>(in, weight0, weight1, f);
+  } else if (image == ScalarType::BFloat16 && output == ScalarType::BFloat16) {
+    run<BFloat16, BFloat16, float>(in, weight0, weight1, f);
+  } else if (image == ScalarType::Half && output == ScalarType::Half) {
+    run<Half, Half, float>(in, weight0, weight1, f);
+  } else if (image == ScalarType::Double && wide) {
+    run<double, double, double>(in, weight0, weight1,
+                                static_cast<double*>(parts.mutable_data_ptr()));
+  } else {
+    STD_TORCH_CHECK(false, "joint_loss: no CPU kernel for I_0 in ",
+                    torch::headeronly::toString(image), " beside out0 in ",
+                    torch::headeronly::toString(output));
+  }
+  return {parts, in.gradient0.finish(), in.gradient1.finish()};
+}
+
+}  // namespace
+}  // namespace rddm
+
+STABLE_TORCH_LIBRARY_IMPL(rddm_fast, CPU, m) {
+  m.impl("joint_loss", TORCH_BOX(&rddm::joint_loss_cpu));
+}

@@ -1,0 +1,44 @@
+// The arithmetic of the joint loss (RDDM, eq. 12 and section 4.3), for one pixel, shared by the
+// host and the device.
+//
+// The objective's targets (rddm_fast/objective.py) follow from I_0, I_in and epsilon; each output
+// contributes its weight times |output - target| or its square, and the derivative of that.
+#pragma once
+
+#include "inline.h"
+#include "reverse_step.h"
+
+namespace rddm {
+
+template <class T>
+struct JointLossTerms {
+  T value0, value1;            // |d| or d^2 of each output
+  T derivative0, derivative1;  // times the scale of each output
+};
+
+template <bool Squared, class T>
+RDDM_INLINE T distance(T d) {
+  return Squared ? d * d : (d < 0 ? -d : d);
+}
+
+// 0 at 0, as torch's; NaN stays.
+template <bool Squared, class T>
+RDDM_INLINE T distance_derivative(T d) {
+  if constexpr (Squared) return 2 * d;
+  return d > 0 ? T(1) : (d < 0 ? T(-1) : d);
+}
+
+template <Objective O, bool Squared, class T>
+RDDM_INLINE JointLossTerms<T> joint_loss(T I_0, T I_in, T epsilon, T out0, T out1, T scale0,
+                                         T scale1) {
+  constexpr bool x0_wanted =
+      O == Objective::kPredX0Noise || O == Objective::kPredX0AddNoise || O == Objective::kPredX0;
+  constexpr bool added = O == Objective::kPredResAddNoise || O == Objective::kPredX0AddNoise;
+  const T target0 = O == Objective::kPredNoise ? epsilon : (x0_wanted ? I_0 : I_in - I_0);
+  const T target1 = added ? target0 + epsilon : epsilon;
+  const T d0 = out0 - target0, d1 = has_two_outputs(O) ? out1 - target1 : T(0);
+  return {distance<Squared>(d0), distance<Squared>(d1), scale0 * distance_derivative<Squared>(d0),
+          scale1 * distance_derivative<Squared>(d1)};
+}
+
+}  // namespace rddm

@@ -1,0 +1,62 @@
+// What both launchers of joint_loss do before their loops.
+#pragma once
+
+#include "joint_loss.h"
+#include "tensors.h"
+
+namespace rddm {
+
+// The tensors of one call, all in the layout of `gradient0`, which is laid out as out0 is.
+struct JointLossInputs {
+  Result gradient0, gradient1;
+  Tensor out0, I_0;
+  std::optional<Tensor> out1, I_in, lam;
+  NoiseArgument noise;
+  Objective objective;
+  bool squared;
+  // What the derivatives are multiplied by beside their weight: 1 / numel, or 1 where the outputs
+  // are float16, which has no room for it; the backward pass multiplies by the rest.
+  double scale;
+
+  JointLossInputs(const Tensor& out0_, const std::optional<Tensor>& out1_, const Tensor& I_0_,
+                  const std::optional<Tensor>& I_in_, const std::optional<Tensor>& noise_,
+                  std::optional<int64_t> seed, int64_t stream, int64_t objective_, bool squared_,
+                  const std::optional<Tensor>& lam_)
+      : gradient0(out0_, seed.has_value()),
+        gradient1(out1_ ? out0_ : torch::stable::new_empty(out0_, {0}), seed.has_value()),
+        out0(in_layout_of(out0_, gradient0.tensor)),
+        I_0(other(I_0_, I_0_.scalar_type(), "I_0")),
+        objective(static_cast<Objective>(objective_)),
+        squared(squared_) {
+    STD_TORCH_CHECK(objective_ >= 0 && objective_ < kObjectives, "joint_loss: objective ",
+                    objective_, " is not one of 0 to ", kObjectives - 1);
+    STD_TORCH_CHECK(out1_.has_value() == has_two_outputs(objective),
+                    "joint_loss: out1 must be given exactly where the objective has two outputs");
+    STD_TORCH_CHECK(noise_.has_value() != seed.has_value(),
+                    "joint_loss: pass noise or a seed, one of them");
+    if (out1_) out1 = other(*out1_, out0.scalar_type(), "out1");
+    if (I_in_) I_in = other(*I_in_, I_0.scalar_type(), "I_in");
+    if (lam_) {
+      STD_TORCH_CHECK(lam_->numel() == 1 && lam_->scalar_type() == ScalarType::Float &&
+                          lam_->device() == out0.device(),
+                      "joint_loss: lam must be one float32 number on the outputs' device");
+      lam = *lam_;
+    }
+    scale = out0.scalar_type() == ScalarType::Half || out0.numel() == 0 ? 1.0 : 1.0 / out0.numel();
+    if (noise_) {
+      noise.tensor = other(*noise_, I_0.scalar_type(), "noise");
+    } else {
+      noise.drawn = true;
+      noise.seed = static_cast<uint64_t>(*seed);
+      noise.stream = static_cast<uint64_t>(stream);
+      noise.layout = *pixel_layout(gradient0.tensor);
+    }
+  }
+
+ private:
+  Tensor other(const Tensor& x, ScalarType dtype, const char* name) const {
+    return matching(x, gradient0.tensor, dtype, "joint_loss", name);
+  }
+};
+
+}  // namespace rddm

@@ -1,0 +1,241 @@
+"""`rddm_fast::joint_loss`: the training loss and its gradients in one pass over memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from ..objective import Objective, targets
+from . import backends
+from .noise import noise as draw
+from .noise import signed64
+
+_SCHEMA = (
+    "(Tensor out0, Tensor? out1, Tensor I_0, Tensor? I_in, Tensor? noise, int? seed, int stream, "
+    "Tensor? lam, float weight0, float weight1, int objective, bool squared) -> (Tensor, Tensor, Tensor)"
+)
+_HALVES = (torch.bfloat16, torch.float16)
+_DTYPES = (torch.float32, *_HALVES, torch.float64)
+LOSS_TYPES = ("l1", "l2")
+
+
+def _numel_factor(out0: Tensor) -> float:
+    """What the saved gradients still have to be multiplied by: float16 has no room for 1 / numel."""
+    return 1 / max(out0.numel(), 1) if out0.dtype == torch.float16 else 1.0
+
+
+def joint_loss_reference(
+    out0: Tensor,
+    out1: Tensor | None,
+    I_0: Tensor,
+    I_in: Tensor | None,
+    noise: Tensor | None,
+    seed: int | None,
+    stream: int,
+    lam: Tensor | None,
+    weight0: float,
+    weight1: float,
+    objective: int,
+    squared: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The op's definition in plain torch, with the schema's arguments: (parts (2,), gradient0, gradient1).
+
+    The parts are the mean distances of the two outputs from their targets, unweighted; a gradient is the weighted
+    sum's derivative by an output, in the output's dtype, laid out as `torch.empty_like(out0)`. For float16 outputs it
+    lacks the factor 1 / numel. The second of a single output is empty.
+    """
+    compute = torch.float64 if out0.dtype == torch.float64 else torch.float32
+    if noise is None:
+        assert seed is not None
+        noise = draw(I_0.shape, seed, stream, I_0.device)
+    x = I_0.to(compute)
+    I_res = -x if I_in is None else I_in.to(compute) - x
+    outputs = [out0] if out1 is None else [out0, out1]
+    weights: list[Any] = [weight0, weight1] if lam is None else [lam, 1 - lam]
+    parts, gradients = [], []
+    scale = 1.0 if out0.dtype == torch.float16 else 1 / max(out0.numel(), 1)
+    for out, target, weight in zip(
+        outputs, targets(Objective(objective), x, I_res, noise.to(compute)), weights, strict=False
+    ):
+        d = out.to(compute) - target
+        parts.append((d * d if squared else d.abs()).mean())
+        derivative = 2 * d if squared else torch.where(d.isnan(), d, d.sign())
+        gradients.append(torch.empty_like(out0).copy_(weight * scale * derivative))
+    if out1 is None:
+        parts.append(torch.zeros_like(parts[0]))
+        gradients.append(out0.new_empty(0))
+    return torch.stack(parts), gradients[0], gradients[1]
+
+
+def _triton(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
+    from rddm_fast.kernels.joint_loss import joint_loss as launch
+
+    return launch(*args)
+
+
+def _fake(out0: Tensor, out1: Tensor | None, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
+    wide = torch.float64 if out0.dtype == torch.float64 else torch.float32
+    second = out0.new_empty(0) if out1 is None else torch.empty_like(out0)
+    return out0.new_empty(2, dtype=wide), torch.empty_like(out0), second
+
+
+backends.define("joint_loss", _SCHEMA, reference=joint_loss_reference, triton=_triton, fake=_fake)
+_op = torch.ops.rddm_fast.joint_loss.default
+_CALL: dict[str, Any] = {
+    "reference": joint_loss_reference,
+    "cpp": _op,
+    "cuda": _op,
+    "triton": torch.ops.rddm_fast.joint_loss_triton.default,
+}
+
+
+class _JointLoss(torch.autograd.Function):
+    """The op's gradients are known when its loss is: they are saved, and scaled when asked for."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, out0: Tensor, out1: Tensor | None, lam: Tensor | None, backend: str, weights: Any, arguments: Any
+    ) -> tuple[Tensor, Tensor]:
+        I_0, I_in, noise, seed, stream, objective, squared = arguments
+        weight0, weight1 = weights
+        parts, gradient0, gradient1 = _CALL[backend](
+            out0, out1, I_0, I_in, noise, seed, stream, lam, weight0, weight1, objective, squared
+        )
+        ctx.save_for_backward(gradient0, gradient1, parts)
+        ctx.two, ctx.factor, ctx.learnt = out1 is not None, _numel_factor(out0), lam is not None
+        ctx.used = False
+        first, second = (lam, 1 - lam) if lam is not None else (weight0, weight1)
+        loss = first * parts[0] + second * parts[1] if ctx.two else first * parts[0]
+        ctx.mark_non_differentiable(parts)
+        return loss, parts
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, by_loss: Tensor, _by_parts: Any) -> tuple[Tensor | None, ...]:
+        gradient0, gradient1, parts = ctx.saved_tensors
+        if torch.compiler.is_compiling():
+            scaled = [g * (by_loss * ctx.factor) for g in (gradient0, gradient1)]
+        else:
+            if ctx.used:
+                raise RuntimeError(
+                    "joint_loss was asked for its gradient a second time, and gave it away: compute the loss again"
+                )
+            ctx.used = True
+            # In place: the gradients are all the memory that the loss takes. Usually there is nothing to scale.
+            scaled = [gradient0, gradient1]
+            if not (by_loss.device.type == "cpu" and float(by_loss) * ctx.factor == 1):
+                scaled = [g.mul_((by_loss * ctx.factor).to(by_loss.dtype)) for g in scaled]
+        by_lam = by_loss * (parts[0] - parts[1]) if ctx.learnt else None
+        return scaled[0], scaled[1] if ctx.two else None, by_lam, None, None, None
+
+
+def joint_loss(
+    out0: Tensor,
+    out1: Tensor | None,
+    I_0: Tensor,
+    I_in: Tensor | None = None,
+    *,
+    objective: Objective | str | int,
+    lam: float | Tensor = 0.5,
+    loss_type: str = "l1",
+    noise: Tensor | None = None,
+    seed: int | None = None,
+    stream: int = 0,
+    impl: str | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The joint loss of RDDM (Liu et al., CVPR 2024, L_auto), with its gradients made in the same pass:
+
+        lam mean |out0 - target0| + (1 - lam) mean |out1 - target1|
+
+    The targets are the objective's (`rddm_fast.objective.targets`): for pred_res_noise the residual I_in - I_0 and the
+    noise. For an objective with one output the loss is its mean distance alone, and `lam` is not used.
+
+    Args:
+        out0, out1: the network's outputs, of I_0's shape and dtype, or both bfloat16 or both float16 beside a float32
+            I_0. `out1` is given exactly where the objective has two outputs.
+        I_0: clean images, in float32, bfloat16 or float16 (float64: on the CPU only).
+        I_in: degraded images of I_0's shape and dtype. None means 0, as in generation.
+        objective: what the outputs are, an `Objective` or its name.
+        lam: the weight of the first distance, 0 to 1: a number, or a tensor of one float32 number, which gets a
+            gradient (on a GPU its range is not checked, which would stop the queue).
+        loss_type: "l1", or "l2" for the squared distance.
+        noise: the noise that I_t was made with; or else
+        seed, stream: what `forward_diffuse` drew it from: it is drawn again, and never touches memory.
+        impl: "reference", "cpp", "cuda" or "triton"; None takes the best that there is for the device.
+
+    Returns:
+        (loss, parts): a scalar, and the two unweighted mean distances (2,), which carry no gradient; float32 (float64
+        for float64). The same input gives the same bits, whatever the number of threads.
+
+    Raises:
+        ValueError: shapes, devices or numbers that do not go together.
+        TypeError: a dtype that is not served.
+        BackendUnavailable: `impl` is not there; the message says why.
+        RuntimeError: a gradient for an image or the noise would be needed, or one is asked for a second time.
+    """
+    objective = Objective.parse(objective)
+    _check(out0, out1, I_0, I_in, noise, seed, objective, lam, loss_type)
+    backend = backends.choose(impl, out0.device)
+    backends.check_no_gradient("joint_loss by its images", I_0, I_in, noise, advice="detach them")
+    learnt = lam if isinstance(lam, Tensor) and objective.outputs == 2 else None
+    weights = (1.0, 0.0) if objective.outputs == 1 else (0.0, 0.0) if learnt is not None else (lam, 1 - lam)
+    arguments = (
+        *(I_0, I_in, noise, None if seed is None else signed64(seed), signed64(stream)),
+        *(int(objective), loss_type == "l2"),
+    )
+    loss, parts = _JointLoss.apply(
+        out0, out1, None if learnt is None else learnt.reshape(()), backend, weights, arguments
+    )
+    return loss, parts
+
+
+def _check(
+    out0: Tensor,
+    out1: Tensor | None,
+    I_0: Tensor,
+    I_in: Tensor | None,
+    noise: Tensor | None,
+    seed: int | None,
+    objective: Objective,
+    lam: float | Tensor,
+    loss_type: str,
+) -> None:
+    if loss_type not in LOSS_TYPES:
+        raise ValueError(f"loss_type is 'l1' or 'l2', not {loss_type!r}")
+    if I_0.dtype not in _DTYPES:
+        raise TypeError(f"I_0 is {I_0.dtype}: convert it to float32, bfloat16 or float16")
+    if out0.dtype != I_0.dtype and not (I_0.dtype == torch.float32 and out0.dtype in _HALVES):
+        raise TypeError(
+            f"out0 is {out0.dtype} beside an I_0 of {I_0.dtype}: "
+            "convert it to I_0's dtype, or to bfloat16 or float16 beside a float32 I_0"
+        )
+    if objective.outputs == 2 and out1 is None:
+        raise ValueError(f"{objective.name} has two outputs, but out1 is missing: pass the network's second one")
+    if objective.outputs == 1 and out1 is not None:
+        raise ValueError(f"{objective.name} has one output, but out1 was given: pass None")
+    for name, x, like in (("out0", out0, out0), ("out1", out1, out0), ("I_in", I_in, I_0), ("noise", noise, I_0)):
+        if x is None:
+            continue
+        if x.shape != I_0.shape:
+            raise ValueError(f"{name} has shape {tuple(x.shape)} and I_0 has {tuple(I_0.shape)}: they must be equal")
+        if x.device != I_0.device:
+            raise ValueError(f"{name} is on {x.device} and I_0 on {I_0.device}: move one to the other")
+        if x.dtype != like.dtype:
+            wanted = "out0" if name == "out1" else "I_0"
+            raise TypeError(f"{name} is {x.dtype} and {wanted} is {like.dtype}: convert {name} to that")
+    if (noise is None) == (seed is None):
+        raise ValueError("pass either noise, the draw that I_t was made with, or the seed that it was drawn from")
+    if isinstance(lam, Tensor):
+        if lam.numel() != 1 or lam.dtype != torch.float32 or lam.device != I_0.device:
+            raise ValueError(
+                f"lam must be one float32 number on {I_0.device}, "
+                f"not {lam.dtype} of shape {tuple(lam.shape)} on {lam.device}"
+            )
+        if lam.device.type != "cpu" or torch.compiler.is_compiling():
+            return
+        lam = float(lam.detach())
+    if not 0 <= lam <= 1:
+        raise ValueError(f"lam is {lam}: it weighs the two distances and must be between 0 and 1")
