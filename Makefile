@@ -4,7 +4,7 @@
 #   make test      run the tests against the installed package
 #   make check     formatting, lint, types
 #   make develop   an editable installation, for working on the package
-#   make bench     the benchmarks
+#   make bench     the benchmarks (of an editable installation)
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -36,6 +36,7 @@ develop: $(VENV)/tools
 	PATH="$(abspath $(BIN)):$$PATH" $(PIP) install -c constraints.txt --no-build-isolation -e ".[test,dev]"
 
 bench: develop
+	$(BIN)/python -m benchmarks --keep-freed-memory
 	$(BIN)/python -m benchmarks.bench_network
 
 clean:

@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from rddm_fast.compat import ResidualDiffusion, UnetRes
 from rddm_fast.fast import FastSampler
-from rddm_fast.files import write_whole
+from rddm_fast.files import write_text_whole
 
 from .timing import machine, side_by_side
 
@@ -29,8 +29,10 @@ NETWORKS = {"two": 0, "shared": 1, "one": -1}
 
 
 @torch.no_grad()
-def measure(networks: str = "two", size: int = 64, batch: int = 1, dim: int = 64, repeats: int = 15) -> dict[str, Any]:
-    """Check that both give the same outputs, then time them; float32, random weights, on the CPU.
+def measure(
+    networks: str = "two", size: int = 64, batch: int = 1, dim: int = 64, repeats: int = 15, device: str = "cpu"
+) -> dict[str, Any]:
+    """Check that both give the same outputs, then time them; float32, random weights.
 
     Raises AssertionError when the outputs differ by more than TOLERANCE.
     """
@@ -40,10 +42,11 @@ def measure(networks: str = "two", size: int = 64, batch: int = 1, dim: int = 64
     diffusion = ResidualDiffusion(
         eager, image_size=size, condition=True, sampling_timesteps=5, objective=objective
     ).eval()
+    diffusion.to(device)
     sampler = FastSampler(diffusion)
-    x = torch.randn(batch, 6, size, size)
+    x = torch.randn(batch, 6, size, size).to(device)
     number = 1
-    time = torch.full((batch,), sampler.steps[number].t)
+    time = torch.full((batch,), sampler.steps[number].t, device=device)
     with FlopCounterMode(display=False) as counter:
         expected = eager(x, time)
     difference = max(
@@ -53,13 +56,14 @@ def measure(networks: str = "two", size: int = 64, batch: int = 1, dim: int = 64
     assert difference <= TOLERANCE, f"the folded network differs by {difference:.1e}"
 
     large = torch.nn.Conv2d(256, 256, 3, padding=1).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    image = torch.randn(1, 256, 64, 64).to(memory_format=torch.channels_last)
+    large.to(device)
+    image = torch.randn(1, 256, 64, 64, device=device).to(memory_format=torch.channels_last)
     calls: dict[str, Callable[[], object]] = {
         "eager": lambda: eager(x, time),
         "folded": lambda: sampler.networks(x, number),  # type: ignore[arg-type]
         "one convolution": lambda: large(image),
     }
-    times = side_by_side(calls, repeats=repeats)
+    times = side_by_side(calls, repeats=repeats, synchronise=device != "cpu")
     flop = {
         "eager": counter.get_total_flops(),
         "folded": counter.get_total_flops(),
@@ -67,6 +71,7 @@ def measure(networks: str = "two", size: int = 64, batch: int = 1, dim: int = 64
     }
     return {
         "machine": machine(),
+        "device": torch.cuda.get_device_name() if device == "cuda" else device,
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "networks": networks,
@@ -86,9 +91,10 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--dim", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--json", type=Path, help="write the numbers there")
     options = parser.parse_args()
-    result = measure(options.networks, options.size, options.batch, options.dim, options.repeats)
+    result = measure(options.networks, options.size, options.batch, options.dim, options.repeats, options.device)
     print(
         f"{options.networks} network(s), dim {options.dim}, {'x'.join(map(str, result['shape']))}, float32, "
         f"{result['threads']} threads; outputs differ by {result['difference']:.1e}"
@@ -100,7 +106,7 @@ def main() -> None:
         )
     print(f"folded is {result['speedup']:.2f} times as fast as eager")
     if options.json is not None:
-        write_whole(options.json, lambda path: path.write_text(json.dumps(result, indent=2) + "\n"))
+        write_text_whole(options.json, json.dumps(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 
 def machine() -> str:
     """The processor's name and how many of them there are."""
@@ -34,14 +36,19 @@ class Timing:
 
 
 def side_by_side(
-    calls: Mapping[str, Callable[[], object]], *, repeats: int = 15, warm_up: int = 2
+    calls: Mapping[str, Callable[[], object]], *, repeats: int = 15, warm_up: int = 2, synchronise: bool = False
 ) -> dict[str, Timing]:
-    """Time each call `repeats` times, in turns, so that a busy moment of the machine falls on all of them."""
+    """Time each call `repeats` times, in turns, so that a busy moment of the machine falls on all of them.
+
+    With `synchronise`, until the GPU is done with it.
+    """
     times: dict[str, list[float]] = {name: [] for name in calls}
     for repeat in range(warm_up + repeats):
         for name, call in calls.items():
             started = time.perf_counter()
             call()
+            if synchronise:
+                torch.cuda.synchronize()
             if repeat >= warm_up:
                 times[name].append(1e3 * (time.perf_counter() - started))
     return {name: Timing.of(milliseconds) for name, milliseconds in times.items()}

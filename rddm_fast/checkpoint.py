@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ._extras import require
 from .diffusion import ResidualDiffusion
-from .files import write_whole
+from .files import write_text_whole, write_whole
 from .schedule import Schedule
 from .unet import ResidualUnets
 
@@ -96,8 +96,7 @@ def save_model(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / "model.safetensors", lambda path: safetensors.save_file(tensors, path))
-    text = json.dumps(config, indent=2) + "\n"
-    write_whole(folder / "config.json", lambda path: path.write_text(text))
+    write_text_whole(folder / "config.json", json.dumps(config, indent=2) + "\n")
 
 
 def built_in_models() -> list[str]:

@@ -29,7 +29,7 @@ import torch
 
 from . import __version__
 from .diffusion import ResidualDiffusion
-from .files import write_whole
+from .files import write_text_whole
 from .schedule import Schedule
 
 app = typer.Typer(
@@ -333,7 +333,7 @@ def demo(
             "photographs": [r.numbers() for r in results],
         }
         json_file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(json_file, lambda path: path.write_text(json.dumps(numbers, indent=2) + "\n"))
+        write_text_whole(json_file, json.dumps(numbers, indent=2) + "\n")
         out.print(f"numbers: {escape(str(json_file))}")
 
 

@@ -36,3 +36,8 @@ def write_whole(path: str | PathLike[str], write: Callable[[Path], object]) -> N
         os.fsync(folder)  # the rename itself survives a power cut only once the folder is on disk
     finally:
         os.close(folder)
+
+
+def write_text_whole(path: str | PathLike[str], text: str) -> None:
+    """`write_whole` of a text, in UTF-8."""
+    write_whole(path, lambda unfinished: unfinished.write_text(text, encoding="utf-8"))

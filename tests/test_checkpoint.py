@@ -39,8 +39,9 @@ def test_what_is_saved_is_loaded(options: dict[str, Any], tmp_path: Path) -> Non
     diffusion = small_model(**{"sampling_timesteps": 2, **options})
     save_model(tmp_path / "m", diffusion, info={"made": "here"})
     loaded = load_model(tmp_path / "m")
+    state = loaded.state_dict()
     for name, value in diffusion.state_dict().items():
-        assert torch.equal(loaded.state_dict()[name], value), name
+        assert torch.equal(state[name], value), name
     for name in ("objective", "condition", "path_independent", "eta", "loss_type", "clip_res", "sampling_timesteps"):
         assert getattr(loaded, name) == getattr(diffusion, name), name
     assert loaded.schedule.recipe == diffusion.schedule.recipe and not loaded.training
@@ -155,8 +156,9 @@ def test_a_published_checkpoint_gives_its_model_s_images(kind: str, generation: 
     path = published(tmp_path / "model-80.pt", diffusion, generation, raw=small_model(**options, seed=9))
     objective = options.get("objective", "pred_res_noise")
     loaded = load_published(path, objective=objective, path_independent=False, image_size=16, **arguments)
+    state = loaded.model.state_dict()
     for name, value in diffusion.model.state_dict().items():
-        assert torch.equal(loaded.model.state_dict()[name], value), name
+        assert torch.equal(state[name], value), name
     for name in ("alphas_cumsum", "betas_cumsum"):
         torch.testing.assert_close(getattr(loaded, name), getattr(diffusion, name), rtol=1e-5, atol=1e-6)
 

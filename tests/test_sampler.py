@@ -27,6 +27,27 @@ def test_the_published_indices() -> None:
     assert len(differing) == 84 and differing[0] == 26
 
 
+@pytest.mark.parametrize(
+    ("timesteps", "count", "indices"),
+    [
+        (10, 4, [9, 6, 4, 1, -1]),  # -1, 1.5, 4, 6.5, 9, towards zero
+        (7, 3, [6, 3, 1, -1]),  # -1, 4/3, 11/3, 6
+        (4, 3, [3, 1, 0, -1]),
+        (1000, 1, [999, -1]),
+        (1, 1, [0, -1]),
+    ],
+)
+def test_indices_by_hand(timesteps: int, count: int, indices: list[int]) -> None:
+    assert step_indices(timesteps, count) == step_indices(timesteps, count, exact=True) == indices
+
+
+def test_float32_rounds_one_index_of_26_steps_down() -> None:
+    published, exact = step_indices(1000, 26), step_indices(1000, 26, exact=True)
+    assert [(a, b) for a, b in zip(published, exact, strict=True) if a != b] == [(498, 499)]
+    assert [step.s for step in few_steps(SCHEDULE, 26, exact=True)] == exact[1:]
+    assert [step.t for step in few_steps(SCHEDULE, 26)] == published[:-1]
+
+
 @pytest.mark.parametrize("count", [0, 1001, -3])
 def test_a_count_that_cannot_be(count: int) -> None:
     with pytest.raises(ValueError, match="sampling_timesteps must be between 1 and the schedule's 1000 steps"):
@@ -100,6 +121,48 @@ def test_an_oracle_recovers_the_clean_image(objective: Objective, count: int) ->
     for eta in (0.0, 1.0):
         found = reverse(oracle, I_T, few_steps(SCHEDULE, count, eta), objective=objective, I_in=I_in, clip_res=2.0)
         torch.testing.assert_close(found, I_0, rtol=0, atol=2e-4)
+
+
+@pytest.mark.parametrize("objective", list(Objective))
+def test_an_oracle_recovers_the_clean_image_from_every_index_in_turn(objective: Objective) -> None:
+    """The ancestral sampler, generating: I_in is 0, the residual the negated image."""
+    schedule = Schedule.triangular(20, 1.0)
+    I_0 = to_signed(images(2, 3, 8, 8, seed=1))
+    visited: list[int] = []
+
+    def oracle(_number: int, step: Step, I_t: torch.Tensor, _previous: object) -> list[torch.Tensor]:
+        visited.append(step.t)
+        epsilon = (I_t - (1 - step.alpha_bar) * I_0) / step.beta_bar
+        return list(targets(objective, I_0, -I_0, epsilon))
+
+    drawn: list[torch.Tensor] = []
+
+    def draw(like: torch.Tensor) -> torch.Tensor:
+        drawn.append(torch.randn_like(like))
+        return drawn[-1]
+
+    found = reverse(oracle, torch.randn_like(I_0), ancestral_steps(schedule), objective=objective, draw=draw)
+    torch.testing.assert_close(found, I_0, rtol=0, atol=1e-4)
+    assert visited == list(range(19, -1, -1)) and len(drawn) == 19
+
+
+def test_the_last_step_is_the_clean_image_and_needs_no_noise() -> None:
+    for last in (few_steps(SCHEDULE, 3, 1.0)[-1], ancestral_steps(SCHEDULE)[-1]):
+        assert (last.s, last.k_t, last.k_res, last.k_noise, last.k_0) == (-1, 0.0, 0.0, 0.0, 1.0)
+        assert last.sigma == 0.0 and not last.draws
+
+
+def test_the_residual_is_clamped_to_1_unless_told_otherwise() -> None:
+    I_in, residual = torch.full((1, 3, 4, 4), 1.0), torch.full((1, 3, 4, 4), 1.75)
+
+    def predict(*_unused: object) -> list[torch.Tensor]:
+        return [residual]
+
+    known = {"objective": Objective.pred_res, "I_in": I_in}
+    steps = few_steps(SCHEDULE, 2)
+    assert torch.equal(reverse(predict, I_in, steps, **known), I_in - 1)
+    assert torch.equal(reverse(predict, I_in, steps, clip_res=2.0, **known), I_in - residual)
+    assert torch.equal(reverse(predict, I_in, steps, clip_res=2.0, clip_0=0.5, **known), I_in - 1.5)
 
 
 def test_eta_1_keeps_the_marginals() -> None:

@@ -1,0 +1,238 @@
+"""What every op's benchmark shares: cases, the check before timing, timing in turns over rotating inputs, records.
+
+An op's file says what its inputs are, what runs them (`Work`), and what a perfect kernel would move.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rddm_fast.ops import backends
+
+SHAPES = [
+    *((1, 3, side, side) for side in (64, 128, 256, 512, 1024)),
+    *((16, 3, side, side) for side in (64, 256, 512, 1024)),
+]
+QUICK_SHAPES = [(1, 3, 64, 64), (1, 3, 256, 256), (16, 3, 256, 256)]
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+CACHE_BYTES = {"cpu": 64 << 20, "cuda": 64 << 20}
+"""More than the last-level cache of any machine this is likely to run on; inputs rotate over four times that."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """Images of a shape, dtype and layout, by the names of DTYPES and LAYOUTS."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    layout: str
+
+    def image(self, generator: torch.Generator, device: torch.device) -> Tensor:
+        """A standard normal image of this case."""
+        x = torch.randn(self.shape, generator=generator).to(device, DTYPES[self.dtype])
+        return x.to(memory_format=LAYOUTS[self.layout])
+
+    @property
+    def image_bytes(self) -> int:
+        return math.prod(self.shape) * DTYPES[self.dtype].itemsize
+
+
+@dataclass(frozen=True)
+class Work:
+    """One op on one case's inputs, by several providers.
+
+    calls: provider to what it runs; each returns the tensors that are checked.
+    exact: what they should return, in float64.
+    draws: providers that draw noise of their own, so that only the spread of what they return can be checked.
+    """
+
+    calls: dict[str, Callable[[], Sequence[Tensor]]]
+    exact: Callable[[], Sequence[Tensor]]
+    draws: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Op:
+    """An op's benchmark: `work` makes inputs from a seed; `images_moved` is what a perfect kernel reads and writes."""
+
+    name: str
+    images_moved: int
+    images_kept: int
+    work: Callable[[Case, torch.device, int], Work]
+
+
+@dataclass(frozen=True)
+class Record:
+    """One provider on one case. Times in microseconds, gbps of the bytes that a perfect kernel would move."""
+
+    op: str
+    provider: str
+    device: str
+    shape: tuple[int, ...]
+    dtype: str
+    layout: str
+    us_p20: float
+    us_p50: float
+    us_p80: float
+    gbps: float
+    copy_fraction: float
+    ratio_eager: float
+    ratio_compile: float | None
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "shape": list(self.shape)}
+
+
+class WrongResult(RuntimeError):
+    """A provider whose result is not the op's; nothing is timed then."""
+
+
+def keep_freed_memory() -> None:
+    """Have the C library keep what is freed, for all providers alike.
+
+    By default it gives large blocks back to the system, which zeroes them page by page when they are next asked for.
+    That is what a user's process pays, most of all for an eager sequence's temporaries; without it, what remains is
+    the ops' own time.
+    """
+    if sys.platform == "linux":
+        mmap_threshold, trim_threshold = -3, -1  # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of malloc.h
+        libc = ctypes.CDLL(None)
+        libc.mallopt(mmap_threshold, 1 << 30)
+        libc.mallopt(trim_threshold, 2**31 - 1)
+
+
+def our_backends(device: torch.device) -> list[str]:
+    """The backends of ours that run on `device`, without the plain-torch reference."""
+    return [name for name in backends.BACKENDS if name != "reference" and backends.why_not(name, device) is None]
+
+
+def cases(quick: bool, device: torch.device) -> Iterator[Case]:
+    """float32 at every shape; the other layout and dtypes at three of them, or one for a quick run."""
+    largest = [SHAPES[-1]] if device.type == "cuda" else []  # where a GPU's memory shows what it can do
+    for shape in [*QUICK_SHAPES, *largest] if quick else SHAPES:
+        yield Case(shape, "float32", "contiguous")
+        if shape == QUICK_SHAPES[-1] or (not quick and shape in (QUICK_SHAPES[1], SHAPES[-1])):
+            yield Case(shape, "float32", "channels_last")
+            yield Case(shape, "bfloat16", "contiguous")
+            yield Case(shape, "float16", "contiguous")
+
+
+def check(work: Work, case: Case, op: str) -> None:
+    """Every provider against float64, by the mean error: at most twice what the eager sequence loses, and one rounding.
+
+    The mean, because a loss' derivative jumps where a difference changes its sign.
+    """
+    exact = [x.double() for x in work.exact()]
+    eps = torch.finfo(DTYPES[case.dtype]).eps
+    eager = work.calls["eager"]() if "eager" not in work.draws else exact
+    lost = [(a.double() - b).abs().mean().item() for a, b in zip(eager, exact, strict=True)]
+    for provider, call in work.calls.items():
+        for got, right, allowed in zip(call(), exact, lost, strict=True):
+            if provider in work.draws:
+                error = (got.double().std() / right.std() - 1).abs().item()
+                fine = error <= 0.1 + 4 / math.sqrt(right.numel())
+            else:
+                error = (got.double() - right).abs().mean().item()
+                fine = error <= 2 * allowed + (eps + 1e-6) * right.abs().mean().item()
+            if not fine:
+                raise WrongResult(f"{op} by {provider} on {case} is off by {error:.1e} where eager is by {allowed:.1e}")
+
+
+def rotations(op: Op, case: Case, device: torch.device) -> int:
+    """How many sets of inputs it takes for none to be left in the cache when its turn comes, at most 64."""
+    wanted = 4 * CACHE_BYTES[device.type] // (op.images_kept * case.image_bytes)
+    return max(2, min(64, wanted))
+
+
+def timed(call: Callable[[int], object], count: int, device: torch.device) -> float:
+    """Microseconds a call of `count` calls, which are given the numbers from 0."""
+    if device.type == "cuda":
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        for i in range(count):
+            call(i)
+        end.record()
+        end.synchronize()
+        return 1e3 * start.elapsed_time(end) / count
+    started = time.perf_counter()
+    for i in range(count):
+        call(i)
+    return 1e6 * (time.perf_counter() - started) / count
+
+
+def percentiles(calls: Mapping[str, Callable[[int], object]], count: int, device: torch.device, repeats: int) -> dict:
+    """Provider to its (p20, p50, p80) in microseconds, measured in turns."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for repeat in range(repeats + 1):
+        for name, call in calls.items():
+            microseconds = timed(call, count, device)
+            if repeat:
+                times[name].append(microseconds)
+    return {name: tuple(statistics.quantiles(t, n=10)[i] for i in (1, 4, 7)) for name, t in times.items()}
+
+
+def copy_bandwidth(device: torch.device, repeats: int = 9) -> float:
+    """GB/s of torch's copy_ of a tensor four times the cache, read and write counted."""
+    n = 4 * CACHE_BYTES[device.type] // 4
+    source, target = torch.zeros(n, device=device), torch.zeros(n, device=device)
+    (p50,) = (p[1] for p in percentiles({"copy": lambda _: target.copy_(source)}, 2, device, repeats).values())
+    return 8 * n / p50 / 1e3
+
+
+def _rotating(sets: Sequence[Work], provider: str) -> Callable[[int], object]:
+    return lambda i: sets[i % len(sets)].calls[provider]()
+
+
+def measure(
+    op: Op,
+    which: Sequence[Case],
+    device: torch.device,
+    *,
+    repeats: int = 9,
+    compiling: bool = True,
+    report: Callable[[Record], None],
+) -> list[Record]:
+    """Check and time `op` on every case; `report` is called with each record as it comes.
+
+    `compiling`: also torch.compile's, which takes seconds a case to compile.
+    """
+    records = []
+    copy = copy_bandwidth(device)
+    for case in which:
+        sets = [op.work(case, device, seed) for seed in range(rotations(op, case, device))]
+        if not compiling:
+            for one in sets:
+                del one.calls["compile"]
+        check(sets[0], case, op.name)
+        calls = {name: _rotating(sets, name) for name in sets[0].calls}
+        found = percentiles(calls, len(sets), device, repeats)
+        bytes_moved = op.images_moved * case.image_bytes
+        for provider, (p20, p50, p80) in found.items():
+            gbps = bytes_moved / p50 / 1e3
+            record = Record(
+                op.name,
+                provider,
+                str(device),
+                case.shape,
+                case.dtype,
+                case.layout,
+                *(p20, p50, p80),
+                gbps=gbps,
+                copy_fraction=gbps / copy,
+                ratio_eager=found["eager"][1] / p50,
+                ratio_compile=found["compile"][1] / p50 if "compile" in found else None,
+            )
+            records.append(record)
+            report(record)
+    return records

@@ -1,0 +1,69 @@
+#!/usr/bin/env bash
+# Everything that a GPU can show, in one call under 9 minutes, without a network:
+#
+#   benchmarks/on_gpu.sh OUTDIR [--dry-run]
+#
+# Each step has a time limit and a log in OUTDIR; one that fails does not stop the others. OUTDIR/summary.txt has a line
+# a step, and the exit code is 1 if any failed. --dry-run prints the steps and runs none.
+set -u
+
+usage() { echo "usage: benchmarks/on_gpu.sh OUTDIR [--dry-run]" >&2; exit 2; }
+[ $# -ge 1 ] && [ $# -le 2 ] || usage
+case $1 in -*) usage ;; esac
+dry=0
+if [ $# -eq 2 ]; then [ "$2" = --dry-run ] && dry=1 || usage; fi
+
+repo=$(cd "$(dirname "$0")/.." && pwd)
+if [ $dry -eq 0 ]; then mkdir -p "$1" || exit 2; out=$(cd "$1" && pwd); else out=$1; fi
+python=${PYTHON:-python3}
+env_dir=$out/venv
+failed=0
+
+# step NAME SECONDS COMMAND...: run the command from the repository, its output in OUTDIR/NAME.log.
+step() {
+  name=$1; limit=$2; shift 2
+  if [ $dry -eq 1 ]; then echo "$name (at most $limit s): $*"; return; fi
+  start=$(date +%s)
+  (cd "$repo" && timeout --kill-after=5 "$limit" "$@") >"$out/$name.log" 2>&1
+  code=$?
+  line="$name: exit code $code after $(($(date +%s) - start)) s"
+  echo "$line" | tee -a "$out/summary.txt"
+  [ $code -eq 0 ] || { failed=1; tail -n 15 "$out/$name.log"; }
+}
+
+[ $dry -eq 1 ] || : >"$out/summary.txt"
+
+# The device's own architecture alone: a tenth of the time that all take.
+if [ $dry -eq 0 ]; then
+  arch=$("$python" -c 'import torch; print("%d.%d" % torch.cuda.get_device_capability())') || {
+    echo "error: torch finds no CUDA device, so there is nothing to measure" >&2
+    exit 2
+  }
+  export TORCH_CUDA_ARCH_LIST=$arch RDDM_FAST_BUILD_CUDA=1
+fi
+
+# An installation of its own that sees the system's torch, so that the checkout and the system stay as they are.
+step venv 20 "$python" -m venv --system-site-packages --without-pip "$env_dir"
+step build 110 "$python" -m pip install --no-build-isolation --no-deps --no-index --target "$env_dir/package" .
+if [ $dry -eq 0 ]; then export PYTHONPATH="$env_dir/package"; fi
+# `python -m benchmarks...` puts the checkout, which is not compiled, before the package: the runner turns that round.
+run="$repo/benchmarks/run_installed.py"
+
+step environment 15 "$python" -P -m rddm_fast.env_report --json
+step attributes 15 "$python" -P -c 'import json; from rddm_fast import _C; import rddm_fast.ops; print(json.dumps(_C.kernel_attributes(), indent=1))'
+step tests 80 "$python" -P -m pytest -q -p no:cacheprovider tests/test_gpu.py tests/test_build.py
+for tool in memcheck racecheck; do
+  if [ $dry -eq 1 ] || command -v compute-sanitizer >/dev/null; then
+    step "$tool" 45 compute-sanitizer --tool "$tool" --error-exitcode 9 "$python" -P "$run" sanitize
+  else
+    echo "$tool: skipped, there is no compute-sanitizer" | tee -a "$out/summary.txt"
+  fi
+done
+step ops-quick 90 "$python" -P "$run" ops --quick --json "$out/ops-quick.json" --plot "$out/ops-quick"
+step ops 60 "$python" -P "$run" ops --no-compile --json "$out/ops.json" --csv "$out/ops.csv" --plot "$out/ops"
+for size in 64 256; do
+  step "network-$size" 25 "$python" -P "$run" bench_network --device cuda --size "$size" --json "$out/network-$size.json"
+done
+
+[ $dry -eq 1 ] || rm -rf "$env_dir"
+exit $failed

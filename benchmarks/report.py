@@ -1,0 +1,153 @@
+"""What a benchmark prints and writes: a table, JSON, CSV, a plot, and the state of the GPU."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rddm_fast.env_report import gpus
+from rddm_fast.files import write_text_whole, write_whole
+from rddm_fast.ops import backends
+
+from .harness import Op, Record, WrongResult, cases, copy_bandwidth, keep_freed_memory, measure
+from .timing import machine
+
+HEADER = (
+    f"{'op':16}{'provider':12}{'shape':>16} {'dtype':>9} {'layout':>14} {'µs p20':>9} {'p50':>9} {'p80':>9} "
+    f"{'GB/s':>7} {'copy':>6} {'eager':>6} {'compile':>7}"
+)
+
+
+def line(r: Record) -> str:
+    """A record as a line under HEADER; the last three are a share and two ratios."""
+    shape = "x".join(map(str, r.shape))
+    compiled = "-" if r.ratio_compile is None else f"{r.ratio_compile:.2f}"
+    return (
+        f"{r.op:16}{r.provider:12}{shape:>16} {r.dtype:>9} {r.layout:>14} "
+        f"{r.us_p20:9.1f} {r.us_p50:9.1f} {r.us_p80:9.1f} "
+        f"{r.gbps:7.1f} {r.copy_fraction:6.0%} {r.ratio_eager:6.2f} {compiled:>7}"
+    )
+
+
+def gpu_state() -> dict[str, Any] | None:
+    """Clocks, power, temperature and reasons for throttling of the current GPU; None where they cannot be asked."""
+    try:
+        import pynvml
+    except ImportError:
+        return None
+    try:
+        pynvml.nvmlInit()
+        handle = pynvml.nvmlDeviceGetHandleByIndex(torch.cuda.current_device())
+        reasons = pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle)
+        idle = pynvml.nvmlClocksThrottleReasonGpuIdle | pynvml.nvmlClocksThrottleReasonNone
+        return {
+            "sm_mhz": pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_SM),
+            "memory_mhz": pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_MEM),
+            "watts": pynvml.nvmlDeviceGetPowerUsage(handle) / 1000,
+            "celsius": pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU),
+            "throttled": bool(reasons & ~idle),
+        }
+    except pynvml.NVMLError:
+        return None
+
+
+def plot(stem: Path, records: Sequence[Record], copy: float, images: dict[str, int]) -> None:
+    """GB/s against the bytes moved, a line a provider, the copy bandwidth drawn as the roof; STEM.png and STEM.svg."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    ops = list(dict.fromkeys(r.op for r in records))
+    figure, axes = pyplot.subplots(1, len(ops), figsize=(5.5 * len(ops), 4), squeeze=False)
+    for axis, op in zip(axes[0], ops, strict=True):
+        chosen = [r for r in records if (r.op, r.dtype, r.layout) == (op, "float32", "contiguous")]
+        for provider in dict.fromkeys(r.provider for r in chosen):
+            of = sorted((r for r in chosen if r.provider == provider), key=lambda r: r.us_p50 * r.gbps)
+            sizes = [r.us_p50 * r.gbps * 1e3 / 2**20 for r in of]
+            axis.plot(sizes, [r.gbps for r in of], marker="o", label=provider)
+        axis.axhline(copy, color="black", linestyle="--", label="copy bandwidth")
+        axis.set(title=f"{op}, float32", xlabel=f"MiB moved ({images[op]} images)", ylabel="GB/s", xscale="log")
+        axis.legend()
+    figure.tight_layout()
+    for suffix in (".png", ".svg"):
+        path = stem.with_suffix(suffix)
+        write_whole(path, lambda unfinished: figure.savefig(unfinished, dpi=120))
+    pyplot.close(figure)
+
+
+def as_json(records: Sequence[Record]) -> str:
+    """The records as a JSON list."""
+    return json.dumps([r.as_dict() for r in records], indent=1) + "\n"
+
+
+def write_csv(path: Path, records: Sequence[Record]) -> None:
+    """One line a record, with a header."""
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(records[0].as_dict()))
+        writer.writeheader()
+        writer.writerows({**r.as_dict(), "shape": "x".join(map(str, r.shape))} for r in records)
+
+
+def main(ops: Sequence[Op], description: str | None, argv: Sequence[str] | None = None) -> None:
+    """Run the benchmarks of `ops` from the command line. Ends with exit code 1 where a result is wrong."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="three shapes")
+    parser.add_argument("--ops", nargs="+", choices=[op.name for op in ops], help="these ops alone")
+    parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--repeats", type=int, default=9, help="timings of each, of which percentiles are taken")
+    parser.add_argument(
+        "--keep-freed-memory", action="store_true", help="have the C library not return memory to the system"
+    )
+    parser.add_argument("--json", type=Path, help="write the records there")
+    parser.add_argument("--csv", type=Path, help="write the records there")
+    parser.add_argument("--plot", type=Path, metavar="STEM", help="draw STEM.png and STEM.svg")
+    options = parser.parse_args(argv)
+    if options.keep_freed_memory:
+        keep_freed_memory()
+    device = torch.device(options.device)
+    # Every case is compiled for its own shape. Beyond its limit the compiler would run the eager code and say nothing.
+    torch._dynamo.config.recompile_limit = 1000
+    torch._dynamo.config.fail_on_recompile_limit_hit = True
+    chosen = [op for op in ops if options.ops is None or op.name in options.ops]
+
+    copy, before = copy_bandwidth(device), gpu_state() if device.type == "cuda" else None
+    print(f"{machine()}; torch {torch.__version__}, {torch.get_num_threads()} threads; copy bandwidth {copy:.1f} GB/s")
+    if device.type == "cuda":
+        print(f"{torch.cuda.get_device_name()}; {before or 'its state cannot be asked'}; {gpus()}")
+    if backends.build_info is None:
+        print(f"no compiled backend is measured: {backends.why_not_compiled}")
+    if options.keep_freed_memory:
+        print("freed memory is kept by the process")
+    print(HEADER)
+    records: list[Record] = []
+    try:
+        for op in chosen:
+            records += measure(
+                op,
+                list(cases(options.quick, device)),
+                device,
+                repeats=options.repeats,
+                compiling=not options.no_compile,
+                report=lambda r: print(line(r), flush=True),
+            )
+            if options.json:  # after each op: a run that is cut off has not been for nothing
+                write_text_whole(options.json, as_json(records))
+    except WrongResult as wrong:
+        sys.exit(f"error: {wrong}")
+    if device.type == "cuda":
+        after = gpu_state()
+        throttled = any(state and state["throttled"] for state in (before, after))
+        print(f"afterwards: {after}" + (": THE GPU WAS THROTTLED, these times are not its best" if throttled else ""))
+    if options.csv:
+        write_whole(options.csv, lambda path: write_csv(path, records))
+    if options.plot:
+        plot(options.plot, records, copy, {op.name: op.images_moved for op in chosen})

@@ -1,0 +1,58 @@
+"""Every op's GPU kernels on small, odd and unaligned images: what compute-sanitizer watches.
+
+compute-sanitizer --tool memcheck python -m benchmarks.sanitize
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rddm_fast.objective import Objective
+from rddm_fast.ops import forward_diffuse, joint_loss, reverse_step
+
+from .harness import LAYOUTS, our_backends
+
+SHAPES = [(1, 3, 1, 1), (2, 3, 5, 7), (1, 3, 16, 16), (3, 3, 33, 31)]
+PAIRS = [(torch.float32, torch.float32), (torch.float32, torch.bfloat16), (torch.float16, torch.float16)]
+STEP: dict[str, Any] = {"k_t": 1.0, "k_res": -0.1, "k_noise": -0.2, "k_0": 0.1, "sigma": 0.2}
+
+
+def run(backend: str, device: torch.device) -> int:
+    """Call every op with every objective, dtype, layout and kind of noise; returns how many calls were made."""
+    calls = 0
+    tables = torch.linspace(0, 1, 10, device=device), torch.linspace(0, 1, 10, device=device)
+    for shape, (image, output), layout, drawn in itertools.product(SHAPES, PAIRS, LAYOUTS.values(), (False, True)):
+
+        def images(dtype: torch.dtype, shape=shape, layout=layout) -> Tensor:
+            numel = torch.Size(shape).numel()
+            unaligned = torch.randn(numel + 1, device=device).to(dtype)[1:].view(shape)
+            return unaligned.to(memory_format=layout)
+
+        noise: dict[str, Any] = {"seed": 3, "stream": 1} if drawn else {"noise": images(image)}
+        t = torch.arange(shape[0], device=device)
+        forward_diffuse(images(image), images(image), t, *tables, impl=backend, **noise)
+        for objective in Objective:
+            outputs: list[Any] = [*(images(output) for _ in range(objective.outputs)), None]
+            numbers: dict[str, Any] = {"alpha_bar": 0.5, "beta_bar": 0.4, **STEP}
+            given: dict[str, Any] = {"objective": objective, "I_in": images(image), "impl": backend, **noise}
+            reverse_step(images(image), outputs[0], outputs[1], **numbers, **given)
+            for out in outputs[:2]:
+                if out is not None:
+                    out.requires_grad_()
+            joint_loss(outputs[0], outputs[1], images(image), lam=0.4, **given)[0].backward()
+            calls += 2
+        calls += 1
+    torch.cuda.synchronize()
+    return calls
+
+
+if __name__ == "__main__":
+    if not torch.cuda.is_available():
+        raise SystemExit("error: there is no CUDA device to check kernels on")
+    cuda = torch.device("cuda")
+    for name in our_backends(cuda):
+        print(f"{name}: {run(name, cuda)} calls")

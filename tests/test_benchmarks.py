@@ -1,0 +1,103 @@
+"""The benchmarks check before they time, and write what they say; on_gpu.sh names only what exists."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import bench_forward_diffuse, bench_joint_loss, bench_reverse_step, harness, report
+
+ROOT = Path(__file__).parents[1]
+OPS = [bench_reverse_step.OP, bench_forward_diffuse.OP, bench_joint_loss.OP]
+CPU = torch.device("cpu")
+TINY = harness.Case((1, 3, 8, 8), "float32", "channels_last")
+
+
+@pytest.fixture(autouse=True)
+def _without_the_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch.compile takes 10 seconds an op, and is not what is tested here."""
+    for module in (bench_reverse_step, bench_forward_diffuse, bench_joint_loss):
+        monkeypatch.setattr(module, "compiled", getattr(module, "needed", module.eager))
+    monkeypatch.setitem(harness.CACHE_BYTES, "cpu", 1 << 20)
+
+
+@pytest.mark.parametrize("op", OPS, ids=lambda op: op.name)
+@pytest.mark.parametrize("dtype", harness.DTYPES)
+def test_every_provider_is_right_and_recorded(op: harness.Op, dtype: str) -> None:
+    seen: list[harness.Record] = []
+    case = harness.Case(TINY.shape, dtype, TINY.layout)
+    records = harness.measure(op, [case], CPU, repeats=3, report=seen.append)
+    assert records == seen and {"cpp", "eager", "compile"} <= {r.provider for r in records}
+    eager = next(r for r in records if r.provider == "eager")
+    for r in records:
+        assert 0 < r.us_p20 <= r.us_p50 <= r.us_p80
+        assert r.gbps == pytest.approx(op.images_moved * 192 * harness.DTYPES[dtype].itemsize / r.us_p50 / 1e3)
+        assert r.ratio_eager == pytest.approx(eager.us_p50 / r.us_p50)
+        assert len(report.line(r)) == len(report.HEADER)
+
+
+def test_a_wrong_provider_is_caught() -> None:
+    def wrong(case: harness.Case, device: torch.device, seed: int) -> harness.Work:
+        work = bench_reverse_step.OP.work(case, device, seed)
+        work.calls["cpp"] = lambda: [work.calls["eager"]()[0] + 1e-4]
+        return work
+
+    op = harness.Op("reverse_step", 5, 5, wrong)
+    with pytest.raises(harness.WrongResult, match=r"reverse_step by cpp on .* is off by 1\.0e-04"):
+        harness.measure(op, [TINY], CPU, report=print)
+
+
+def test_inputs_rotate_through_more_than_the_cache() -> None:
+    op = bench_reverse_step.OP
+    sets = harness.rotations(op, TINY, CPU)
+    assert sets == 64 or sets * op.images_kept * TINY.image_bytes >= 4 << 20
+    assert harness.rotations(op, harness.Case((16, 3, 512, 512), "float32", "contiguous"), CPU) == 2
+
+
+def test_the_files_it_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.setattr(report, "cases", lambda quick, device: [harness.Case(TINY.shape, "float32", "contiguous")])
+    outputs = [tmp_path / name for name in ("a.json", "a.csv", "a")]
+    options = [str(x) for pair in zip(("--json", "--csv", "--plot"), outputs, strict=True) for x in pair]
+    report.main(OPS, "", ["--quick", "--repeats", "3", "--ops", "reverse_step", *options])
+    records = json.loads(outputs[0].read_text())
+    names = [field.name for field in fields(harness.Record)]
+    assert [list(r) for r in records] == [names] * len(records) and len(records) == 3
+    rows = list(csv.DictReader(outputs[1].open()))
+    assert [row["provider"] for row in rows] == [r["provider"] for r in records] and rows[0]["shape"] == "1x3x8x8"
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG") and "<svg" in (tmp_path / "a.svg").read_text()
+    assert "copy bandwidth" in capsys.readouterr().out
+
+
+def test_on_gpu_names_what_exists() -> None:
+    script = ROOT / "benchmarks" / "on_gpu.sh"
+    subprocess.run(["bash", "-n", script], check=True)
+    done = subprocess.run([script, "/nowhere/out dir", "--dry-run"], capture_output=True, text=True, cwd="/")
+    assert done.returncode == 0 and not done.stderr
+    steps = dict(line.split(" (at most ", 1) for line in done.stdout.splitlines())
+    assert {"build", "environment", "attributes", "tests", "memcheck", "racecheck", "ops", "network-64"} <= steps.keys()
+    assert (
+        sum(int(text.split(" s)")[0]) for text in steps.values()) < 9 * 60
+        and "/nowhere/out dir/ops.json" in steps["ops"]
+    )
+    for file in re.findall(r"(?:tests|benchmarks)/\w+\.py", done.stdout):
+        assert (ROOT / file).is_file(), file
+    for name in re.findall(r"run_installed\.py (\w+)", done.stdout):
+        assert name == "ops" or (ROOT / "benchmarks" / f"{name}.py").is_file(), name
+    assert subprocess.run([script], capture_output=True).returncode == 2
+
+
+def test_the_runner_takes_the_installed_package() -> None:
+    runner = ROOT / "benchmarks" / "run_installed.py"
+    done = subprocess.run([sys.executable, runner, "sanitize"], capture_output=True, text=True, cwd="/")
+    expected = "" if torch.cuda.is_available() else "error: there is no CUDA device to check kernels on\n"
+    assert done.stderr == expected
+    done = subprocess.run([sys.executable, runner], capture_output=True, text=True)
+    assert done.stderr.startswith("error: name a benchmark")

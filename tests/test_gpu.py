@@ -1,0 +1,115 @@
+"""The GPU backends against the float64 reference, where there is a GPU."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from models import images, small_model
+
+from rddm_fast.fast import FastSampler
+from rddm_fast.objective import Objective
+from rddm_fast.ops import backends, forward_diffuse, joint_loss, noise, reverse_step
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+CUDA = torch.device("cuda")
+PAIRS = [
+    *((torch.float32, output) for output in (torch.float32, torch.bfloat16, torch.float16)),
+    (torch.bfloat16, torch.bfloat16),
+    (torch.float16, torch.float16),
+]
+LAYOUTS = [torch.contiguous_format, torch.channels_last]
+SHAPES = [(2, 3, 5, 7), (1, 3, 64, 64)]
+BACKENDS = ["cuda", "triton"]
+STEP = {"alpha_bar": 0.6, "beta_bar": 0.3, "k_t": 1.0, "k_res": -0.1, "k_noise": -0.2, "k_0": 0.1, "sigma": 0.2}
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> str:
+    reason = backends.why_not(request.param, CUDA)
+    if reason is not None:
+        pytest.skip(f"{request.param}: {reason}")
+    return request.param
+
+
+def close(ours: torch.Tensor, exact: torch.Tensor, plain: torch.Tensor, extra: float = 0.0) -> None:
+    lost = (plain.double() - exact).abs().max()
+    rounding = (2 * torch.finfo(ours.dtype).eps + 1e-6 + extra) * exact.abs().max()
+    assert (ours.double() - exact).abs().max() <= 2 * lost + rounding
+
+
+@pytest.mark.parametrize("drawn", [False, True])
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+def test_reverse_step(backend: str, layout: torch.memory_format, drawn: bool) -> None:
+    for shape, (image, output), objective in itertools.product(SHAPES, PAIRS, Objective):
+        torch.manual_seed(0)
+        I_t, I_in, z = (torch.randn(shape, device=CUDA).to(image).to(memory_format=layout) for _ in range(3))
+        outputs = [torch.randn(shape, device=CUDA).to(output) for _ in range(objective.outputs)]
+        if drawn:
+            z = noise(shape, 7, 2, CUDA)
+        exact = reverse_step(
+            I_t.double(),
+            *(x.double() for x in outputs),
+            objective=objective,
+            I_in=I_in.double(),
+            noise=z.double(),
+            impl="reference",
+            **STEP,
+        )
+        given = {"seed": 7, "stream": 2} if drawn else {"noise": z}
+        plain, ours = (
+            reverse_step(I_t, *outputs, objective=objective, I_in=I_in, impl=impl, **given, **STEP)
+            for impl in ("reference", backend)
+        )
+        close(ours, exact, plain)
+        assert ours.stride() == plain.stride() and ours.dtype == image
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+def test_forward_diffuse_and_joint_loss(backend: str, layout: torch.memory_format) -> None:
+    tables = torch.linspace(0, 1, 50, device=CUDA), torch.linspace(0, 0.5, 50, device=CUDA)
+    for shape, (image, output), loss_type in itertools.product(SHAPES, PAIRS, ("l1", "l2")):
+        torch.manual_seed(0)
+        I_0, I_in = (torch.randn(shape, device=CUDA).to(image).to(memory_format=layout) for _ in range(2))
+        t = torch.randint(0, 50, shape[:1], device=CUDA)
+        arguments = (I_0, I_in, t, *tables)
+        plain, ours = (forward_diffuse(*arguments, seed=5, impl=impl) for impl in ("reference", backend))
+        close(ours, forward_diffuse(I_0.double(), I_in.double(), t, *tables, seed=5, impl="reference"), plain)
+
+        z = torch.randn(shape, device=CUDA).to(image)
+        outputs = [torch.randn(shape, device=CUDA).to(output) for _ in range(2)]
+        found = []
+        for impl, dtype in ((backend, None), ("reference", None), ("reference", torch.float64)):
+            x = [v.detach().to(dtype or v.dtype) for v in (*outputs, I_0, I_in, z)]
+            leaves = [v.clone().requires_grad_() for v in x[:2]]
+            loss, _ = joint_loss(
+                *leaves, *x[2:4], objective="pred_res_noise", noise=x[4], lam=0.3, loss_type=loss_type, impl=impl
+            )
+            (loss * 4).backward()
+            found.append([loss.detach(), *(leaf.grad for leaf in leaves)])
+        for a, b, exact in zip(*found, strict=True):
+            close(a, exact.double(), b)
+
+
+def test_an_index_outside_of_the_tables_is_nan(backend: str) -> None:
+    table = torch.linspace(0, 1, 5, device=CUDA)
+    x = torch.ones(3, 2, 4, device=CUDA)
+    t = torch.tensor([0, 5, -1], device=CUDA)
+    result = forward_diffuse(x, None, t, table, table, seed=1, impl=backend)
+    assert result[0].isfinite().all() and result[1:].isnan().all()
+
+
+def test_the_same_bits_twice(backend: str) -> None:
+    out = [torch.randn(2, 3, 200, 200, device=CUDA) for _ in range(4)]
+    runs = [joint_loss(*out, objective="pred_res_noise", seed=1, impl=backend)[1] for _ in range(3)]
+    assert all(torch.equal(run, runs[0]) for run in runs)
+
+
+def test_the_sampler_gives_the_cpu_s_image() -> None:
+    diffusion, x = small_model(), images(1, 3, 40, 24)
+    draws = [torch.randn(1, 3, 40, 24)]
+    expected = FastSampler(diffusion).sample(x, draws=draws)[-1]
+    torch.backends.cudnn.allow_tf32 = False
+    ours = FastSampler(diffusion.to(CUDA)).sample(x, draws=draws)[-1]
+    torch.testing.assert_close(ours.cpu(), expected, rtol=0, atol=1e-3)
