@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -30,6 +31,15 @@ def to_signed(x: Tensor) -> Tensor:
 def to_unit(x: Tensor) -> Tensor:
     """[-1, 1] to [0, 1]."""
     return (x + 1) * 0.5
+
+
+def _adopt_coefficients(module: nn.Module, _keys: Any) -> None:
+    """After loading a state dict, which holds the coefficients of training: sample with those, whatever was built."""
+    assert isinstance(module, ResidualDiffusion)
+    tables = module.alphas_cumsum.double().cpu(), module.betas_cumsum.double().cpu()
+    ours = module.schedule.alpha_bar, module.schedule.beta_bar
+    if not all(np.allclose(table, own, rtol=0, atol=1e-3) for table, own in zip(tables, ours, strict=True)):
+        module.schedule = Schedule.from_tables(*tables, sum_scale=module.schedule.sum_scale)
 
 
 class ResidualDiffusion(nn.Module):
@@ -90,12 +100,13 @@ class ResidualDiffusion(nn.Module):
         self.path_independent = path_independent
         self.test_res_or_noise = test_res_or_noise
         self.loss_type = loss_type
-        self.sampling_timesteps = sampling_timesteps or schedule.timesteps
+        self.sampling_timesteps = schedule.timesteps if sampling_timesteps is None else sampling_timesteps
         self.eta = eta
         self.clip_res = clip_res
         self.image_size = image_size
         for name, values in schedule.buffers().items():
             self.register_buffer(name, values)
+        self.register_load_state_dict_post_hook(_adopt_coefficients)
         self.steps(self.sampling_timesteps, eta)  # a bad number of steps is an error here, not when sampling
 
     alphas_cumsum: Tensor
@@ -274,7 +285,11 @@ class ResidualDiffusion(nn.Module):
 
         def draw(_like: Tensor | None = None) -> Tensor:
             if given is not None:
-                return next(given).to(device)
+                try:
+                    return next(given).to(device)
+                except StopIteration:
+                    needed = (I_in is None or 1) + sum(step.draws for step in steps)
+                    raise ValueError(f"there are too few draws: these steps take {needed}") from None
             return torch.randn(shape, device=device, generator=generator)
 
         steps = self.steps(sampling_timesteps, eta)
@@ -306,6 +321,9 @@ class ResidualDiffusion(nn.Module):
     ) -> tuple[tuple[int, ...], Tensor | None, Tensor | None]:
         """The shape to sample, and the input and the mask on this model's device and in its range."""
         device = self.alphas_cumsum.device
+        for name, image in (("the degraded images are", I_in), ("the mask is", mask)):
+            if image is not None and not image.is_floating_point():
+                raise TypeError(f"{name} {image.dtype}: pass floating-point values in [0, 1]")
         if self.input_condition and mask is None:
             raise ValueError("this model was trained with a mask (input_condition=True): pass one")
         if mask is not None:

@@ -60,7 +60,9 @@ class GaussianDiffusion(nn.Module):
         self.image_size = image_size
         self.channels = int(model.channels)  # type: ignore[arg-type]
         self.num_timesteps = timesteps
-        self.sampling_timesteps = sampling_timesteps or timesteps
+        self.sampling_timesteps = timesteps if sampling_timesteps is None else sampling_timesteps
+        if not 0 <= ddim_sampling_eta <= 1:
+            raise ValueError(f"ddim_sampling_eta must be between 0 and 1, not {ddim_sampling_eta}")
         self.loss_type, self.objective = loss_type, objective
         self.ddim_sampling_eta = ddim_sampling_eta
         self.auto_normalize = auto_normalize

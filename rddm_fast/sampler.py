@@ -12,7 +12,7 @@ Both are this one linear form, so one fused kernel, `ops.reverse_step`, serves t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
@@ -107,8 +107,11 @@ def ancestral_steps(schedule: Schedule) -> list[Step]:
     Its mean is c1 I_t + c2 I_res + c3 I_0 and its variance v, from the published buffers (RDDM, appendix A).
     """
     table = {name: values.double().tolist() for name, values in schedule.buffers().items()}
-    return [
-        Step(
+
+    def posterior(t: int) -> Step:
+        if schedule.beta_bar_at(t) == 0:  # no noise at all: the posterior is the step of eta = 0
+            return replace(_generalised(schedule, t, t - 1, 0.0), draws=t > 0)
+        return Step(
             t,
             t - 1,
             schedule.alpha_bar_at(t),
@@ -121,8 +124,8 @@ def ancestral_steps(schedule: Schedule) -> list[Step]:
             sigma=table["posterior_variance"][t] ** 0.5 if t else 0.0,
             draws=t > 0,
         )
-        for t in reversed(range(schedule.timesteps))
-    ]
+
+    return [posterior(t) for t in reversed(range(schedule.timesteps))]
 
 
 Predict = Callable[[int, Step, Tensor, "Tensor | None"], Sequence[Tensor]]
