@@ -80,23 +80,27 @@ def save_model(
         name: (value.to(dtype) if dtype else value).contiguous().cpu()
         for name, value in diffusion.model.state_dict().items()
     }
-    schedule = diffusion.schedule
-    if schedule.recipe["family"] == "tables":
-        tensors["schedule.alpha_bar"] = torch.from_numpy(schedule.alpha_bar)
-        tensors["schedule.beta_bar"] = torch.from_numpy(schedule.beta_bar)
-    config = {
-        "format": FORMAT,
-        "version": VERSION,
-        "objective": diffusion.objective.name,
-        "network": diffusion.model.config,
-        "schedule": {**schedule.recipe, "sum_scale": schedule.sum_scale},
-        "diffusion": {name: getattr(diffusion, name) for name in _DIFFUSION_FIELDS},
-        "info": info or {},
-    }
+    config = {"format": FORMAT, "version": VERSION, **described(diffusion), "info": info or {}}
+    if config["schedule"]["family"] == "tables":
+        tensors["schedule.alpha_bar"] = torch.from_numpy(diffusion.schedule.alpha_bar)
+        tensors["schedule.beta_bar"] = torch.from_numpy(diffusion.schedule.beta_bar)
+    text = json.dumps(config, indent=2) + "\n"  # what cannot be written is found before anything is
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / "model.safetensors", lambda path: safetensors.save_file(tensors, path))
-    write_text_whole(folder / "config.json", json.dumps(config, indent=2) + "\n")
+    write_text_whole(folder / "config.json", text)
+
+
+def described(diffusion: ResidualDiffusion) -> dict[str, Any]:
+    """What a model is beside its weights, ready for JSON; its network must be `ResidualUnets`."""
+    schedule = diffusion.schedule
+    recipe = schedule.recipe if "family" in schedule.recipe else {"family": "tables", "timesteps": schedule.timesteps}
+    return {
+        "objective": diffusion.objective.name,
+        "network": diffusion.model.config,
+        "schedule": {**recipe, "sum_scale": schedule.sum_scale},
+        "diffusion": {name: getattr(diffusion, name) for name in _DIFFUSION_FIELDS},
+    }
 
 
 def built_in_models() -> list[str]:
@@ -145,8 +149,11 @@ def load_model(folder: str | PathLike[str]) -> ResidualDiffusion:
 def _built(config: dict[str, Any], tensors: dict[str, Tensor]) -> ResidualDiffusion:
     recipe = config["schedule"]
     if recipe["family"] == "tables":
-        tables = tensors.pop("schedule.alpha_bar"), tensors.pop("schedule.beta_bar")
-        schedule = Schedule.from_tables(*tables, sum_scale=recipe["sum_scale"])
+        names = ("schedule.alpha_bar", "schedule.beta_bar")
+        if missing := [name for name in names if name not in tensors]:
+            raise ModelError(f"model.safetensors holds no {missing[0]}, which config.json says it does: save it again")
+        tables = [tensors.pop(name) for name in names]
+        schedule = Schedule.from_tables(tables[0], tables[1], sum_scale=recipe["sum_scale"])
     else:
         schedule = Schedule.from_recipe(recipe)
     return ResidualDiffusion(
@@ -259,12 +266,12 @@ def _published_state(path: Path, weights: str) -> dict[str, Tensor]:
         raise ModelError(f"{path} cannot be read as a checkpoint: {_one_line(error)}") from error
     if not isinstance(content, dict) or weights not in content:
         raise ModelError(f"{path} is not a published training checkpoint: it has no entry {weights!r}")
-    entries = content[weights]
+    entries = content[weights] or {}
     wrapper = "ema_model." if weights == "ema" else ""
     state = {}
     for key, value in entries.items():
         if key.startswith(wrapper) and isinstance(value, Tensor):
-            state[re.sub(r"(^|\.)(module|_orig_mod)\.", r"\1", key[len(wrapper) :])] = value.float()
+            state[re.sub(r"(^|\.)((module|_orig_mod)\.)+", r"\1", key[len(wrapper) :])] = value.float()
     if not state:
         raise ModelError(f"{path} holds no weights under {weights!r}")
     return state
@@ -302,7 +309,7 @@ def _architecture(
     inputs = stem.shape[1] // channels
 
     # The channels tell how many images are concatenated, not which; these are the published experiments.
-    if inputs == 1 and condition is None:
+    if inputs == 1 + bool(input_condition) + bool(self_condition) and condition is None:
         raise MissingArgument(
             "condition",
             "the network sees one image, and a published checkpoint does not store whether it generates or translates",

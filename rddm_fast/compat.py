@@ -236,7 +236,10 @@ class ResidualDiffusion(_ResidualDiffusion):
             image_size=image_size,
         )
         self.later_generation = later_generation
-        self.is_ddim_sampling = self.sampling_timesteps < self.num_timesteps
+
+    @property
+    def is_ddim_sampling(self) -> bool:
+        return self.sampling_timesteps < self.num_timesteps
 
     @property
     def sum_scale(self) -> float:

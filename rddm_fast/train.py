@@ -6,7 +6,9 @@ run is its weights, its optimiser and n; nothing else has to be restored.
 
 from __future__ import annotations
 
+import json
 import math
+import random
 import signal
 import threading
 import time
@@ -18,12 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from ._extras import require
-from .checkpoint import save_model
+from .checkpoint import described, save_model
 from .diffusion import ResidualDiffusion, to_signed
 from .files import write_whole
 
@@ -70,6 +72,18 @@ class Progress:
     images_per_second: float
 
 
+class _Losses(nn.Module):
+    """A model's losses as a module's call, which is what wrappers (DDP, compile) intercept."""
+
+    def __init__(self, diffusion: ResidualDiffusion) -> None:
+        super().__init__()
+        self.diffusion = diffusion
+
+    def forward(self, *arguments: Any) -> list[Tensor]:
+        # The class's own: `compat`'s subclass may have other methods of these names.
+        return ResidualDiffusion.losses(self.diffusion, *arguments)
+
+
 class Trainer:
     """Train `diffusion` on `dataset`, whose items are `{"target", "input"[, "mask"]}` in [0, 1], (C, H, W).
 
@@ -96,7 +110,7 @@ class Trainer:
         self.diffusion = diffusion
         self.step = 0
         optimizer = torch.optim.Adam(diffusion.parameters(), lr=self.settings.lr, betas=(0.9, 0.99))
-        self.model, self.optimizer = self.accelerator.prepare(diffusion, optimizer)
+        self.model, self.optimizer = self.accelerator.prepare(_Losses(diffusion), optimizer)
         self.ema = AveragedModel(diffusion, multi_avg_fn=self._average)
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.checkpoint.is_file():
@@ -158,7 +172,8 @@ class Trainer:
         noise = torch.randn(I_0.shape, generator=generator).to(I_0.device)
         for group in self.optimizer.param_groups:
             group["lr"] = settings.lr * settings.lr_at(self.step)
-        loss = torch.stack(self.model(I_0, I_in, t, mask, noise)).sum()
+        with _python_seeded(settings.seed * 1_000_003 + self.step):  # whether to self-condition is drawn by Python
+            loss = torch.stack(self.model(I_0, I_in, t, mask, noise)).sum()
         self.accelerator.backward(loss)
         self.accelerator.clip_grad_norm_(self.model.parameters(), settings.grad_clip)
         self.optimizer.step()
@@ -175,6 +190,7 @@ class Trainer:
         state = {
             "step": self.step,
             "settings": asdict(self.settings),
+            "described": json.dumps(described(self.diffusion), sort_keys=True),
             "model": self.diffusion.state_dict(),
             "ema": self.ema.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -182,7 +198,15 @@ class Trainer:
         write_whole(self.checkpoint, lambda path: torch.save(state, path))
 
     def _resume(self) -> None:
-        state = torch.load(self.checkpoint, map_location=self.accelerator.device, weights_only=True)
+        try:
+            state = torch.load(self.checkpoint, map_location=self.accelerator.device, weights_only=True)
+            if not {"step", "settings", "described", "model", "ema", "optimizer"} <= state.keys():
+                raise ValueError("it is not a checkpoint of this trainer")
+        except Exception as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ValueError(f"{self.checkpoint} cannot be gone on with: {reason}") from error
+        if state["described"] != json.dumps(described(self.diffusion), sort_keys=True):
+            raise ValueError(f"{self.checkpoint} is of another model: train this one in another folder")
         ours, theirs = asdict(self.settings), state["settings"]
         changed = [name for name in ours if ours[name] != theirs.get(name) and name != "save_every"]
         if changed:
@@ -202,6 +226,17 @@ class Trainer:
             info = {**self.info, "training": {**asdict(self.settings), "trained_steps": self.step}}
             save_model(folder, self.ema.module, dtype=torch.float16, info=info)  # type: ignore[arg-type]
         return folder
+
+
+@contextmanager
+def _python_seeded(seed: int):
+    """Python's own generator seeded for a while, and then as it was."""
+    state = random.getstate()
+    random.seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(state)
 
 
 class _Recent:

@@ -7,14 +7,17 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from models import images, small_model
 from safetensors.torch import load_file, save_file
 
+from rddm_fast import compat
 from rddm_fast.checkpoint import ModelError, load_model, load_published, recognised, save_model
 from rddm_fast.diffusion import ResidualDiffusion
 from rddm_fast.schedule import Schedule
+from rddm_fast.unet import ResidualUnets
 
 
 def same(a: ResidualDiffusion, b: ResidualDiffusion, *inputs: torch.Tensor) -> bool:
@@ -46,6 +49,115 @@ def test_what_is_saved_is_loaded(options: dict[str, Any], tmp_path: Path) -> Non
         assert getattr(loaded, name) == getattr(diffusion, name), name
     assert loaded.schedule.recipe == diffusion.schedule.recipe and not loaded.training
     assert same(loaded, diffusion)
+
+
+def test_every_setting_is_saved(tmp_path: Path) -> None:
+    sees = {"condition": True, "input_condition": True, "img_to_img_translation": True}
+    network = ResidualUnets(16, dim_mults=[1, 2], **sees)
+    settings = {
+        "objective": "pred_x0_noise",
+        "condition": True,
+        "input_condition": True,
+        "input_condition_mask": True,
+        "img_to_img_translation": True,
+        "path_independent": True,
+        "test_res_or_noise": "x0",
+        "loss_type": "l2",
+        "sampling_timesteps": 7,
+        "eta": 0.25,
+        "clip_res": 1.5,
+        "image_size": 24,
+    }
+    diffusion = ResidualDiffusion(network, Schedule.ir_sde(50), **settings)
+    save_model(tmp_path, diffusion, info={"licence": "none", "steps": 3})
+    loaded = load_model(tmp_path)
+    found = {name: getattr(loaded, name) for name in settings}
+    assert found == {**settings, "objective": diffusion.objective}
+    assert loaded.model.config == network.config and loaded.read_outputs == (0,)
+    assert loaded.schedule.recipe == diffusion.schedule.recipe
+    assert loaded.schedule.sum_scale == diffusion.schedule.sum_scale
+    assert json.loads((tmp_path / "config.json").read_text())["info"] == {"licence": "none", "steps": 3}
+
+
+@pytest.mark.parametrize("generation", [{"share_encoder": 1}, {"num_unet": 2, "test_res_or_noise": "res"}])
+def test_a_model_of_the_published_class_is_saved_too(generation: dict[str, Any], tmp_path: Path) -> None:
+    network = compat.UnetRes(16, dim_mults=(1, 2), condition=True, **generation)
+    published = compat.ResidualDiffusion(network, image_size=16, sampling_timesteps=2, condition=True)
+    save_model(tmp_path, published)
+    loaded, x = load_model(tmp_path), images(1, 3, 16, 16)
+    ours = loaded.sample(x, generator=torch.Generator().manual_seed(0))[-1]
+    theirs = published.sample([x], generator=torch.Generator().manual_seed(0))[-1]
+    assert torch.equal(ours, theirs)
+
+
+def test_a_schedule_of_one_s_own_is_saved_as_its_tables(tmp_path: Path) -> None:
+    schedule = Schedule(np.array([0.25, 0.75, 1.0]), np.array([0.1, 0.2, 0.3]), sum_scale=0.05)
+    save_model(tmp_path, small_model(schedule=schedule, sampling_timesteps=2))
+    loaded = load_model(tmp_path).schedule
+    assert np.array_equal(loaded.alpha_bar, schedule.alpha_bar) and loaded.sum_scale == 0.05
+    assert np.array_equal(loaded.beta_bar, schedule.beta_bar)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_save_that_fails_leaves_the_old_model_whole(tmp_path: Path) -> None:
+    save_model(tmp_path, small_model())
+    before = contents(tmp_path)
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        save_model(tmp_path, small_model(seed=1), info={"dataset": object()})
+    assert contents(tmp_path) == before
+
+
+def test_a_full_disk_leaves_the_old_model_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_model(tmp_path, small_model())
+    before = contents(tmp_path)
+
+    def full(_tensors: Any, path: Path) -> None:
+        Path(path).write_bytes(b"a part")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    with pytest.raises(OSError, match="No space left"):
+        save_model(tmp_path, small_model(seed=1))
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda path: None, "there is no model folder .*: pass one with model.safetensors and config.json"),
+        (lambda path: path.write_text("x"), "there is no model folder"),
+        (lambda path: path.mkdir(), "is not a model folder: it holds no config.json"),
+    ],
+)
+def test_what_is_no_model_folder(make: Any, sentence: str, tmp_path: Path) -> None:
+    make(tmp_path / "m")
+    with pytest.raises(ModelError, match=sentence) as raised:
+        load_model(tmp_path / "m")
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "null", '"rddm_fast model"', "\x00", '{"format": "rddm_fast model", "version": 1}']
+)
+def test_a_config_of_another_kind_is_one_sentence(text: str, tmp_path: Path) -> None:
+    save_model(tmp_path, small_model())
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ModelError) as raised:
+        load_model(tmp_path)
+    assert str(tmp_path) in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_tables_that_are_missing_are_looked_for_in_the_right_file(tmp_path: Path) -> None:
+    schedule = Schedule.from_tables([0.5, 1.0], [0.1, 0.2])
+    save_model(tmp_path, small_model(schedule=schedule, sampling_timesteps=1))
+    tensors = load_file(tmp_path / "model.safetensors")
+    del tensors["schedule.beta_bar"]
+    save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(ModelError, match=r"model\.safetensors .*schedule\.beta_bar"):
+        load_model(tmp_path)
 
 
 def test_half_the_size_in_float16(tmp_path: Path) -> None:
@@ -130,7 +242,11 @@ def published(path: Path, diffusion: ResidualDiffusion, generation: str, raw: Re
         **{f"online_model.{name}": value for name, value in online.items()},
         **{f"ema_model.{name}": value for name, value in diffusion.state_dict().items()},
     }
-    optimiser = torch.optim.Adam(diffusion.parameters()).state_dict()
+    first = torch.zeros_like(next(diffusion.parameters()))
+    optimiser = {
+        "state": {0: {"step": torch.tensor(8.0), "exp_avg": first, "exp_avg_sq": first}},
+        "param_groups": [{"lr": 8e-5, "betas": (0.9, 0.99), "eps": 1e-8, "weight_decay": 0, "params": [0]}],
+    }
     opts = {"older": {"opt": optimiser}, "newer": {"opt0": optimiser, "opt1": optimiser}}[generation]
     torch.save({"step": 80_000, "model": online, **opts, "ema": ema, "scaler": None}, path)
     return path
@@ -172,12 +288,92 @@ def test_a_published_checkpoint_gives_its_model_s_images(kind: str, generation: 
     torch.testing.assert_close(*runs, rtol=0, atol=1e-5)
 
     save_model(tmp_path / "ours", loaded)
-    assert torch.equal(
-        load_model(tmp_path / "ours").state_dict()["model.unet0.init_conv.weight"]
-        if kind != "shared"
-        else load_model(tmp_path / "ours").state_dict()["model.init_conv.weight"],
-        diffusion.model.members[0].init_conv.weight,
+    again = load_model(tmp_path / "ours")
+    ours, theirs = again.state_dict(), loaded.state_dict()
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert again.schedule.recipe == loaded.schedule.recipe
+    assert again.schedule.sum_scale == loaded.schedule.sum_scale
+
+
+def test_a_translating_model_is_told_from_a_generating_one(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = ResidualUnets(16, dim_mults=[1, 2], condition=True, img_to_img_translation=True)
+    diffusion = ResidualDiffusion(
+        network, Schedule.power(1000, 1.0), condition=True, img_to_img_translation=True, sampling_timesteps=2
     )
+    path = published(tmp_path / "m.pt", diffusion, "newer")
+    known = {"objective": "pred_res_noise", "path_independent": False}
+    with pytest.raises(ModelError, match=r"pass condition= \(False to generate, True to translate\)"):
+        load_published(path, **known)
+    loaded = load_published(path, condition=True, **known)
+    assert loaded.img_to_img_translation and same(loaded, diffusion)
+    generating = load_published(path, condition=False, image_size=8, **known)
+    assert not generating.img_to_img_translation
+    assert generating.sample(batch_size=2, sampling_timesteps=1)[0].shape == (2, 3, 8, 8)
+
+
+@pytest.mark.parametrize("known", [{"self_condition": True}, {"input_condition": True}])
+def test_two_images_of_which_one_is_known_are_still_ambiguous(known: dict[str, Any], tmp_path: Path) -> None:
+    """Besides the previous estimate or the mask, the network sees I_t: it may generate, or translate."""
+    diffusion = small_model(condition=False, **known)
+    path = published(tmp_path / "m.pt", diffusion, "newer")
+    known = {"objective": "pred_res_noise", "path_independent": False, **known}
+    generating = load_published(path, condition=False, image_size=16, **known)
+    assert not generating.condition and not generating.img_to_img_translation
+    with pytest.raises(ModelError, match=r"pass condition= "):
+        load_published(path, **known)
+
+
+def test_path_independent_networks_get_their_own_times(tmp_path: Path) -> None:
+    diffusion = small_model(condition=False, path_independent=True, schedule=Schedule.from_ddim(1000))
+    path = published(tmp_path / "m.pt", diffusion, "newer")
+    loaded, other = (
+        load_published(path, objective="pred_res_noise", path_independent=own, condition=False, image_size=16)
+        for own in (True, False)
+    )
+    I_t, t = images(1, 3, 16, 16) * 2 - 1, torch.tensor([700])
+    with torch.no_grad():
+        outputs = [model.outputs(I_t, t) for model in (diffusion, loaded, other)]
+    for ours, theirs, wrong in zip(outputs[1], outputs[0], outputs[2], strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+        assert not torch.allclose(wrong, theirs, rtol=0, atol=1e-3)
+    assert loaded.schedule.recipe == Schedule.from_ddim(1000).recipe
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
+def test_wrappers_prefixes_do_not_matter(prefix: str, tmp_path: Path) -> None:
+    """Of DistributedDataParallel and torch.compile, one in the other too."""
+    diffusion = small_model("pred_res")
+    state = diffusion.state_dict()
+    content = {
+        "model": {f"{prefix}{name}": value for name, value in state.items()},
+        "ema": {f"ema_model.{prefix}{name}": value for name, value in state.items()},
+    }
+    torch.save(content, tmp_path / "m.pt")
+    for weights in ("model", "ema"):
+        loaded = load_published(
+            tmp_path / "m.pt", objective="pred_res", path_independent=False, weights=weights
+        ).state_dict()
+        network = [name for name in state if name.startswith("model.")]
+        assert network and all(torch.equal(loaded[name], state[name]) for name in network)
+
+
+def test_the_learnt_weight_of_automatic_selection_is_no_weight_of_the_network(tmp_path: Path) -> None:
+    diffusion = small_model("pred_res")
+    content = {"model": {"alpha_res": torch.tensor([0.52]), **diffusion.state_dict()}}
+    torch.save(content, tmp_path / "m.pt")
+    loaded = load_published(tmp_path / "m.pt", objective="pred_res", path_independent=False, weights="model")
+    assert same(loaded, diffusion)
+
+
+def test_a_checkpoint_cut_short_is_named_in_one_sentence(tmp_path: Path) -> None:
+    path = published(tmp_path / "m.pt", small_model(), "older")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(ModelError, match=r"m\.pt cannot be read as a checkpoint") as raised:
+        load_published(path, objective="pred_res_noise", path_independent=False)
+    assert "\n" not in str(raised.value)
+    with pytest.raises(ModelError, match="there is no file"):
+        load_published(tmp_path / "n.pt", objective="pred_res_noise", path_independent=False)
 
 
 def test_the_raw_weights_on_request(tmp_path: Path) -> None:
@@ -232,6 +428,8 @@ def test_a_checkpoint_with_code_in_it_is_not_run(tmp_path: Path) -> None:
     [
         (b"not a checkpoint", "m.pt"),
         ({"weights": 1}, "is not a published training checkpoint: it has no entry 'ema'"),
+        ([torch.zeros(1)], "is not a published training checkpoint"),
+        ({"ema": None}, "holds no weights under 'ema'"),
         ({"ema": {"step": torch.tensor(1)}}, "holds no weights under 'ema'"),
         ({"ema": {"ema_model.model.conv.weight": torch.zeros(1)}}, "is not an RDDM U-Net"),
     ],
@@ -250,3 +448,20 @@ def test_other_files_are_named(content: Any, sentence: str, tmp_path: Path) -> N
 def test_published_schedules_are_recognised_from_float32_tables(schedule: Schedule) -> None:
     found = recognised(*(torch.from_numpy(table).float() for table in (schedule.alpha_bar, schedule.beta_bar)))
     assert found.recipe == schedule.recipe
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        Schedule.power(1000, 0.01, ("decreased", 2.0)),
+        Schedule.triangular(100, 1.0, alpha="average"),
+        Schedule.from_ddim(1000, "squaredcos_cap_v2"),
+    ],
+)
+def test_other_schedules_are_kept_as_their_tables(schedule: Schedule) -> None:
+    tables = [torch.from_numpy(table).float() for table in (schedule.alpha_bar, schedule.beta_bar)]
+    found = recognised(*tables)
+    assert found.recipe == {"family": "tables", "timesteps": schedule.timesteps}
+    assert found.sum_scale == pytest.approx(float(schedule.beta_bar[-1]) ** 2, abs=5e-5)
+    for ours, theirs in zip((found.alpha_bar, found.beta_bar), tables, strict=True):
+        assert np.array_equal(ours, theirs.double().numpy())

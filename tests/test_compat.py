@@ -40,6 +40,25 @@ def test_both_generations_arguments(arguments: dict[str, Any], networks: str) ->
     assert [o.shape for o in out] == [(1, 3, 8, 8)] * network.outputs
 
 
+def test_a_single_noise_network_of_the_later_generation_takes_the_second_time() -> None:
+    torch.manual_seed(0)
+    x, first, second = torch.randn(1, 6, 8, 8), torch.tensor([3]), torch.tensor([800])
+    for objective, expected in (("pred_noise", second), ("pred_res", first)):
+        network = UnetRes(16, dim_mults=(1, 2), num_unet=1, objective=objective, condition=True)
+        with torch.no_grad():
+            assert torch.equal(network(x, [first, second])[0], network(x, expected)[0])
+            assert not torch.equal(network(x, first)[0], network(x, second)[0])
+
+
+def test_the_later_generation_takes_its_test_mode_from_the_network() -> None:
+    def outputs_read(mode: str, own: str) -> tuple[int, ...]:
+        network = UnetRes(16, dim_mults=(1, 2), num_unet=2, test_res_or_noise=mode, condition=True)
+        return diffusion(network, test_res_or_noise=own).read_outputs
+
+    assert [outputs_read(mode, "None") for mode in ("res_noise", "res", "noise")] == [(0, 1), (0,), (1,)]
+    assert outputs_read("res", "noise") == (1,)  # the model's own, where it has one
+
+
 def test_each_generation_has_its_schedule_and_its_loss() -> None:
     pair = [images(2, 3, 16, 16, seed=seed) for seed in (1, 2)]
     older = diffusion()
@@ -51,6 +70,32 @@ def test_each_generation_has_its_schedule_and_its_loss() -> None:
     newer.load_state_dict(older.state_dict())  # the tables too: now only the form of the result differs
     total = older.p_losses([p * 2 - 1 for p in pair], t, noise)
     torch.testing.assert_close(torch.stack(newer.p_losses([p * 2 - 1 for p in pair], t, noise)).sum(), total)
+
+
+def test_calling_the_model_is_the_loss_of_signed_images_at_random_times() -> None:
+    """A mask stays in [0, 1] only with input_condition_mask, as published."""
+    truth, x, mask = (images(2, 3, 16, 16, seed=seed) for seed in (1, 2, 3))
+    for stays in (True, False):
+        network = UnetRes(16, dim_mults=(1, 2), share_encoder=0, condition=True, input_condition=True)
+        model = diffusion(network, input_condition=True, input_condition_mask=stays)
+        torch.manual_seed(1)
+        loss = model([truth, x, mask])
+        torch.manual_seed(1)
+        t = torch.randint(0, 1000, (2,))
+        given = [truth * 2 - 1, x * 2 - 1, mask if stays else mask * 2 - 1]
+        assert torch.equal(loss, model.p_losses(given, t))
+
+
+def test_a_generating_model_is_trained_on_images_alone() -> None:
+    truth, t, noise = images(2, 3, 16, 16), torch.tensor([3, 700]), torch.randn(2, 3, 16, 16)
+    model = diffusion(condition=False)
+    losses = [model.p_losses(given, t, noise) for given in (truth, [truth])]
+    assert losses[0].shape == () and torch.equal(*losses)
+    x_t = model.q_sample(truth, -truth, t, noise)
+    with torch.no_grad():
+        residual, epsilon = model.model(x_t, t)
+    expected = (residual + truth).abs().mean() + (epsilon - noise).abs().mean()
+    torch.testing.assert_close(losses[0], expected, rtol=1e-5, atol=0)
 
 
 def test_arguments_are_not_changed() -> None:
@@ -70,6 +115,18 @@ def test_what_sample_returns() -> None:
     free = diffusion(condition=False, sampling_timesteps=3)
     assert [len(free.sample(batch_size=2, last=last)) for last in (True, False)] == [1, 3]
     assert free.sample(batch_size=5)[-1].shape == (5, 3, 16, 16)
+    assert len(free.sample()[-1]) == 16  # as published
+
+
+def test_the_first_picture_is_the_input_with_noise_and_the_last_the_restored_one() -> None:
+    x, model = images(1, 3, 64, 64), diffusion(sum_scale=0.25)
+    set_seed(10)
+    noisy, restored = model.sample([x])
+    set_seed(10)
+    again = model.sample(x, last=False)  # a tensor is taken for a list of one
+    assert torch.equal(again[0], noisy) and torch.equal(again[-1], restored) and len(again) == 3
+    set_seed(10)
+    torch.testing.assert_close(noisy, x + 0.25 * torch.randn(1, 3, 64, 64), rtol=0, atol=1e-6)
 
 
 def test_a_mask_is_the_list_s_second_entry() -> None:
@@ -134,6 +191,45 @@ def test_predictions_have_the_published_names_and_agree() -> None:
     torch.testing.assert_close(found.pred_x_start, x - a * found.pred_res - b * found.pred_noise, rtol=0, atol=1e-5)
     clipped = model.model_predictions(x_in, x, t)
     assert clipped.pred_res.abs().max() <= 1 and clipped.pred_x_start.abs().max() <= 1
+
+
+def test_predictions_of_a_generating_model_have_0_for_the_input() -> None:
+    model = diffusion(condition=False)
+    x, t = images(2, 3, 16, 16) * 2 - 1, torch.tensor([500, 20])
+    found = model.model_predictions(0, x, t)
+    expected = model.model_predictions(torch.zeros_like(x), x, t)
+    assert found._fields == ("pred_res", "pred_noise", "pred_x_start")
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_what_the_model_samples_with_follows_init() -> None:
+    """A schedule of as many steps as are sampled is sampled one index at a time."""
+    model = diffusion(sampling_timesteps=20)
+    assert model.is_ddim_sampling and not any(step.draws for step in model.steps())
+    model.init(Schedule.triangular(20, 0.01))
+    assert model.num_timesteps == 20 and not model.is_ddim_sampling
+    assert [step.t for step in model.steps()] == list(range(19, -1, -1))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"objective": "pred_everything"}, "unknown objective 'pred_everything'"),
+        ({"loss_type": "huber"}, "loss_type is 'l1' or 'l2', not 'huber'"),
+        ({"sampling_timesteps": 1001}, "between 1 and the schedule's 1000 steps, not 1001"),
+        ({"test_res_or_noise": "x0"}, "test_res_or_noise='x0' is no mode of pred_res_noise"),
+        ({"condition": False, "ddim_sampling_eta": 2.0}, "eta must be between 0"),
+    ],
+)
+def test_a_wrong_argument_is_named(arguments: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        diffusion(**arguments)
+
+
+@pytest.mark.parametrize("missing", [None, []])
+def test_restoring_without_an_image_is_named(missing: list[torch.Tensor] | None) -> None:
+    with pytest.raises(ValueError, match="this model restores: pass the degraded images"):
+        diffusion().sample(missing)
 
 
 def test_set_seed_seeds_python_numpy_and_torch() -> None:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import pytest
 import torch
 from models import images, small_model
+from torch import nn
 
 from benchmarks.bench_network import measure
 from rddm_fast.compat import ResidualDiffusion as PublishedDiffusion
 from rddm_fast.compat import UnetRes
 from rddm_fast.diffusion import ResidualDiffusion
 from rddm_fast.fast import FastSampler
-from rddm_fast.fast.fold import PixelsFirstLinearAttention, fold
+from rddm_fast.fast.fold import _REPLACEMENTS, PixelsFirstLinearAttention, StepTable, fold, packs
 from rddm_fast.objective import Objective
-from rddm_fast.unet import LinearAttention
+from rddm_fast.schedule import Schedule
+from rddm_fast.unet import LinearAttention, ResidualUnets, ResnetBlock, WeightStandardizedConv2d, standardised
 
 
 def both(diffusion: ResidualDiffusion, *inputs: torch.Tensor, **options: object) -> tuple[torch.Tensor, torch.Tensor]:
@@ -55,6 +57,45 @@ def test_the_same_image_for_every_kind_of_network(kind: dict) -> None:
     torch.testing.assert_close(fast, eager, rtol=0, atol=1e-5)
 
 
+def test_the_same_image_when_translating() -> None:
+    torch.manual_seed(0)
+    networks = ResidualUnets(16, dim_mults=[1, 2], condition=True, img_to_img_translation=True)
+    diffusion = ResidualDiffusion(
+        networks, Schedule.power(1000, 1.0), condition=True, img_to_img_translation=True, sampling_timesteps=3
+    )
+    eager, fast = both(diffusion, images(2, 3, 24, 16))
+    torch.testing.assert_close(fast, eager, rtol=0, atol=1e-5)
+
+
+def test_the_same_image_at_every_step_of_the_ancestral_sampler() -> None:
+    diffusion = small_model(schedule=Schedule.triangular(6, 0.01), sampling_timesteps=None)
+    x = images(1, 3, 16, 16)
+    seeded = [torch.Generator().manual_seed(3) for _ in range(2)]
+    eager = diffusion.sample(x, generator=seeded[0], every_step=True)
+    fast = FastSampler(diffusion).sample(x, generator=seeded[1], every_step=True)
+    assert len(fast) == len(eager) == 7
+    for ours, theirs in zip(fast, eager, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("networks", ["one", "two", "shared"])
+def test_folded_networks_answer_as_the_ones_they_were_made_from(networks: str) -> None:
+    torch.manual_seed(0)
+    sees = {"condition": True, "self_condition": True}
+    unets = ResidualUnets(16, networks=networks, dim_mults=[1, 2, 4], **sees).eval()
+    with torch.no_grad():
+        for parameter in unets.parameters():  # norms of 1 and biases of 0 would hide a swapped one
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    times = [torch.tensor([900.0, 3.0]), torch.tensor([30.0, 700.0])]
+    folded = fold(unets, times)
+    x, previous = torch.randn(2, 6, 20, 12), torch.randn(2, 3, 20, 12)
+    with torch.no_grad():
+        for step in range(2):
+            own = [time[step : step + 1] for time in times]
+            for ours, theirs in zip(folded(x, step, previous), unets(x, own, previous), strict=True):
+                torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=2e-5)
+
+
 @pytest.mark.parametrize("size", [(1, 1), (7, 5), (33, 18)])
 def test_the_same_image_for_every_size(size: tuple[int, int]) -> None:
     eager, fast = both(small_model(), images(1, 3, *size))
@@ -74,6 +115,24 @@ def test_generation() -> None:
     eager, fast = both(small_model("pred_noise", condition=False), batch_size=2)
     assert fast.shape == (2, 3, 16, 16)
     torch.testing.assert_close(fast, eager, rtol=0, atol=2e-5)
+
+
+def test_tables_of_the_steps_are_the_time_network_s_values() -> None:
+    diffusion = small_model(path_independent=True, sampling_timesteps=4)
+    networks = FastSampler(diffusion).networks
+    indices = torch.tensor([999, 749, 499, 249])
+    curves = (diffusion.schedule.alpha_bar, diffusion.schedule.beta_bar)
+    for member, folded, curve in zip(diffusion.model.members, networks.members, curves, strict=True):
+        times = torch.from_numpy(curve)[indices].float() * 1000
+        blocks = {name: m for name, m in member.named_modules() if isinstance(m, ResnetBlock)}
+        tables = {name: m.mlp for name, m in folded.named_modules() if isinstance(m, ResnetBlock)}
+        assert blocks.keys() == tables.keys() and len(blocks) == 11
+        with torch.no_grad():
+            embedding = member.time_mlp(times)
+            for name, block in blocks.items():
+                assert isinstance(tables[name], StepTable)
+                torch.testing.assert_close(tables[name].table, block.mlp(embedding), rtol=0, atol=1e-5)
+                assert torch.equal(tables[name](2), tables[name].table[2:3])
 
 
 def test_called_it_returns_images_in_0_1() -> None:
@@ -116,6 +175,76 @@ def test_the_model_is_left_as_it_was_and_does_not_reach_back() -> None:
         for p in diffusion.parameters():
             p.zero_()
     assert torch.equal(sampler(x, generator=torch.Generator().manual_seed(0)), first)
+
+
+def test_folding_leaves_the_networks_answers_to_the_bit() -> None:
+    diffusion = small_model()
+    x, t = torch.randn(1, 6, 16, 16), torch.tensor([500])
+    with torch.no_grad():
+        before = diffusion.model(x, t)
+        folded = FastSampler(diffusion).networks
+        after = diffusion.model(x, t)
+    assert all(torch.equal(a, b) for a, b in zip(after, before, strict=True))
+    shared = {id(p) for p in folded.parameters()} & {id(p) for p in diffusion.parameters()}
+    assert not shared and not any(p.requires_grad for p in folded.parameters())
+    assert diffusion.model.unet0.init_conv.weight.is_contiguous()  # not channels-last: that is the copy's
+
+
+@pytest.mark.parametrize("change", ["sampling_timesteps", "eta"])
+def test_a_sampler_keeps_the_steps_it_was_built_with(change: str) -> None:
+    """Its tables are made for them: of other steps they would be silently wrong."""
+    diffusion, x = small_model(sampling_timesteps=4), images(1, 3, 16, 16)
+    sampler = FastSampler(diffusion)
+    first = sampler(x, generator=torch.Generator().manual_seed(0))
+    setattr(diffusion, change, {"sampling_timesteps": 2, "eta": 1.0}[change])
+    assert torch.equal(sampler(x, generator=torch.Generator().manual_seed(0)), first)
+
+
+def test_a_seed_of_the_global_generator_gives_the_same_image() -> None:
+    sampler, x = FastSampler(small_model(eta=1.0)), images(1, 3, 16, 16)
+    runs = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        runs.append(sampler(x))
+    assert torch.equal(runs[0], runs[1]) and not torch.equal(runs[0], runs[2])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_weights_are_standardised_with_the_float32_epsilon_in_every_dtype(dtype: torch.dtype) -> None:
+    """Checkpoints were trained with 1e-5; the published rule takes 1e-3 as soon as it is not float32."""
+    conv = WeightStandardizedConv2d(4, 8, 3, padding=1)
+    with torch.no_grad():
+        conv.weight.mul_(0.1)  # a variance of about 1e-4, where the epsilon matters
+    plain = _REPLACEMENTS[WeightStandardizedConv2d](conv.to(dtype))
+    weight = conv.weight.detach().double().flatten(1)
+    centred = weight - weight.mean(1, keepdim=True)
+    expected = centred / (weight.var(1, unbiased=False, keepdim=True) + 1e-5).sqrt()
+    assert plain.weight.dtype == dtype and type(plain) is nn.Conv2d
+    torch.testing.assert_close(plain.weight.flatten(1), expected.to(dtype), rtol=1e-5, atol=1e-6)
+    assert packs(plain.weight) == (dtype == torch.float32 and torch.backends.mkldnn.is_available())
+
+
+def test_networks_in_bfloat16_are_folded_with_the_float32_epsilon() -> None:
+    torch.manual_seed(0)
+    unets = ResidualUnets(16, dim_mults=[1, 2], networks="one")
+    times = torch.tensor([900, 3])
+    expected = unets.unet0.mid_block1.block1.proj.weight.detach().bfloat16().double()
+    expected = standardised(expected, 1e-5).bfloat16()
+    folded = fold(unets.bfloat16(), [times, times])
+    assert torch.equal(folded.unet0.mid_block1.block1.proj.weight, expected)
+
+
+def test_under_autocast_it_is_closer_to_float32_than_the_published_rule() -> None:
+    diffusion, x = small_model(), images(1, 3, 32, 32)
+    sampler = FastSampler(diffusion)
+
+    def restored(sample: object, reduced: bool) -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=reduced):
+            return sample(x, generator=torch.Generator().manual_seed(0))[-1]  # type: ignore[operator]
+
+    exact = restored(diffusion.sample, False)
+    ours, eager = (float((restored(s, True) - exact).abs().max()) for s in (sampler.sample, diffusion.sample))
+    assert 0 < ours < 0.02 and ours < eager / 3
 
 
 def test_folding_what_cannot_be_folded() -> None:

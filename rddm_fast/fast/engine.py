@@ -28,7 +28,9 @@ class FastSampler:
     def __init__(self, diffusion: ResidualDiffusion, *, steps: int | None = None, eta: float | None = None) -> None:
         self.diffusion = diffusion
         self.steps = diffusion.steps(steps, eta)
-        self.sampling_timesteps, self.eta = steps, eta
+        # The tables are of these steps, whatever is set on the model later.
+        self.sampling_timesteps = diffusion.sampling_timesteps if steps is None else steps
+        self.eta = diffusion.eta if eta is None else eta
         indices = torch.tensor([step.t for step in self.steps], device=diffusion.alphas_cumsum.device)
         times = diffusion.network_times(indices)
         self.networks = fold(diffusion.model, times if isinstance(times, list) else [times, times])  # type: ignore[arg-type]

@@ -175,11 +175,12 @@ def fold_unet(unet: Unet | SharedUnet, times: Tensor) -> Unet | SharedUnet:
     The copy has no trainable parameters and shares none with `unet`. Its outputs are `unet`'s to rounding.
     """
     folded = copy.deepcopy(unet).requires_grad_(False).eval()
-    embedding = folded.time_mlp(times)
+    dtype = folded.init_conv.weight.dtype
+    embedding = folded.time_mlp.float()(times)  # in float32, whatever the networks' dtype, as the times are
     folded.time_mlp = nn.Identity()
     for module in list(folded.modules()):
         if isinstance(module, ResnetBlock):
-            module.mlp = StepTable(module.mlp(embedding))
+            module.mlp = StepTable(module.mlp.float()(embedding).to(dtype))
         for name, child in module.named_children():
             for kind, replacement in _REPLACEMENTS.items():
                 if type(child) is kind:
