@@ -2,34 +2,38 @@
 
 python -m benchmarks.bench_reverse_step [--quick] [--json FILE] [--csv FILE] [--plot STEM]
 
-One stochastic step of pred_res_noise (eta > 0), its noise given as a tensor to all, so that all can be checked.
+One stochastic step of pred_res_noise (eta > 0), in two forms. `reverse_step`: the noise is given as a tensor to all, so
+that all can be checked, and five images are moved; `in place` is `reverse_step_`. `reverse_step drawn`: each draws its
+own noise, as in sampling, and the four images that a perfect kernel moves are counted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from rddm_fast.ops import reverse_step
+from rddm_fast.ops import StepTable, noise, reverse_step, reverse_step_
 
 from .harness import Case, Op, Work, our_backends
 from .report import main
 
-ALPHA_BAR, BETA_BAR = 0.6, 0.3
+KNOWN: dict[str, Any] = {"alpha_bar": 0.6, "beta_bar": 0.3}
 STEP: dict[str, Any] = {"k_t": 1.0, "k_res": -0.1, "k_noise": -0.2, "k_0": 0.0, "sigma": 0.15}
 
 
-def eager(I_t: Tensor, res: Tensor, epsilon: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+def eager(I_t: Tensor, res: Tensor, epsilon: Tensor, z: Tensor | None) -> tuple[Tensor, Tensor]:
     """What the published loop computes for a step: the clamped predictions, the clean image, and the update."""
+    z = torch.randn_like(I_t) if z is None else z
     res = res.clamp(-1, 1)
-    I_0 = (I_t - ALPHA_BAR * res - BETA_BAR * epsilon).clamp(-1, 1)  # not used by this step, but always computed
+    # Not used by this step, but always computed.
+    I_0 = (I_t - KNOWN["alpha_bar"] * res - KNOWN["beta_bar"] * epsilon).clamp(-1, 1)
     return I_t + STEP["k_res"] * res + STEP["k_noise"] * epsilon + STEP["sigma"] * z, I_0
 
 
-def needed(I_t: Tensor, res: Tensor, epsilon: Tensor, z: Tensor) -> tuple[Tensor, ...]:
+def needed(I_t: Tensor, res: Tensor, epsilon: Tensor, z: Tensor | None) -> tuple[Tensor, ...]:
     """What is needed of it: the compiler drops the clean image."""
     return eager(I_t, res, epsilon, z)[:1]
 
@@ -37,37 +41,42 @@ def needed(I_t: Tensor, res: Tensor, epsilon: Tensor, z: Tensor) -> tuple[Tensor
 compiled = torch.compile(needed, dynamic=False)
 
 
-def work(case: Case, device: torch.device, seed: int) -> Work:
+def _work(case: Case, device: torch.device, seed: int, drawn: bool) -> Work:
     generator = torch.Generator().manual_seed(seed)
-    I_t, res, epsilon, z = (case.image(generator, device) for _ in range(4))
+    I_t, res, epsilon = (case.image(generator, device) for _ in range(3))
+    z = None if drawn else case.image(generator, device)
+    given: dict[str, Any] = {"objective": "pred_res_noise", "noise": z, "seed": seed if drawn else None}
+    table = StepTable.of([KNOWN | STEP], device=device)
 
-    def ours(backend: str) -> Sequence[Tensor]:
-        return [
-            reverse_step(
-                I_t,
-                res,
-                epsilon,
-                objective="pred_res_noise",
-                alpha_bar=ALPHA_BAR,
-                beta_bar=BETA_BAR,
-                noise=z,
-                impl=backend,
-                **STEP,
-            )
-        ]
+    def functional(backend: str) -> Callable[[], Sequence[Tensor]]:
+        return lambda: [reverse_step(I_t, res, epsilon, **given, **KNOWN, **STEP, impl=backend)]
 
-    calls = {backend: (lambda backend=backend: ours(backend)) for backend in our_backends(device)}
-    return Work(
-        {
-            **calls,
-            "eager": lambda: eager(I_t, res, epsilon, z)[:1],
-            "compile": lambda: compiled(I_t, res, epsilon, z),
-        },
-        exact=lambda: eager(*(x.double() for x in (I_t, res, epsilon, z)))[:1],
-    )
+    def in_place(backend: str) -> Callable[[], Sequence[Tensor]]:
+        state = I_t.clone()  # checked at the first call; it stays in range for many more
+        return lambda: [reverse_step_(state, res, epsilon, **given, table=table, step=0, impl=backend)]
+
+    def exact() -> Sequence[Tensor]:
+        draw = noise(case.shape, seed, device=device) if z is None else z
+        return eager(*(x.double() for x in (I_t, res, epsilon, draw)))[:1]
+
+    calls: dict[str, Callable[[], Sequence[Tensor]]] = {}
+    for backend in our_backends(device):
+        calls |= {backend: functional(backend), f"{backend} in place": in_place(backend)}
+    calls["eager"] = lambda: eager(I_t, res, epsilon, z)[:1]
+    calls["compile"] = lambda: compiled(I_t, res, epsilon, z)
+    return Work(calls, exact, draws=("eager", "compile") if drawn else ())
+
+
+def work(case: Case, device: torch.device, seed: int) -> Work:
+    return _work(case, device, seed, drawn=False)
+
+
+def drawn_work(case: Case, device: torch.device, seed: int) -> Work:
+    return _work(case, device, seed, drawn=True)
 
 
 OP = Op("reverse_step", images_moved=5, images_kept=5, work=work)
+DRAWN = Op("reverse_step drawn", images_moved=4, images_kept=4, work=drawn_work)
 
 if __name__ == "__main__":
-    main([OP], __doc__)
+    main([OP, DRAWN], __doc__)

@@ -20,7 +20,7 @@ from .harness import Op, Record, WrongResult, cases, copy_bandwidth, keep_freed_
 from .timing import machine
 
 HEADER = (
-    f"{'op':16}{'provider':12}{'shape':>16} {'dtype':>9} {'layout':>14} {'µs p20':>9} {'p50':>9} {'p80':>9} "
+    f"{'op':19}{'provider':16}{'shape':>16} {'dtype':>9} {'layout':>14} {'µs p20':>9} {'p50':>9} {'p80':>9} "
     f"{'GB/s':>7} {'copy':>6} {'eager':>6} {'compile':>7}"
 )
 
@@ -30,7 +30,7 @@ def line(r: Record) -> str:
     shape = "x".join(map(str, r.shape))
     compiled = "-" if r.ratio_compile is None else f"{r.ratio_compile:.2f}"
     return (
-        f"{r.op:16}{r.provider:12}{shape:>16} {r.dtype:>9} {r.layout:>14} "
+        f"{r.op:19}{r.provider:16}{shape:>16} {r.dtype:>9} {r.layout:>14} "
         f"{r.us_p20:9.1f} {r.us_p50:9.1f} {r.us_p80:9.1f} "
         f"{r.gbps:7.1f} {r.copy_fraction:6.0%} {r.ratio_eager:6.2f} {compiled:>7}"
     )

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from rddm_fast.objective import Objective
-from rddm_fast.ops import forward_diffuse, joint_loss, reverse_step
+from rddm_fast.ops import StepTable, forward_diffuse, joint_loss, reverse_step, reverse_step_
 
 from .harness import LAYOUTS, our_backends
 
@@ -25,6 +25,8 @@ def run(backend: str, device: torch.device) -> int:
     """Call every op with every objective, dtype, layout and kind of noise; returns how many calls were made."""
     calls = 0
     tables = torch.linspace(0, 1, 10, device=device), torch.linspace(0, 1, 10, device=device)
+    numbers: dict[str, Any] = {"alpha_bar": 0.5, "beta_bar": 0.4, **STEP}
+    table = StepTable.of([numbers] * 2, device=device)
     for shape, (image, output), layout, drawn in itertools.product(SHAPES, PAIRS, LAYOUTS.values(), (False, True)):
 
         def images(dtype: torch.dtype, shape=shape, layout=layout) -> Tensor:
@@ -37,14 +39,18 @@ def run(backend: str, device: torch.device) -> int:
         forward_diffuse(images(image), images(image), t, *tables, impl=backend, **noise)
         for objective in Objective:
             outputs: list[Any] = [*(images(output) for _ in range(objective.outputs)), None]
-            numbers: dict[str, Any] = {"alpha_bar": 0.5, "beta_bar": 0.4, **STEP}
             given: dict[str, Any] = {"objective": objective, "I_in": images(image), "impl": backend, **noise}
             reverse_step(images(image), outputs[0], outputs[1], **numbers, **given)
+            half = torch.empty(shape[0], 6, *shape[2:], dtype=output, device=device).to(memory_format=layout)[:, :3]
+            written: dict[str, Any] = {"next_input": half, "clean": torch.empty_like(outputs[0])}
+            at: dict[str, Any] = {"table": table, "step": torch.ones(1, dtype=torch.int64, device=device)}
+            state = torch.randn(shape, device=device).to(image).to(memory_format=layout)
+            reverse_step_(state, outputs[0], outputs[1], **at, **written, **given)
             for out in outputs[:2]:
                 if out is not None:
                     out.requires_grad_()
             joint_loss(outputs[0], outputs[1], images(image), lam=0.4, **given)[0].backward()
-            calls += 2
+            calls += 3
         calls += 1
     torch.cuda.synchronize()
     return calls

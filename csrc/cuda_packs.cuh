@@ -102,13 +102,15 @@ struct DeviceNoise {
   const T* data;
   bool drawn;
   uint64_t seed, stream;
-  Divisor channels, pixels;  // see PixelLayout
+  const int64_t* seed_pointer;  // where the seed is, or null
+  Divisor channels, pixels;     // see PixelLayout
 
   explicit DeviceNoise(const NoiseArgument& noise)
       : data(data_of<T>(noise.tensor)),
         drawn(noise.drawn),
         seed(noise.seed),
         stream(noise.stream),
+        seed_pointer(data_of<int64_t>(noise.seed_tensor)),
         channels(noise.layout.channels),
         pixels(noise.layout.pixels) {}
 };
@@ -155,6 +157,53 @@ __device__ __forceinline__ Pack<float, N> load_noise(const DeviceNoise<T>& noise
     }
   }
   return z;
+}
+
+// Where a kernel places an image's elements among the channels of a larger one (see Placement).
+template <class T>
+struct DevicePlacement {
+  T* data;
+  Divisor middle, inner;
+  int64_t outer_stride, middle_stride, inner_stride;
+  bool packs;  // a thread's elements lie together, aligned
+
+  DevicePlacement(const std::optional<Tensor>& to, const Placement& p, int elements)
+      : data(data_to<T>(to)),
+        middle(p.middle),
+        inner(p.inner),
+        outer_stride(p.outer_stride),
+        middle_stride(p.middle_stride),
+        inner_stride(p.inner_stride),
+        packs(p.samples_are_whole() && p.middle * p.inner % elements == 0 &&
+              p.outer_stride % elements == 0 && reinterpret_cast<uintptr_t>(data) % kBytes == 0) {}
+};
+
+// A thread's elements of an image to where they are placed; to nowhere without data.
+template <int N, class T>
+__device__ __forceinline__ void place(const DevicePlacement<T>& to, const Pack<T, N>& pack,
+                                      int64_t first, int64_t numel) {
+  if (to.data == nullptr) return;
+  int64_t inner, middle;
+  int64_t outer = to.middle.divide(to.inner.divide(first, inner), middle);
+  if (to.packs && first + N <= numel) {
+    T* const start = to.data + outer * to.outer_stride + middle * to.inner.divisor + inner;
+    *reinterpret_cast<Pack<T, N>*>(start) = pack;
+    return;
+  }
+#pragma unroll
+  for (int i = 0; i < N; ++i) {
+    if (first + i < numel) {
+      to.data[outer * to.outer_stride + middle * to.middle_stride + inner * to.inner_stride] =
+          pack.element[i];
+    }
+    if (++inner == to.inner.divisor) {
+      inner = 0;
+      if (++middle == to.middle.divisor) {
+        middle = 0;
+        ++outer;
+      }
+    }
+  }
 }
 
 inline cudaStream_t current_stream(const Tensor& x) {

@@ -3,7 +3,7 @@
 
 #include <torch/csrc/stable/library.h>
 
-#include "cpu_blocks.h"
+#include "cpu_results.h"
 #include "forward_diffuse_inputs.h"
 
 namespace rddm {
@@ -32,17 +32,13 @@ void run(const ForwardDiffuseInputs& in) {
   torch::stable::parallel_for(0, in.I_0.numel(), kGrain, [&](int64_t first, int64_t last) {
     Block<Image, T> I_0(data_of<Image>(in.I_0)), I_in(data_of<Image>(in.I_in));
     NoiseBlock<Image, T> noise(in.noise);
-    [[maybe_unused]] alignas(64) T rounded_from[kBlock];
+    Written<Image, T> I_t(result);
     for (int64_t i = first, n; i < last; i += n) {
       const int64_t sample = i / in.per_sample, end = (sample + 1) * in.per_sample;
       n = std::min({kBlock, last - i, end - i});
       const T a = alpha_bar[t[sample]], b = beta_bar[t[sample]];
-      if constexpr (std::is_same_v<Image, T>) {
-        diffuse(I_0.at(i, n), I_in.at(i, n), noise.at(i, n), a, b, result + i, n);
-      } else {
-        diffuse(I_0.at(i, n), I_in.at(i, n), noise.at(i, n), a, b, rounded_from, n);
-        round_to(rounded_from, result + i, n);
-      }
+      diffuse(I_0.at(i, n), I_in.at(i, n), noise.at(i, n), a, b, I_t.at(i), n);
+      I_t.done(i, n);
     }
   });
 }

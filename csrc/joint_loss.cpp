@@ -6,7 +6,7 @@
 #include <tuple>
 #include <vector>
 
-#include "cpu_blocks.h"
+#include "cpu_results.h"
 #include "joint_loss_inputs.h"
 
 namespace rddm {
@@ -70,25 +70,6 @@ Terms<T> terms_for(Objective objective) {
   STD_TORCH_CHECK(false, "joint_loss: unknown objective");
 }
 
-// Where a block of derivatives is written: in place, or into a buffer that is rounded on its way
-// out.
-template <class Output, class T>
-struct Gradient {
-  Output* data;
-  alignas(64) T buffer[std::is_same_v<Output, T> ? 1 : kBlock];
-
-  T* at(int64_t begin) {
-    if constexpr (std::is_same_v<Output, T>) {
-      return data + begin;
-    } else {
-      return buffer;
-    }
-  }
-  void done(int64_t begin, int64_t n) {
-    if constexpr (!std::is_same_v<Output, T>) round_to(buffer, data + begin, n);
-  }
-};
-
 template <class Image, class Output, class T>
 void run(const JointLossInputs& in, double weight0, double weight1, T* parts) {
   if (in.lam) {
@@ -106,7 +87,7 @@ void run(const JointLossInputs& in, double weight0, double weight1, T* parts) {
     Block<Image, T> I_0(data_of<Image>(in.I_0)), I_in(data_of<Image>(in.I_in));
     Block<Output, T> out0(data_of<Output>(in.out0)), out1(data_of<Output>(in.out1));
     NoiseBlock<Image, T> noise(in.noise);
-    Gradient<Output, T> to0{gradient0, {}}, to1{gradient1, {}};
+    Written<Output, T> to0(gradient0), to1(gradient1);
     alignas(64) T values0[kBlock], values1[kBlock], unused[kBlock];
     for (int64_t block = first; block < last; ++block) {
       const int64_t i = block * kBlock, n = std::min(kBlock, numel - i);

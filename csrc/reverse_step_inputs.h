@@ -1,10 +1,21 @@
-// What both launchers of reverse_step do before their loops.
+// What the launchers of reverse_step and reverse_step_ do before their loops.
 #pragma once
 
 #include "reverse_step.h"
 #include "tensors.h"
 
 namespace rddm {
+
+// The images and options that both ops take.
+struct ReverseStepArguments {
+  const Tensor& I_t;
+  const Tensor& out0;
+  const std::optional<Tensor>& out1;
+  const std::optional<Tensor>& I_in;
+  const std::optional<Tensor>& noise;
+  std::optional<int64_t> seed;
+  int64_t stream, objective;
+};
 
 // The tensors of one call, all in the result's layout. An input that the step does not read is
 // absent.
@@ -14,29 +25,28 @@ struct ReverseStepInputs {
   std::optional<Tensor> out1, I_in;
   NoiseArgument noise;
   Objective objective;
+  // Where the next network input and I_0 are written too, in the outputs' dtype.
+  std::optional<Tensor> next_input, clean;
+  Placement next_input_placement, clean_placement;
 
-  ReverseStepInputs(const Tensor& I_t_, const Tensor& out0_, const std::optional<Tensor>& out1_,
-                    const std::optional<Tensor>& I_in_, const std::optional<Tensor>& noise_,
-                    std::optional<int64_t> seed, int64_t stream, int64_t objective_, double sigma)
-      : result(I_t_, seed && sigma != 0),
-        I_t(in_layout_of(I_t_, result.tensor)),
-        out0(other(out0_, out0_.scalar_type(), "out0")),
-        objective(static_cast<Objective>(objective_)) {
-    STD_TORCH_CHECK(objective_ >= 0 && objective_ < kObjectives, "reverse_step: objective ",
-                    objective_, " is not one of 0 to ", kObjectives - 1);
-    STD_TORCH_CHECK(out1_.has_value() == has_two_outputs(objective),
+  ReverseStepInputs(const ReverseStepArguments& a, Result result_, bool noisy)
+      : result(std::move(result_)),
+        I_t(in_layout_of(a.I_t, result.tensor)),
+        out0(other(a.out0, a.out0.scalar_type(), "out0")),
+        objective(static_cast<Objective>(a.objective)) {
+    STD_TORCH_CHECK(a.objective >= 0 && a.objective < kObjectives, "reverse_step: objective ",
+                    a.objective, " is not one of 0 to ", kObjectives - 1);
+    STD_TORCH_CHECK(a.out1.has_value() == has_two_outputs(objective),
                     "reverse_step: out1 must be given exactly where the objective has two outputs");
-    STD_TORCH_CHECK(sigma == 0 || noise_.has_value() != seed.has_value(),
-                    "reverse_step: sigma != 0 needs noise or a seed, one of them");
-    if (out1_) out1 = other(*out1_, out0.scalar_type(), "out1");
-    if (I_in_ && needs_input(objective)) I_in = other(*I_in_, I_t.scalar_type(), "I_in");
-    if (sigma == 0) return;
-    if (noise_) {
-      noise.tensor = other(*noise_, I_t.scalar_type(), "noise");
-    } else {
+    if (a.out1) out1 = other(*a.out1, out0.scalar_type(), "out1");
+    if (a.I_in && needs_input(objective)) I_in = other(*a.I_in, I_t.scalar_type(), "I_in");
+    if (!noisy) return;
+    if (a.noise) {
+      noise.tensor = other(*a.noise, I_t.scalar_type(), "noise");
+    } else if (a.seed) {
       noise.drawn = true;
-      noise.seed = static_cast<uint64_t>(*seed);
-      noise.stream = static_cast<uint64_t>(stream);
+      noise.seed = static_cast<uint64_t>(*a.seed);
+      noise.stream = static_cast<uint64_t>(a.stream);
       noise.layout = *pixel_layout(result.tensor);
     }
   }
@@ -46,5 +56,65 @@ struct ReverseStepInputs {
     return matching(x, result.tensor, dtype, "reverse_step", name);
   }
 };
+
+// A call of reverse_step.
+inline ReverseStepInputs functional_inputs(const ReverseStepArguments& a, double sigma) {
+  STD_TORCH_CHECK(sigma == 0 || a.noise.has_value() != a.seed.has_value(),
+                  "reverse_step: sigma != 0 needs noise or a seed, one of them");
+  return ReverseStepInputs(a, Result(a.I_t, a.seed && sigma != 0), sigma != 0);
+}
+
+// Which row of a table of coefficients a call of reverse_step_ takes: `step`, and further down by
+// what `index` holds.
+struct StepRow {
+  Tensor table;
+  int64_t step;
+  std::optional<Tensor> index;
+
+  int64_t rows() const { return table.size(0); }
+};
+
+inline StepRow step_row(const Tensor& table, int64_t step, const std::optional<Tensor>& index,
+                        const Tensor& I_t) {
+  using Row = StepCoefficients<float>;
+  STD_TORCH_CHECK(table.dim() == 2 && table.size(1) == Row::kCount &&
+                      table.scalar_type() == ScalarType::Float && table.is_contiguous() &&
+                      table.device() == I_t.device(),
+                  "reverse_step_: the coefficients must be a contiguous float32 table (S, ",
+                  Row::kCount, ") on I_t's device");
+  STD_TORCH_CHECK(!index || (index->numel() == 1 && index->scalar_type() == ScalarType::Long &&
+                             index->device() == I_t.device()),
+                  "reverse_step_: the index of the step must be one int64 number on I_t's device");
+  return {table, step, index};
+}
+
+// A call of reverse_step_, which writes in place of I_t.
+inline ReverseStepInputs in_place_inputs(const ReverseStepArguments& a,
+                                         const std::optional<Tensor>& seed_tensor,
+                                         const std::optional<Tensor>& next_input,
+                                         const std::optional<Tensor>& clean) {
+  STD_TORCH_CHECK(pixel_layout(a.I_t), "reverse_step_: I_t must be contiguous or channels-last");
+  STD_TORCH_CHECK(int(a.noise.has_value()) + int(a.seed.has_value()) <= 1,
+                  "reverse_step_: pass noise or a seed, not both");
+  ReverseStepInputs in(a, Result(a.I_t), true);
+  if (seed_tensor) {
+    STD_TORCH_CHECK(in.noise.drawn && seed_tensor->numel() == 1 &&
+                        seed_tensor->scalar_type() == ScalarType::Long &&
+                        seed_tensor->device() == a.I_t.device(),
+                    "reverse_step_: the seed must be one int64 number on I_t's device");
+    in.noise.seed_tensor = *seed_tensor;
+  }
+  const auto place = [&](const std::optional<Tensor>& to, std::optional<Tensor>& kept,
+                         Placement& where, const char* name) {
+    if (!to) return;
+    STD_TORCH_CHECK(to->scalar_type() == a.out0.scalar_type(), "reverse_step_: ", name,
+                    " must have out0's dtype");
+    where = placement(*to, a.I_t, "reverse_step_", name);
+    kept = *to;
+  };
+  place(next_input, in.next_input, in.next_input_placement, "next_input");
+  place(clean, in.clean, in.clean_placement, "clean");
+  return in;
+}
 
 }  // namespace rddm

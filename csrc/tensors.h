@@ -55,6 +55,12 @@ const T* data_of(const std::optional<Tensor>& x) {
   return x ? static_cast<const T*>(x->const_data_ptr()) : nullptr;
 }
 
+// The same, to be written.
+template <class T>
+T* data_to(const std::optional<Tensor>& x) {
+  return x ? static_cast<T*>(x->mutable_data_ptr()) : nullptr;
+}
+
 // How an image's memory order follows from its logical (N, C, H, W) order: `channels` values of a
 // pixel lie together and an image has `pixels` of them. One channel means that the two orders are
 // the same.
@@ -80,13 +86,42 @@ inline std::optional<PixelLayout> pixel_layout(const Tensor& x) {
   return PixelLayout{x.size(1), x.size(2) * x.size(3)};
 }
 
-// The noise of one call: none, a tensor's, or drawn from a seed.
+// The noise of one call: none, a tensor's, or drawn from a seed, which may be in a tensor itself.
 struct NoiseArgument {
-  std::optional<Tensor> tensor;
+  std::optional<Tensor> tensor, seed_tensor;
   bool drawn = false;
   uint64_t seed = 0, stream = 0;
   PixelLayout layout;
 };
+
+// Where the elements of an image go that is written into some of the channels of a larger one,
+// counted as they lie in memory in the image: `outer` by `middle` by `inner` of them.
+struct Placement {
+  int64_t middle = 1, inner = 1;
+  int64_t outer_stride = 0, middle_stride = 0, inner_stride = 0;
+
+  // Whether a sample's elements lie in the same order and without gaps.
+  bool samples_are_whole() const {
+    return inner_stride == 1 && (middle == 1 || middle_stride == inner);
+  }
+};
+
+// `to` must have the shape of `image`, which is contiguous or channels-last.
+inline Placement placement(const Tensor& to, const Tensor& image, const char* op,
+                           const char* name) {
+  bool fits = to.dim() == 4 && image.dim() == 4;
+  for (int64_t d = 0; fits && d < 4; ++d) fits = to.size(d) == image.size(d);
+  STD_TORCH_CHECK(fits, op, ": ", name, " must have I_t's shape, (B, C, H, W)");
+  STD_TORCH_CHECK(to.device() == image.device(), op, ": ", name, " must be on I_t's device");
+  const int64_t channels = to.size(1), height = to.size(2), width = to.size(3);
+  const int64_t pixel_stride = width == 1 ? to.stride(2) : to.stride(3);
+  STD_TORCH_CHECK(height == 1 || width == 1 || to.stride(2) == width * to.stride(3), op, ": ", name,
+                  " must be channels of a contiguous or channels-last image");
+  if (pixel_layout(image)->channels == 1) {
+    return {channels, height * width, to.stride(0), to.stride(1), pixel_stride};
+  }
+  return {height * width, channels, to.stride(0), pixel_stride, to.stride(1)};
+}
 
 // Where an op writes its result for `image`, laid out as torch.empty_like lays it out. An op that
 // has to know which element it is at (`counted`: for drawn noise, or for its sample) knows it in
@@ -95,6 +130,9 @@ struct NoiseArgument {
 struct Result {
   Tensor tensor;
   std::optional<Tensor> wanted;
+
+  // Written in place of `image`.
+  explicit Result(const Tensor& image) : tensor(image) {}
 
   Result(const Tensor& image, bool counted) : tensor(torch::stable::empty_like(image)) {
     if (counted && !pixel_layout(tensor)) {

@@ -16,7 +16,7 @@ import torch
 from benchmarks import bench_forward_diffuse, bench_joint_loss, bench_reverse_step, harness, report
 
 ROOT = Path(__file__).parents[1]
-OPS = [bench_reverse_step.OP, bench_forward_diffuse.OP, bench_joint_loss.OP]
+OPS = [bench_reverse_step.OP, bench_reverse_step.DRAWN, bench_forward_diffuse.OP, bench_joint_loss.OP]
 CPU = torch.device("cpu")
 TINY = harness.Case((1, 3, 8, 8), "float32", "channels_last")
 
@@ -69,7 +69,7 @@ def test_the_files_it_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
     report.main(OPS, "", ["--quick", "--repeats", "3", "--ops", "reverse_step", *options])
     records = json.loads(outputs[0].read_text())
     names = [field.name for field in fields(harness.Record)]
-    assert [list(r) for r in records] == [names] * len(records) and len(records) == 3
+    assert [list(r) for r in records] == [names] * len(records) and len(records) == 4
     rows = list(csv.DictReader(outputs[1].open()))
     assert [row["provider"] for row in rows] == [r["provider"] for r in records] and rows[0]["shape"] == "1x3x8x8"
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG") and "<svg" in (tmp_path / "a.svg").read_text()
@@ -82,7 +82,17 @@ def test_on_gpu_names_what_exists() -> None:
     done = subprocess.run([script, "/nowhere/out dir", "--dry-run"], capture_output=True, text=True, cwd="/")
     assert done.returncode == 0 and not done.stderr
     steps = dict(line.split(" (at most ", 1) for line in done.stdout.splitlines())
-    assert {"build", "environment", "attributes", "tests", "memcheck", "racecheck", "ops", "network-64"} <= steps.keys()
+    assert {
+        "build",
+        "environment",
+        "attributes",
+        "tests",
+        "memcheck",
+        "racecheck",
+        "launches",
+        "ops",
+        "network-64",
+    } <= steps.keys()
     assert (
         sum(int(text.split(" s)")[0]) for text in steps.values()) < 9 * 60
         and "/nowhere/out dir/ops.json" in steps["ops"]
@@ -92,6 +102,12 @@ def test_on_gpu_names_what_exists() -> None:
     for name in re.findall(r"run_installed\.py (\w+)", done.stdout):
         assert name == "ops" or (ROOT / "benchmarks" / f"{name}.py").is_file(), name
     assert subprocess.run([script], capture_output=True).returncode == 2
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_launches_are_not_counted_without_a_gpu() -> None:
+    done = subprocess.run([sys.executable, "-m", "benchmarks.launches"], capture_output=True, text=True, cwd=ROOT)
+    assert done.stderr == "error: there is no CUDA device to launch kernels on\n" and done.returncode == 1
 
 
 def test_the_runner_takes_the_installed_package() -> None:

@@ -10,7 +10,7 @@ from models import images, small_model
 
 from rddm_fast.fast import FastSampler
 from rddm_fast.objective import Objective
-from rddm_fast.ops import backends, forward_diffuse, joint_loss, noise, reverse_step
+from rddm_fast.ops import StepTable, backends, forward_diffuse, joint_loss, noise, reverse_step, reverse_step_
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 CUDA = torch.device("cuda")
@@ -64,6 +64,75 @@ def test_reverse_step(backend: str, layout: torch.memory_format, drawn: bool) ->
         )
         close(ours, exact, plain)
         assert ours.stride() == plain.stride() and ours.dtype == image
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+def test_reverse_step_in_place(backend: str, layout: torch.memory_format) -> None:
+    rows = [STEP, {**STEP, "k_0": 0.5}]
+    table = StepTable.of(rows, device=CUDA)
+    for shape, (image, output), objective in itertools.product(SHAPES, PAIRS, Objective):
+        if len(shape) != 4:
+            continue
+        torch.manual_seed(0)
+        I_t, I_in = (torch.randn(shape, device=CUDA).to(image).to(memory_format=layout) for _ in range(2))
+        outputs = [torch.randn(shape, device=CUDA).to(output) for _ in range(objective.outputs)]
+        b, c, h, w = shape
+        found = []
+        for impl in ("reference", backend):
+            buffer = torch.full((b, 2 * c, h, w), 5.0, dtype=output, device=CUDA).to(memory_format=layout)
+            state, clean = I_t.clone(), torch.empty_like(outputs[0])
+            reverse_step_(
+                *(state, *outputs),
+                objective=objective,
+                I_in=I_in,
+                table=table,
+                step=torch.ones(1, dtype=torch.int64, device=CUDA),
+                seed=torch.full((1,), 7, device=CUDA),
+                next_input=buffer[:, :c],
+                clean=clean,
+                impl=impl,
+            )
+            assert (buffer[:, c:] == 5).all()
+            found.append((state, buffer[:, :c], clean))
+        for plain, ours in zip(*found, strict=True):
+            close(ours, plain.double(), plain)
+
+
+def test_one_captured_step_serves_all(backend: str) -> None:
+    """A graph of one call, replayed: its step's number and its seed are read from memory."""
+    steps = [{**STEP, "k_res": -0.1 * i} for i in range(3)]
+    table = StepTable.of(steps, device=CUDA)
+    start, out0, out1 = (torch.randn(1, 3, 64, 64, device=CUDA) for _ in range(3))
+    state, index, seed = (
+        start.clone(),
+        torch.zeros(1, dtype=torch.int64, device=CUDA),
+        torch.zeros(1, device=CUDA).long(),
+    )
+    call = dict(objective="pred_res_noise", table=table, step=index, seed=seed, impl=backend)
+    side = torch.cuda.Stream()
+    with torch.cuda.stream(side):
+        reverse_step_(state, out0, out1, **call)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        reverse_step_(state, out0, out1, **call)
+        index += 1
+    for given in (3, 4):
+        state.copy_(start), index.zero_(), seed.fill_(given)
+        expected = start.clone()
+        for i in range(3):
+            graph.replay()
+            reverse_step_(expected, out0, out1, **{**call, "step": i, "seed": given, "impl": "reference"})
+        torch.testing.assert_close(state, expected, rtol=0, atol=1e-5)
+
+
+def test_a_step_that_the_table_does_not_have_is_nan(backend: str) -> None:
+    table = StepTable.of([STEP], device=CUDA)
+    x = torch.zeros(1, 3, 8, 8, device=CUDA)
+    step = torch.ones(1, dtype=torch.int64, device=CUDA)
+    out = torch.ones_like(x)
+    reverse_step_(x, out, out, objective="pred_res_noise", table=table, step=step, seed=1, impl=backend)
+    assert x.isnan().all()
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)

@@ -24,6 +24,7 @@ STEPS = {
     "generalised": dict(k_t=1.0, k_res=-0.1, k_noise=-0.3, k_0=0.0, sigma=0.2),
     "deterministic": dict(k_t=1.0, k_res=-0.1, k_noise=-0.3, k_0=0.0, sigma=0.0),
     "last": dict(k_t=0.0, k_res=0.0, k_noise=0.0, k_0=1.0, sigma=0.0),
+    "last in [0, 1]": dict(k_t=0.0, k_res=0.0, k_noise=0.0, k_0=0.5, sigma=0.0, offset=0.5),
     "ancestral": dict(k_t=0.7, k_res=0.2, k_noise=0.0, k_0=0.3, sigma=0.1),
 }
 
@@ -196,7 +197,7 @@ def calls(draw):
     layouts = draw(st.lists(st.sampled_from(list(LAYOUTS)), min_size=1, max_size=5))
     call = arguments(objective, image, output, shape, layouts, draw(st.integers(0, 99)))
     coefficient = st.just(0.0) | st.floats(-2, 2, width=32)
-    call |= {name: draw(coefficient) for name in ("k_t", "k_res", "k_noise", "k_0", "sigma")}
+    call |= {name: draw(coefficient) for name in ("k_t", "k_res", "k_noise", "k_0", "sigma", "offset")}
     call |= {name: draw(st.floats(0, 2) | st.just(math.inf)) for name in ("clip_res", "clip_0")}
     call |= {"alpha_bar": draw(st.floats(0, 0.99)), "beta_bar": draw(st.just(0.0) | st.floats(0.01, 1))}
     return call | {"I_in": draw(st.sampled_from((call["I_in"], None)))}
@@ -219,7 +220,7 @@ def test_opcheck(objective):
         call = arguments(objective, F32, BF16, (2, 3, 4, 5), [layout])
         tensors = [call.pop(name) for name in ("I_t", "out0", "out1", "I_in", "noise")]
         numbers = [call[k] for k in ("alpha_bar", "beta_bar")]
-        numbers += [0.4, *(call[k] for k in ("k_t", "k_res", "k_noise", "k_0", "sigma")), 1.0, 1.0]
+        numbers += [0.4, *(call[k] for k in ("k_t", "k_res", "k_noise", "k_0", "sigma")), 0.5, 1.0, 1.0]
         op = torch.ops.rddm_fast.reverse_step.default
         torch.library.opcheck(op, (*tensors, None, 0, int(objective), *numbers))
         torch.library.opcheck(op, (*tensors[:4], None, 7, 3, int(objective), *numbers))
@@ -311,7 +312,7 @@ def test_the_op_itself_refuses_what_it_cannot_read():
         ((x, x.double(), None, None, None), 4, 0.0, "no CPU kernel for I_t in Float"),
     ):
         with pytest.raises(RuntimeError, match=sentence):
-            op(*tensors, None, 0, objective, *numbers, sigma, 1.0, 1.0)
+            op(*tensors, None, 0, objective, *numbers, sigma, 0.0, 1.0, 1.0)
 
 
 def test_an_unavailable_backend_says_why(monkeypatch):

@@ -40,6 +40,13 @@ def test_interpreted_kernel_is_as_exact_as_plain_torch(interpreted):
         assert row["same_layout"], row
 
 
+def test_interpreted_kernel_works_in_place(interpreted):
+    assert len(interpreted["in_place"]) == 5 * 2 * 2 * 2 * 3 * 3  # pairs, layouts, noises, sizes, steps, results
+    for row in interpreted["in_place"]:
+        assert row["error"] <= 2 * row["plain_error"] + row["rounding"], row
+        assert row["same_layout"], row
+
+
 def test_interpreted_kernel_treats_nan_and_infinity_as_the_reference(interpreted):
     assert interpreted["non_finite"]
 
@@ -71,7 +78,7 @@ def compiled(tmp_path_factory):
 def test_every_access_in_ptx_is_128_bits(compiled):
     directory, rows = compiled
     # architectures times (pairs of dtypes, or dtypes, times forms of each kernel)
-    assert len(rows) == 2 * (5 * 4 + 3 * 2 + 5 * 2)
+    assert len(rows) == 2 * (5 * 4 * 2 + 3 * 2 + 5 * 2)
     for row in rows:
         ptx = (directory / f"{row['name']}.ptx").read_text()
         accesses = re.findall(r"\b(ld|st)\.global\S*?\.(v4\.b32|\S+)", ptx)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from rddm_fast.objective import Objective
-from rddm_fast.ops import forward_diffuse, joint_loss, reverse_step
+from rddm_fast.ops import StepTable, forward_diffuse, joint_loss, reverse_step, reverse_step_
 from rddm_fast.ops.noise import noise as reference_noise
 
 DTYPES = {
@@ -29,6 +29,7 @@ STEPS = {
     "last": dict(k_t=0.0, k_res=0.0, k_noise=0.0, k_0=1.0, sigma=0.0),
     "ancestral": dict(k_t=0.7, k_res=0.2, k_noise=0.0, k_0=0.3, sigma=0.1),
 }
+PLACES = ("next_input_pointer", "clean_pointer")  # what is written in the outputs' dtype
 LAYOUTS = {
     "contiguous": lambda x: x,
     "channels_last": lambda x: x.to(memory_format=torch.channels_last),
@@ -71,6 +72,60 @@ def interpret() -> list[dict[str, object]]:
                         "plain_error": (plain.double() - exact).abs().max().item(),
                         "rounding": torch.finfo(DTYPES[image]).eps * exact.abs().max().item(),
                         "same_layout": ours.stride() == plain.stride() and ours.dtype == plain.dtype,
+                    }
+                )
+    return rows
+
+
+def in_place() -> list[dict[str, object]]:
+    """reverse_step_ for every pair of dtypes, both layouts and both kinds of noise: what it writes against float64."""
+    table = StepTable.of([{"alpha_bar": 0.6, "beta_bar": 0.3, "one_minus_alpha_bar": 0.4, **s} for s in STEPS.values()])
+    rows = []
+    for (image, output), layout, drawn, side in itertools.product(
+        PAIRS, ("contiguous", "channels_last"), (0, 1), (7, 32)
+    ):
+        torch.manual_seed(0)
+        for number, step in enumerate(STEPS.values()):
+            objective = (Objective.pred_res_noise, Objective.pred_noise, Objective.pred_x0_noise)[number]
+            I_t, I_in, z = (LAYOUTS[layout](torch.randn(2, 4, side, side).to(DTYPES[image])) for _ in range(3))
+            outputs = [torch.randn(2, 4, side, side).to(DTYPES[output]) for _ in range(objective.outputs)]
+            if drawn:
+                z = reference_noise(I_t.shape, 9, 5 + number)
+            numbers = dict(alpha_bar=0.6, beta_bar=0.3, objective=objective, **step)
+            wide = [x.double() for x in outputs]
+            images = {"I_in": I_in.double(), "noise": z.double()}
+            exact = reverse_step(I_t.double(), *wide, **images, **numbers, impl="reference")
+            numbers |= dict(k_t=0.0, k_res=0.0, k_noise=0.0, k_0=1.0, sigma=0.0)
+            exact_0 = reverse_step(I_t.double(), *wide, **images, **numbers, impl="reference")
+            found = {}
+            for impl in ("triton", "reference"):
+                buffer = LAYOUTS[layout](torch.full((2, 8, side, side), 5.0).to(DTYPES[output]))
+                given = {"seed": torch.tensor([9]), "stream": 5} if drawn else {"noise": z}
+                image_ = I_t.clone()
+                clean = torch.empty_like(outputs[0])
+                written = {"next_input": buffer[:, :4], "clean": clean}
+                step_ = torch.tensor([number])
+                result = reverse_step_(
+                    image_,
+                    *outputs,
+                    I_in=I_in,
+                    objective=objective,
+                    table=table,
+                    step=step_,
+                    impl=impl,
+                    **given,
+                    **written,
+                )
+                assert result is image_ and (buffer[:, 4:] == 5).all()
+                found[impl] = (image_, buffer[:, :4], clean)
+            for ours, plain, right in zip(found["triton"], found["reference"], (exact, exact, exact_0), strict=True):
+                rows.append(
+                    {
+                        "case": f"{objective.name} {image} {output} {layout} {drawn} {side}",
+                        "error": (ours.double() - right).abs().max().item(),
+                        "plain_error": (plain.double() - right).abs().max().item(),
+                        "rounding": torch.finfo(ours.dtype).eps * right.abs().max().item(),
+                        "same_layout": ours.stride() == plain.stride(),
                     }
                 )
     return rows
@@ -211,7 +266,9 @@ def compile_one(
     signature = {}
     for name in (parameter.name for parameter in kernel.params):
         stored = (
-            "*" + (output if name.startswith(("out", "gradient")) else image) if name.endswith("_pointer") else "i64"
+            "*" + (output if name.startswith(("out", "gradient", *PLACES)) else image)
+            if name.endswith("_pointer")
+            else "i64"
         )
         signature[name] = "constexpr" if name in constants else known.get(name, stored)
     aligned = {
@@ -233,7 +290,7 @@ def compile_all(directory: Path) -> list[dict[str, object]]:
     from rddm_fast.kernels.forward_diffuse import forward_diffuse_kernel
     from rddm_fast.kernels.images import launch_config
     from rddm_fast.kernels.joint_loss import joint_loss_kernel, of_objective
-    from rddm_fast.kernels.reverse_step import COEFFICIENTS, read_out, reverse_step_kernel
+    from rddm_fast.kernels.reverse_step import FIELDS, read_out, reverse_step_kernel
 
     rows: list[dict[str, object]] = []
     for capability in (80, 90):
@@ -248,16 +305,27 @@ def compile_all(directory: Path) -> list[dict[str, object]]:
         ):
             constants: dict[str, object] = {
                 **read_out(objective),
-                **dict.fromkeys(("adds_I_t", "adds_res", "adds_noise", "adds_I_0"), True),
                 **{"draws": draws, **({"noise_pointer": None} if draws else {})},
                 **({"out1_pointer": None} if objective.outputs == 1 else {}),
                 **({} if objective.needs_input else {"I_in_pointer": None}),
             }
             inputs = 2 + objective.outputs - 1 + objective.needs_input + (not draws)
-            name = f"sm{capability}-{image}-{output}-{objective.name}{'-drawn' * draws}"
-            config, types = launch_config(DTYPES[output].itemsize), dict.fromkeys(COEFFICIENTS, "fp32")
-            compile_one(directory / name, reverse_step_kernel, capability, image, output, constants, types, config)
-            rows.append({"name": name, "inputs": inputs, "scalar_loads": 0, "scalar_stores": 0})
+            config, types = launch_config(DTYPES[output].itemsize), dict.fromkeys(FIELDS, "fp32")
+            absent = dict.fromkeys(("table_pointer", "index_pointer", "seed_pointer", *PLACES))
+            functional = {**constants, **absent, "next_input_packed": False, "clean_packed": False}
+            in_place = {**constants, "next_input_packed": True, "clean_packed": True}
+            read = dict.fromkeys(FIELDS, "fp32") | {
+                "table_pointer": "*fp32",
+                "index_pointer": "*i64",
+                "seed_pointer": "*i64",
+            }
+            # Of a row of the table what the objective needs, the index, and the seed where noise is drawn.
+            read_out_needs = {Objective.pred_res_noise: 2, Objective.pred_x0_add_noise: 0, Objective.pred_noise: 3}
+            scalars = {"": 0, "-in_place": 8 + read_out_needs[objective] + 1 + draws}
+            for form, fixed, known in (("", functional, types), ("-in_place", in_place, read)):
+                name = f"sm{capability}-{image}-{output}-{objective.name}{'-drawn' * draws}{form}"
+                compile_one(directory / name, reverse_step_kernel, capability, image, output, fixed, known, config)
+                rows.append({"name": name, "inputs": inputs, "scalar_loads": scalars[form], "scalar_stores": 0})
         for image, draws in itertools.product(("fp32", "bf16", "fp16"), (False, True)):
             constants = {"draws": draws, "one_sample": True, **({"noise_pointer": None} if draws else {})}
             types = {"t_pointer": "*i64", "alpha_bar_pointer": "*fp32", "beta_bar_pointer": "*fp32"}
@@ -289,6 +357,7 @@ if __name__ == "__main__":
                     "rows": interpret(),
                     "non_finite": non_finite(),
                     "drawn": drawn(),
+                    "in_place": in_place(),
                     "diffused": diffused(),
                     "losses": losses(),
                 }

@@ -5,14 +5,18 @@ from .forward_diffuse import forward_diffuse, forward_diffuse_reference
 from .joint_loss import joint_loss, joint_loss_reference
 from .noise import noise
 from .reverse_step import reverse_step, reverse_step_reference
+from .reverse_step_in_place import reverse_step_
+from .step_coefficients import StepTable
 
 __all__ = [
     "BackendUnavailable",
+    "StepTable",
     "forward_diffuse",
     "forward_diffuse_reference",
     "joint_loss",
     "joint_loss_reference",
     "noise",
     "reverse_step",
+    "reverse_step_",
     "reverse_step_reference",
 ]

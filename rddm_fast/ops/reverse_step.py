@@ -15,7 +15,7 @@ from .noise import signed64
 _SCHEMA = (
     "(Tensor I_t, Tensor out0, Tensor? out1, Tensor? I_in, Tensor? noise, int? seed, int stream, int objective, "
     "float alpha_bar, float beta_bar, float one_minus_alpha_bar, "
-    "float k_t, float k_res, float k_noise, float k_0, float sigma, "
+    "float k_t, float k_res, float k_noise, float k_0, float sigma, float offset, "
     "float clip_res, float clip_0) -> Tensor"
 )
 _HALVES = (torch.bfloat16, torch.float16)
@@ -39,6 +39,7 @@ def reverse_step_reference(
     k_noise: float,
     k_0: float,
     sigma: float,
+    offset: float,
     clip_res: float,
     clip_0: float,
 ) -> Tensor:
@@ -67,7 +68,7 @@ def reverse_step_reference(
             assert seed is not None
             noise = draw(I_t.shape, seed, stream, I_t.device)
         terms.append((sigma, noise.to(compute)))
-    result = torch.zeros_like(x)
+    result = torch.full_like(x, offset)
     for k, term in terms:
         if k != 0:
             result = result + k * term
@@ -108,6 +109,7 @@ def reverse_step(
     k_noise: float,
     k_0: float,
     sigma: float = 0.0,
+    offset: float = 0.0,
     I_in: Tensor | None = None,
     noise: Tensor | None = None,
     seed: int | None = None,
@@ -121,7 +123,7 @@ def reverse_step(
     Reads the residual I_res, the noise epsilon and the clean image I_0 out of the outputs as
     `objective.read_out` does, and returns
 
-        k_t I_t + k_res I_res + k_noise epsilon + k_0 I_0 + sigma noise
+        offset + k_t I_t + k_res I_res + k_noise epsilon + k_0 I_0 + sigma noise
 
     which is every sampler of the paper (RDDM, Liu et al., CVPR 2024): the generalised step, its eq. 13
     (k_t = 1, k_res = -(alpha_bar_t - alpha_bar_s), k_noise = -(beta_bar_t - sqrt(beta_bar_s^2 - sigma^2))),
@@ -135,7 +137,8 @@ def reverse_step(
         objective: what the outputs mean, an `Objective` or its name.
         alpha_bar, beta_bar: the schedule's cumulative coefficients at t, which I_t was made with.
         one_minus_alpha_bar: 1 - alpha_bar, if the schedule knows it more exactly than the subtraction.
-        k_t, k_res, k_noise, k_0, sigma: the coefficients of the sum above.
+        k_t, k_res, k_noise, k_0, sigma, offset: the coefficients of the sum above. k_0 = offset = 1/2 is the clean
+            image in [0, 1].
         I_in: the degraded image, of I_t's shape and dtype. None means 0, as in generation.
         noise: a standard normal draw of I_t's shape and dtype. Where `sigma` is not 0, this or `seed` is needed.
         seed, stream: 64-bit integers that the noise is drawn from inside the kernel, instead (`ops.noise`). The
@@ -176,6 +179,7 @@ def reverse_step(
         k_noise,
         k_0,
         sigma,
+        offset,
         clip_res,
         clip_0,
     )
@@ -193,12 +197,6 @@ def _check(
     clip_res: float,
     clip_0: float,
 ) -> None:
-    if I_t.dtype not in _IMAGE_DTYPES:
-        raise TypeError(f"I_t is {I_t.dtype}: convert it to float32, bfloat16 or float16")
-    if objective.outputs == 2 and out1 is None:
-        raise ValueError(f"{objective.name} has two outputs, but out1 is missing: pass the network's second one")
-    if objective.outputs == 1 and out1 is not None:
-        raise ValueError(f"{objective.name} has one output, but out1 was given: leave it out")
     if sigma != 0 and noise is None and seed is None:
         raise ValueError(
             f"sigma is {sigma}, but there is no noise: pass a seed, or a standard normal draw of I_t's shape"
@@ -209,6 +207,24 @@ def _check(
         raise ValueError(
             f"clip_res={clip_res} and clip_0={clip_0} must be half-widths, 0 or more; math.inf clamps nothing"
         )
+    check_images(I_t, out0, out1, I_in, noise, objective)
+
+
+def check_images(
+    I_t: Tensor,
+    out0: Tensor,
+    out1: Tensor | None,
+    I_in: Tensor | None,
+    noise: Tensor | None,
+    objective: Objective,
+) -> None:
+    """Raise ValueError or TypeError for images of a reverse step that do not go together."""
+    if I_t.dtype not in _IMAGE_DTYPES:
+        raise TypeError(f"I_t is {I_t.dtype}: convert it to float32, bfloat16 or float16")
+    if objective.outputs == 2 and out1 is None:
+        raise ValueError(f"{objective.name} has two outputs, but out1 is missing: pass the network's second one")
+    if objective.outputs == 1 and out1 is not None:
+        raise ValueError(f"{objective.name} has one output, but out1 was given: leave it out")
     if out0.dtype != I_t.dtype and not (I_t.dtype == torch.float32 and out0.dtype in _HALVES):
         raise TypeError(
             f"out0 is {out0.dtype} beside an I_t of {I_t.dtype}: "

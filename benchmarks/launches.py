@@ -1,0 +1,59 @@
+"""How many kernels one call of each op launches on a GPU, and how long they run there: python -m benchmarks.launches.
+
+A small image (1 x 3 x 256 x 256 by default) takes less time on the device than the host needs to launch it, so that the
+microbenchmarks' times are the host's; these are the profiler's, of the kernels alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch.profiler import DeviceType, ProfilerActivity, profile
+
+from rddm_fast.files import write_text_whole
+
+from .bench_forward_diffuse import OP as FORWARD_DIFFUSE
+from .bench_joint_loss import OP as JOINT_LOSS
+from .bench_reverse_step import DRAWN
+from .bench_reverse_step import OP as REVERSE_STEP
+from .harness import Case
+
+CALLS = 20
+
+
+def kernels(call: Callable[[], object]) -> tuple[float, float]:
+    """(kernels launched, microseconds that they run on the device), a call of `call`."""
+    for _ in range(3):
+        call()
+    torch.cuda.synchronize()
+    with profile(activities=[ProfilerActivity.CUDA]) as profiled:
+        for _ in range(CALLS):
+            call()
+        torch.cuda.synchronize()
+    ran = [event for event in profiled.events() if event.device_type == DeviceType.CUDA]
+    return len(ran) / CALLS, sum(event.device_time for event in ran) / CALLS
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.launches", description=__doc__)
+    parser.add_argument("--size", type=int, default=256, help="side of the image in pixels")
+    parser.add_argument("--json", type=Path, help="write the numbers there")
+    options = parser.parse_args()
+    if not torch.cuda.is_available():
+        raise SystemExit("error: there is no CUDA device to launch kernels on")
+    case, rows = Case((1, 3, options.size, options.size), "float32", "contiguous"), []
+    for op in (REVERSE_STEP, DRAWN, FORWARD_DIFFUSE, JOINT_LOSS):
+        for provider, call in op.work(case, torch.device("cuda"), 0).calls.items():
+            launched, microseconds = kernels(call)
+            rows.append({"op": op.name, "provider": provider, "kernels": launched, "device_us": microseconds})
+            print(f"{op.name:19}{provider:16}{launched:6.1f} kernels {microseconds:8.2f} us on the device", flush=True)
+    if options.json is not None:
+        write_text_whole(options.json, json.dumps({"shape": list(case.shape), "calls": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

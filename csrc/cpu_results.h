@@ -1,0 +1,98 @@
+// How the CPU ops' results get to memory.
+#pragma once
+
+#include "cpu_blocks.h"
+
+namespace rddm {
+namespace {
+
+// Where a block of results is computed: in place, or in a buffer that is rounded on its way out.
+template <class Storage, class T>
+class Written {
+ public:
+  explicit Written(Storage* data) : data_(data) {}
+
+  T* at(int64_t begin) {
+    if constexpr (std::is_same_v<Storage, T>) {
+      return data_ + begin;
+    } else {
+      return computed_;
+    }
+  }
+
+  // What was computed at at(begin) is the n elements from `begin` on.
+  void done(int64_t begin, int64_t n) {
+    if constexpr (!std::is_same_v<Storage, T>) round_to(computed_, data_ + begin, n);
+  }
+
+ private:
+  Storage* data_;
+  alignas(64) T computed_[std::is_same_v<Storage, T> ? 1 : kBlock];
+};
+
+// Blocks of an image written into some of the channels of a larger one; to nowhere without data.
+template <class Storage, class T>
+class Placed {
+ public:
+  Placed(Storage* data, const Placement& placement) : data_(data), p_(placement) {}
+
+  void write(const T* from, int64_t begin, int64_t n) const {
+    if (!data_) return;
+    int64_t inner = begin % p_.inner, middle = begin / p_.inner % p_.middle;
+    int64_t outer = begin / p_.inner / p_.middle;
+    while (n > 0) {
+      Storage* const to = data_ + outer * p_.outer_stride + middle * p_.middle_stride;
+      // Short runs, channels-last pixels, are taken many at a time.
+      const int64_t runs = inner == 0 ? std::min(p_.middle - middle, n / p_.inner) : 0;
+      if (runs > 1 && p_.inner_stride == 1 && p_.inner < 16) {
+        runs_of(from, to, runs);
+        from += runs * p_.inner;
+        n -= runs * p_.inner;
+        middle += runs;
+      } else {
+        const int64_t length = std::min(p_.inner - inner, n);
+        run_of(from, to + inner * p_.inner_stride, length);
+        from += length;
+        n -= length;
+        inner = (inner + length) % p_.inner;
+        middle += inner == 0;
+      }
+      if (middle == p_.middle) {
+        middle = 0;
+        ++outer;
+      }
+    }
+  }
+
+ private:
+  void run_of(const T* from, Storage* to, int64_t length) const {
+    if (p_.inner_stride != 1) {
+      for (int64_t i = 0; i < length; ++i) to[i * p_.inner_stride] = rounded<Storage>(from[i]);
+    } else if constexpr (std::is_same_v<Storage, T>) {
+      std::copy_n(from, length, to);
+    } else {
+      round_to(from, to, length);
+    }
+  }
+
+  void runs_of(const T* from, Storage* to, int64_t runs) const {
+    const auto pixels = [&](auto channels) {
+      for (int64_t run = 0; run < runs; ++run) {
+        for (int64_t i = 0; i < channels; ++i) {
+          to[run * p_.middle_stride + i] = rounded<Storage>(from[run * channels + i]);
+        }
+      }
+    };
+    if (p_.inner == 3) {
+      pixels(std::integral_constant<int64_t, 3>());
+    } else {
+      pixels(p_.inner);
+    }
+  }
+
+  Storage* data_;
+  Placement p_;
+};
+
+}  // namespace
+}  // namespace rddm
