@@ -141,7 +141,12 @@ class ResidualDiffusion(nn.Module):
 
     def network_input(self, I_t: Tensor, I_in: Tensor | None, mask: Tensor | None) -> Tensor:
         """[I_t, I_in, mask] along the channels, with those the model takes; each (B, C, H, W)."""
-        parts = [I_t]
+        parts = [I_t, *self.constant_input(I_in, mask)]
+        return torch.cat(parts, dim=1) if len(parts) > 1 else I_t
+
+    def constant_input(self, I_in: Tensor | None, mask: Tensor | None) -> list[Tensor]:
+        """What of the network's input stays the same in all steps: [I_in, mask], with those the model takes."""
+        parts = []
         if self.condition and not self.img_to_img_translation:
             if I_in is None:
                 raise ValueError("this model restores: it needs the degraded image (I_in)")
@@ -150,7 +155,7 @@ class ResidualDiffusion(nn.Module):
             if mask is None:
                 raise ValueError("this model was trained with a mask (input_condition=True): pass one")
             parts.append(mask)
-        return torch.cat(parts, dim=1) if len(parts) > 1 else I_t
+        return parts
 
     def outputs(
         self,

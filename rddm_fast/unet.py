@@ -304,13 +304,14 @@ class Unet(_UnetBase):
 
     def forward(self, x: Tensor, time: Any, x_self_cond: Tensor | None = None) -> Tensor:
         """`x` (B, input channels, H, W) and `time` (B,), integers or floats, to (B, out_dim, H, W)."""
-        height, width = x.shape[-2:]
-        stem = self._stem(x, x_self_cond)
-        t = self.time_mlp(time)
+        return self.after_stem(self._stem(x, x_self_cond), self.time_mlp(time), x.shape[-2:])
+
+    def after_stem(self, stem: Tensor, t: Any, size: Sequence[int]) -> Tensor:
+        """All but the first convolution: its result and the time's embedding to an image of `size` (H, W)."""
         x, skips = self._encode(stem, t)
         x = self._decode(self.ups, x, t, skips)
         x = self.final_res_block(torch.cat((x, stem), dim=1), t)
-        return self.final_conv(x)[..., :height, :width]
+        return self.final_conv(x)[..., : size[0], : size[1]]
 
 
 class SharedUnet(_UnetBase):
@@ -329,9 +330,11 @@ class SharedUnet(_UnetBase):
 
     def forward(self, x: Tensor, time: Any, x_self_cond: Tensor | None = None) -> list[Tensor]:
         """As `Unet.forward`, with both decoders' outputs."""
-        height, width = x.shape[-2:]
-        stem = self._stem(x, x_self_cond)
-        t = self.time_mlp(time)
+        return self.after_stem(self._stem(x, x_self_cond), self.time_mlp(time), x.shape[-2:])
+
+    def after_stem(self, stem: Tensor, t: Any, size: Sequence[int]) -> list[Tensor]:
+        """As `Unet.after_stem`, with both decoders' outputs."""
+        height, width = size
         x, skips = self._encode(stem, t)
         first = self.final_res_block_1(self._decode(self.ups_no_skip, x, t, None), t)
         second = self._decode(self.ups, x, t, skips)

@@ -12,7 +12,8 @@ from rddm_fast.compat import ResidualDiffusion as PublishedDiffusion
 from rddm_fast.compat import UnetRes
 from rddm_fast.diffusion import ResidualDiffusion
 from rddm_fast.fast import FastSampler
-from rddm_fast.fast.fold import _REPLACEMENTS, PixelsFirstLinearAttention, StepTable, fold, packs
+from rddm_fast.fast.fold import _REPLACEMENTS, fold, packs
+from rddm_fast.fast.modules import FoldedBlock, PixelsFirstLinearAttention
 from rddm_fast.objective import Objective
 from rddm_fast.schedule import Schedule
 from rddm_fast.unet import LinearAttention, ResidualUnets, ResnetBlock, WeightStandardizedConv2d, standardised
@@ -94,6 +95,10 @@ def test_folded_networks_answer_as_the_ones_they_were_made_from(networks: str) -
             own = [time[step : step + 1] for time in times]
             for ours, theirs in zip(folded(x, step, previous), unets(x, own, previous), strict=True):
                 torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=2e-5)
+            constant = folded.constant(x[:, 3:])
+            for i in (step, torch.tensor([step])):  # the number, or a tensor that holds it
+                split = folded(x[:, :3], i, previous, constant=constant)
+                assert all(torch.equal(a, b) for a, b in zip(split, folded(x, step, previous), strict=True))
 
 
 @pytest.mark.parametrize("size", [(1, 1), (7, 5), (33, 18)])
@@ -125,14 +130,12 @@ def test_tables_of_the_steps_are_the_time_network_s_values() -> None:
     for member, folded, curve in zip(diffusion.model.members, networks.members, curves, strict=True):
         times = torch.from_numpy(curve)[indices].float() * 1000
         blocks = {name: m for name, m in member.named_modules() if isinstance(m, ResnetBlock)}
-        tables = {name: m.mlp for name, m in folded.named_modules() if isinstance(m, ResnetBlock)}
+        tables = {name: m.table for name, m in folded.named_modules() if isinstance(m, FoldedBlock)}
         assert blocks.keys() == tables.keys() and len(blocks) == 11
         with torch.no_grad():
             embedding = member.time_mlp(times)
             for name, block in blocks.items():
-                assert isinstance(tables[name], StepTable)
-                torch.testing.assert_close(tables[name].table, block.mlp(embedding), rtol=0, atol=1e-5)
-                assert torch.equal(tables[name](2), tables[name].table[2:3])
+                torch.testing.assert_close(tables[name], block.mlp(embedding), rtol=0, atol=1e-5)
 
 
 def test_called_it_returns_images_in_0_1() -> None:
@@ -221,7 +224,7 @@ def test_weights_are_standardised_with_the_float32_epsilon_in_every_dtype(dtype:
     expected = centred / (weight.var(1, unbiased=False, keepdim=True) + 1e-5).sqrt()
     assert plain.weight.dtype == dtype and type(plain) is nn.Conv2d
     torch.testing.assert_close(plain.weight.flatten(1), expected.to(dtype), rtol=1e-5, atol=1e-6)
-    assert packs(plain.weight) == (dtype == torch.float32 and torch.backends.mkldnn.is_available())
+    assert packs(plain.weight.device, dtype) == (dtype == torch.float32 and torch.backends.mkldnn.is_available())
 
 
 def test_networks_in_bfloat16_are_folded_with_the_float32_epsilon() -> None:
@@ -231,7 +234,7 @@ def test_networks_in_bfloat16_are_folded_with_the_float32_epsilon() -> None:
     expected = unets.unet0.mid_block1.block1.proj.weight.detach().bfloat16().double()
     expected = standardised(expected, 1e-5).bfloat16()
     folded = fold(unets.bfloat16(), [times, times])
-    assert torch.equal(folded.unet0.mid_block1.block1.proj.weight, expected)
+    assert torch.equal(folded.members[0].mid_block1.conv1.weight, expected)
 
 
 def test_under_autocast_it_is_closer_to_float32_than_the_published_rule() -> None:

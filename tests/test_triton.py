@@ -58,6 +58,13 @@ def test_interpreted_forward_diffuse_is_as_exact_as_plain_torch(interpreted):
         assert row["same_layout"], row
 
 
+def test_interpreted_group_norm_silu_is_as_exact_as_plain_torch(interpreted):
+    assert len(interpreted["normalised"]) == 3 * 3 * 4 * 2  # dtypes, layouts, shapes, with and without the rest
+    for row in interpreted["normalised"]:
+        assert row["error"] <= 2 * row["plain_error"] + row["rounding"], row
+        assert row["same_layout"], row
+
+
 def test_interpreted_joint_loss_is_as_exact_as_plain_torch(interpreted):
     assert len(interpreted["losses"]) == 5 * 2 * 2 * (4 * 4 + 3 * 3)  # pairs, losses, noises, results of an objective
     for row in interpreted["losses"]:
@@ -77,6 +84,7 @@ def compiled(tmp_path_factory):
 
 def test_every_access_in_ptx_is_128_bits(compiled):
     directory, rows = compiled
+    rows = [row for row in rows if "inputs" in row]
     # architectures times (pairs of dtypes, or dtypes, times forms of each kernel)
     assert len(rows) == 2 * (5 * 4 * 2 + 3 * 2 + 5 * 2)
     for row in rows:
@@ -95,12 +103,16 @@ def test_machine_code_has_128_bit_accesses_and_no_spills(compiled):
         cubin = str(directory / f"{row['name']}.cubin")
         sass = subprocess.run([CUOBJDUMP, "-sass", cubin], capture_output=True, text=True, check=True).stdout
         accesses = re.findall(r"\b(?:LDG|STG)\.\S+", sass)
-        narrow = [access[:3] for access in accesses if ".128" not in access]
-        assert narrow.count("LDG") == row["scalar_loads"], (row, accesses)
-        assert narrow.count("STG") == row["scalar_stores"] and len(accesses) > len(narrow), (row, accesses)
         usage = subprocess.run(
             [CUOBJDUMP, "--dump-resource-usage", cubin], capture_output=True, text=True, check=True
         ).stdout
         stack, local = re.search(r"STACK:(\d+).*LOCAL:(\d+)", usage).groups()
         assert (int(stack), int(local)) == (0, 0), usage
         assert not re.search(r"\b(?:LDL|STL)\b", sass), row
+        if "kernel" in row:  # group_norm_silu's, which also read a few numbers of each channel and piece
+            wanted = {"LDG", "STG"} if row["kernel"] == "group_norm_silu" else {"LDG"}
+            assert {access[:3] for access in accesses if ".128" in access} == wanted, (row, accesses)
+            continue
+        narrow = [access[:3] for access in accesses if ".128" not in access]
+        assert narrow.count("LDG") == row["scalar_loads"], (row, accesses)
+        assert narrow.count("STG") == row["scalar_stores"] and len(accesses) > len(narrow), (row, accesses)

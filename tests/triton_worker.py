@@ -15,7 +15,8 @@ from typing import Any
 import torch
 
 from rddm_fast.objective import Objective
-from rddm_fast.ops import StepTable, forward_diffuse, joint_loss, reverse_step, reverse_step_
+from rddm_fast.ops import StepTable, forward_diffuse, group_norm_silu, joint_loss, reverse_step, reverse_step_
+from rddm_fast.ops.group_norm_silu import group_norm_silu_reference
 from rddm_fast.ops.noise import noise as reference_noise
 
 DTYPES = {
@@ -128,6 +129,30 @@ def in_place() -> list[dict[str, object]]:
                         "same_layout": ours.stride() == plain.stride(),
                     }
                 )
+    return rows
+
+
+def normalised() -> list[dict[str, object]]:
+    """group_norm_silu for every dtype, two layouts and shapes of one and of several pieces: errors against float64."""
+    rows = []
+    shapes = [((2, 24, 9, 7), 8), ((1, 16, 40, 30), 2), ((3, 5, 1, 1), 5), ((1, 8, 64, 64), 1)]
+    for dtype, layout, (shape, groups), adds in itertools.product(DTYPES, LAYOUTS, shapes, (False, True)):
+        torch.manual_seed(0)
+        x, rest = (LAYOUTS[layout](torch.randn(shape).to(DTYPES[dtype])) for _ in range(2))
+        weight, bias, table = torch.randn(shape[1]), torch.randn(shape[1]), torch.randn(shape[0], 2 * shape[1])
+        given = {"scale_shift": table, "residual": rest} if adds else {}
+        ours, plain = (group_norm_silu(x, weight, bias, groups, impl=i, **given) for i in ("triton", "reference"))
+        wide = [None if v is None else v.double() for v in (given.get("scale_shift"), given.get("residual"))]
+        exact = group_norm_silu_reference(x.double(), weight.double(), bias.double(), groups, 1e-5, *wide)
+        rows.append(
+            {
+                "case": f"{dtype} {layout} {shape} {adds}",
+                "error": (ours.double() - exact).abs().max().item(),
+                "plain_error": (plain.double() - exact).abs().max().item(),
+                "rounding": (torch.finfo(ours.dtype).eps + 1e-6) * exact.abs().max().item(),
+                "same_layout": ours.stride() == plain.stride() and ours.dtype == plain.dtype,
+            }
+        )
     return rows
 
 
@@ -255,13 +280,18 @@ def compile_one(
     constants: dict[str, object],
     types: dict[str, str],
     config: dict[str, int],
+    aligned: bool = False,
 ) -> None:
-    """Compile a kernel for images in `image` and outputs in `output`, aligned, and write its PTX and cubin."""
+    """Compile a kernel for images in `image` and outputs in `output`, aligned, and write its PTX and cubin.
+
+    With `aligned` every integer is taken to divide by 16, as sizes and strides of the networks' images do.
+    """
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    constants = {**constants, "pixels_together": False, "block": config["block"]}
+    if "block" in config:
+        constants = {**constants, "pixels_together": False, "block": config["block"]}
     known = {**types, "numel": "i32"}
     signature = {}
     for name in (parameter.name for parameter in kernel.params):
@@ -270,14 +300,16 @@ def compile_one(
             if name.endswith("_pointer")
             else "i64"
         )
+        if aligned and stored == "i64":
+            stored = "i32"
         signature[name] = "constexpr" if name in constants else known.get(name, stored)
-    aligned = {
+    attributes = {
         (i,): [["tt.divisibility", 16]]
         for i, (name, kind) in enumerate(signature.items())
-        if name == "numel" or (kind.startswith("*") and name not in types)
+        if name == "numel" or (kind.startswith("*") and name not in types) or (aligned and kind in ("i32", "i64"))
     }
     compiled = triton.compile(
-        ASTSource(kernel, signature, constants, aligned),
+        ASTSource(kernel, signature, constants, attributes),
         target=GPUTarget("cuda", capability, 32),
         options={"num_warps": config["num_warps"]},
     )
@@ -346,7 +378,32 @@ def compile_all(directory: Path) -> list[dict[str, object]]:
             config = launch_config(DTYPES[output].itemsize)
             compile_one(directory / name, joint_loss_kernel, capability, image, output, constants, types, config)
             rows.append({"name": name, **row})
+        for image, (layout, together) in itertools.product(
+            DTYPES, (("contiguous", "by_pixel"), ("pixels", "by_channel"))
+        ):
+            sizes = {"pixels": 4096 // 16, "width": 16, together: 1}
+            rows += [
+                compile_norm(directory, f"sm{capability}-{image}-{layout}-{kernel}", kernel, capability, image, sizes)
+                for kernel in ("statistics", "group_norm_silu")
+            ]
     return rows
+
+
+def compile_norm(
+    directory: Path, name: str, kernel: str, capability: int, image: str, constants: dict[str, Any]
+) -> dict[str, object]:
+    """Compile a kernel of group_norm_silu for groups of 16 channels of an image of 64 x 64 pixels."""
+    from rddm_fast.kernels import group_norm_silu as kernels
+
+    floats = {"parts_pointer", "weight_pointer", "bias_pointer", "scale_shift_pointer"}
+    types = {**dict.fromkeys(floats, "*fp32"), "eps": "fp32"}
+    if kernel == "group_norm_silu":
+        constants = {**constants, "all_pieces": 16}
+    else:
+        constants = {**constants, "tiles": 1}
+    which = {"statistics": kernels.statistics_kernel, "group_norm_silu": kernels.group_norm_silu_kernel}[kernel]
+    compile_one(directory / name, which, capability, image, image, constants, types, {"num_warps": 4}, aligned=True)
+    return {"name": name, "kernel": kernel}
 
 
 if __name__ == "__main__":
@@ -359,6 +416,7 @@ if __name__ == "__main__":
                     "drawn": drawn(),
                     "in_place": in_place(),
                     "diffused": diffused(),
+                    "normalised": normalised(),
                     "losses": losses(),
                 }
             )

@@ -36,11 +36,12 @@ class FastSampler:
         self.networks = fold(diffusion.model, times if isinstance(times, list) else [times, times])  # type: ignore[arg-type]
 
     def _predictor(self, _steps: Sequence[Step], I_in: Tensor | None, mask: Tensor | None) -> Predict:
-        diffusion, networks = self.diffusion, self.networks
+        networks, only = self.networks, self.diffusion.read_outputs
+        parts = self.diffusion.constant_input(I_in, mask)
+        constant = networks.constant(torch.cat(parts, dim=1)) if parts else [None] * len(networks.members)
 
         def predict(number: int, _step: Step, I_t: Tensor, x_self_cond: Tensor | None) -> list[Tensor]:
-            x = diffusion.network_input(I_t, I_in, mask)
-            return networks(x, number, x_self_cond, only=diffusion.read_outputs)  # type: ignore[arg-type]
+            return networks(I_t, number, x_self_cond, only, constant)
 
         return predict
 

@@ -1,11 +1,11 @@
-"""Hoist out of the sampling loop what depends on the weights and the step alone.
+"""Hoist out of the sampling loop what depends on the weights, the step or the degraded image alone.
 
 * Weight standardisation depends on the weights: each standardised convolution becomes a plain one whose weight
   was standardised once, in float64, with the epsilon of float32 activations (1e-5), which is what checkpoints
   were trained with, whatever the dtype the folded network runs in.
 * The time embedding depends on the step: each block's scale and shift become a table with one row a step.
-* Everything runs channels-last, where a pixel's channels lie together: the channel norm is torch's layer norm,
-  linear attention is matrix products without copies, and full attention is `scaled_dot_product_attention`.
+* The first convolution is linear: its part that sees the degraded image and the mask is computed once an image.
+* Everything runs channels-last, with the modules of `rddm_fast.fast.modules`.
 * On the CPU the convolutions' weights are packed into oneDNN's layout once.
 """
 
@@ -15,7 +15,6 @@ import copy
 from collections.abc import Callable, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..unet import (
@@ -27,190 +26,163 @@ from ..unet import (
     SharedUnet,
     Unet,
     WeightStandardizedConv2d,
+    reflected,
     standardised,
 )
+from .modules import FLOAT32_EPS, FoldedBlock, LastAxisNorm, PackedConv2d, PixelsFirstLinearAttention, SdpaAttention
 
-FLOAT32_EPS = 1e-5
 
+class SplitStem(nn.Module):
+    """A U-Net's first convolution in two: of the images that change from step to step, and of those that do not."""
 
-class StepTable(nn.Module):
-    """A block's scale and shift for every step; called with the step's number, returns (1, 2 C)."""
-
-    table: Tensor
-
-    def __init__(self, table: Tensor) -> None:
+    def __init__(self, conv: nn.Conv2d, changing: int) -> None:
         super().__init__()
-        self.register_buffer("table", table)
+        self.changing: nn.Module = _part(conv, 0, changing)
+        self.constant: nn.Module | None = None
+        if changing < conv.in_channels:
+            self.constant = _part(conv, changing, conv.in_channels)
+            self.changing.bias = None  # it is the constant part's
 
-    def forward(self, step: int) -> Tensor:
-        return self.table[step : step + 1]
-
-
-class LastAxisNorm(nn.Module):
-    """`unet.ChannelNorm` as torch's layer norm over the last axis of a channels-last image: one pass."""
-
-    def __init__(self, norm: ChannelNorm) -> None:
-        super().__init__()
-        self.g = nn.Parameter(norm.g.detach().flatten().clone(), requires_grad=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        pixels = F.layer_norm(x.permute(0, 2, 3, 1), self.g.shape, self.g, None, FLOAT32_EPS)
-        return pixels.permute(0, 3, 1, 2)
+    def forward(self, x: Tensor, constant: Tensor | None) -> Tensor:
+        stem = self.changing(x)
+        return stem if constant is None else stem + constant
 
 
-class PixelsFirstLinearAttention(nn.Module):
-    """`unet.LinearAttention` on (pixels, features) matrices, which is how a channels-last image lies in memory.
+class FoldedNetworks(nn.Module):
+    """`ResidualUnets` for known steps: called with a step's number in the place of its time.
 
-    The keys' softmax over all pixels is gathered in one walk over them, rescaled whenever a larger key turns up. Its
-    result, a small (features x features) matrix a head, is multiplied with the output projection, so that a second
-    walk has one matrix product for each pixel's queries. On the CPU both walks take CHUNK pixels at a time: queries,
-    keys and values, 16 times the image for the first stage of a published network, stay in the cache.
+    It has no trainable parameters and shares none with the networks that it was made from. Its outputs are theirs to
+    rounding.
     """
 
-    CHUNK = 4096
-
-    def __init__(self, attention: LinearAttention) -> None:
+    def __init__(self, networks: ResidualUnets, times: Sequence[Tensor], dtype: torch.dtype, pack: bool) -> None:
         super().__init__()
-        self.heads = attention.heads
-        project, norm = attention.to_out[0], attention.to_out[1]
-        assert (
-            isinstance(project, nn.Conv2d) and project.bias is not None and isinstance(norm, ChannelNorm | LastAxisNorm)
-        )
-        inner = project.weight.shape[1]
-        to_q, to_k, to_v = attention.to_qkv.weight.detach().flatten(1).split(inner)
-        self.to_q = nn.Parameter(to_q.contiguous(), requires_grad=False)
-        self.to_kv = nn.Parameter(torch.cat([to_k, to_v]), requires_grad=False)
-        self.to_out = nn.Parameter(
-            project.weight.detach().flatten(1).t().reshape(self.heads, -1, project.weight.shape[0]) * attention.scale,
-            requires_grad=False,
-        )
-        self.bias = nn.Parameter(project.bias.detach().clone(), requires_grad=False)
-        self.g = nn.Parameter(norm.g.detach().flatten().clone(), requires_grad=False)
+        self.networks, self.outputs, self.dtype = networks.networks, networks.outputs, dtype
+        first = networks.members[0]
+        self.channels, self.factor, self.self_condition = first.channels, first.factor, first.self_condition
+        changing = self.channels * (2 if self.self_condition else 1)
+        folded = [fold_unet(member, times[i], dtype) for i, member in enumerate(networks.members)]
+        self.members = nn.ModuleList(folded)
+        self.stems = nn.ModuleList(SplitStem(member.init_conv, changing) for member in folded)
+        for member in folded:
+            del member.init_conv
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if pack:
+            _pack(self)
 
-    def forward(self, x: Tensor) -> Tensor:
-        b, c, h, w = x.shape
-        pixels = x.permute(0, 2, 3, 1).reshape(b, h * w, c)
-        chunks = pixels.split(self.CHUNK if x.device.type == "cpu" else h * w, dim=1)
-        projection = (self._context(chunks) / (h * w) @ self.to_out).flatten(1, 2)
-        parts = []
-        for chunk in chunks:
-            q = F.linear(chunk, self.to_q).unflatten(-1, (self.heads, -1)).softmax(dim=-1).flatten(-2)
-            parts.append(F.layer_norm(q @ projection + self.bias, self.g.shape, self.g, None, FLOAT32_EPS))
-        out = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
-        return out.view(b, h, w, c).permute(0, 3, 1, 2)
+    def constant(self, images: Tensor) -> list[Tensor | None]:
+        """What the first convolutions make of the images (B, C, H, W) that stay the same: [I_in, mask], or none."""
+        images = self._ready(images)
+        return [None if stem.constant is None else stem.constant(images) for stem in self.stems]  # type: ignore[operator]
 
-    def _context(self, chunks: Sequence[Tensor]) -> Tensor:
-        """softmax(k) over all pixels, transposed, times v: (B, heads, features, features)."""
-        largest = context = total = None
-        for chunk in chunks:
-            k, v = F.linear(chunk, self.to_kv).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
-            top = k.amax(dim=-2, keepdim=True)
-            if largest is not None:
-                top = torch.maximum(top, largest)
-            k = (k - top).exp_()
-            k_v, k_sum = k.transpose(-1, -2) @ v, k.sum(dim=-2).unsqueeze(-1)
-            if largest is None:
-                context, total = k_v, k_sum
-            else:
-                shrink = (largest - top).exp_().transpose(-1, -2)
-                context, total = context * shrink + k_v, total * shrink + k_sum
-            largest = top
-        assert context is not None and total is not None
-        return context / total
+    def forward(
+        self,
+        x: Tensor,
+        step: int | Tensor,
+        x_self_cond: Tensor | None = None,
+        only: tuple[int, ...] | None = None,
+        constant: Sequence[Tensor | None] | None = None,
+    ) -> list[Tensor]:
+        """The outputs in `only` (all by default) for `x` (B, C, H, W), in the folded dtype.
 
+        With `constant`, what that method returned, `x` is I_t alone; without, it is [I_t, I_in, mask]. `step` is a
+        step's number, or an int64 tensor (1,) that holds it.
+        """
+        if constant is None:
+            constant = self.constant(x[:, self.channels :])
+            x = x[:, : self.channels]
+        size = x.shape[-2:]
+        if self.self_condition:
+            previous = torch.zeros_like(x) if x_self_cond is None else x_self_cond
+            x = torch.cat((previous, x), dim=1)
+        x = self._ready(x)
+        step = step if isinstance(step, Tensor) else torch.full((1,), step, device=x.device)
+        wanted = range(self.outputs) if only is None else only
+        if self.networks == "shared":
+            both = self._member(0, x, step, constant, size)
+            return [both[i] for i in wanted]
+        return [self._member(i, x, step, constant, size) for i in wanted]
 
-class SdpaAttention(nn.Module):
-    """`unet.Attention` by torch's fused attention, which never holds the (pixels x pixels) matrix."""
+    def _member(self, i: int, x: Tensor, step: Tensor, constant: Sequence[Tensor | None], size: Sequence[int]):
+        stem = self.stems[i](x, constant[i])
+        return self.members[i].after_stem(stem, step, size)  # type: ignore[operator]
 
-    def __init__(self, attention: Attention) -> None:
-        super().__init__()
-        self.heads, self.scale = attention.heads, attention.scale
-        self.to_qkv, self.to_out = attention.to_qkv, attention.to_out
-
-    def forward(self, x: Tensor) -> Tensor:
-        q, k, v = _heads(self.to_qkv(x), self.heads)
-        return self.to_out(_image(F.scaled_dot_product_attention(q, k, v, scale=self.scale), *x.shape[2:]))
+    def _ready(self, x: Tensor) -> Tensor:
+        x = reflected(x, self.factor)
+        return x.to(dtype=self.dtype, memory_format=torch.channels_last)
 
 
-def _heads(qkv: Tensor, heads: int) -> tuple[Tensor, ...]:
-    """A channels-last (B, 3 heads features, H, W) image as q, k, v of shape (B, heads, H W, features)."""
-    b, channels, h, w = qkv.shape
-    parts = qkv.permute(0, 2, 3, 1).reshape(b, h * w, 3, heads, channels // (3 * heads))
-    return parts.permute(2, 0, 3, 1, 4).unbind(0)
+def fold(
+    networks: ResidualUnets, times: Sequence[Tensor], *, dtype: torch.dtype | None = None, pack: bool | None = None
+) -> FoldedNetworks:
+    """`networks` folded for the steps whose times are `times[i]` (S,) for network i.
 
-
-def _image(x: Tensor, height: int, width: int) -> Tensor:
-    """(B, heads, H W, features) as a channels-last (B, heads features, H, W) image."""
-    b, heads, _, features = x.shape
-    return x.transpose(1, 2).reshape(b, height, width, heads * features).permute(0, 3, 1, 2)
-
-
-class PackedConv2d(nn.Module):
-    """A convolution on the CPU whose weight lies in oneDNN's own layout, once, instead of being reordered at each call.
-
-    It is what torch's own compiler does when it freezes a model's weights. For 1x1 convolutions there is nothing to
-    gain, and on 8x8 images oneDNN takes 20 to 30 times as long with a packed weight as without.
+    `dtype` is what they compute in, their own by default. `pack` packs the convolutions' weights for the CPU, which is
+    the default where that is faster; a compiler that packs them itself wants them plain. `networks` is left as it was.
+    Raises TypeError for networks that are not ours and ValueError for ones already folded.
     """
-
-    def __init__(self, conv: nn.Conv2d) -> None:
-        super().__init__()
-        self.padding, self.stride, self.dilation = (
-            list(map(int, a)) for a in (conv.padding, conv.stride, conv.dilation)
-        )
-        self.bias = conv.bias
-        self.packed = torch._C._nn.mkldnn_reorder_conv2d_weight(
-            conv.weight.detach().to_mkldnn(), self.padding, self.stride, self.dilation, 1
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.ops.mkldnn._convolution_pointwise(
-            x, self.packed, self.bias, self.padding, self.stride, self.dilation, 1, "none", [], ""
-        )
+    if isinstance(networks, FoldedNetworks):
+        raise ValueError("these networks are folded already: fold the ones they were made from")
+    if not isinstance(networks, ResidualUnets):
+        raise TypeError(f"only ResidualUnets (or compat.UnetRes) can be folded, not {type(networks).__name__}")
+    weight = networks.members[0].init_conv.weight
+    dtype = weight.dtype if dtype is None else dtype
+    with torch.no_grad():
+        return FoldedNetworks(networks, times, dtype, packs(weight.device, dtype) if pack is None else pack).eval()
 
 
-@torch.no_grad()
-def fold_unet(unet: Unet | SharedUnet, times: Tensor) -> Unet | SharedUnet:
-    """A copy of `unet` for `times` (S,), called with a step's number (0 .. S-1) where `unet` takes times (B,).
-
-    The copy has no trainable parameters and shares none with `unet`. Its outputs are `unet`'s to rounding.
-    """
+def fold_unet(unet: Unet | SharedUnet, times: Tensor, dtype: torch.dtype) -> Unet | SharedUnet:
+    """A copy of `unet` in `dtype` for `times` (S,), whose `after_stem` takes a step's number (1,) for the embedding."""
     folded = copy.deepcopy(unet).requires_grad_(False).eval()
-    dtype = folded.init_conv.weight.dtype
     embedding = folded.time_mlp.float()(times)  # in float32, whatever the networks' dtype, as the times are
     folded.time_mlp = nn.Identity()
     for module in list(folded.modules()):
-        if isinstance(module, ResnetBlock):
-            module.mlp = StepTable(module.mlp.float()(embedding).to(dtype))
         for name, child in module.named_children():
             for kind, replacement in _REPLACEMENTS.items():
                 if type(child) is kind:
                     setattr(module, name, replacement(child))
-    folded.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if packs(folded.init_conv.weight):
-        for module in list(folded.modules()):
-            for name, child in module.named_children():
-                if isinstance(child, nn.Conv2d) and child.kernel_size != (1, 1):
-                    setattr(module, name, PackedConv2d(child))
+    for module in list(folded.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, ResnetBlock):
+                setattr(module, name, FoldedBlock(child, child.mlp.float()(embedding)))
+    for module in folded.modules():
+        if isinstance(module, nn.Conv2d | LastAxisNorm | PixelsFirstLinearAttention):
+            module.to(dtype)  # the blocks' norms and tables stay in float32
     return folded
 
 
-def packs(weight: Tensor) -> bool:
-    """Whether convolutions with such a weight are packed: in float32 on a CPU whose torch has oneDNN."""
-    return weight.device.type == "cpu" and weight.dtype == torch.float32 and torch.backends.mkldnn.is_available()
+def packs(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether weights are packed by default: in float32 on a CPU whose torch has oneDNN."""
+    return device.type == "cpu" and dtype == torch.float32 and torch.backends.mkldnn.is_available()
 
 
-def _plain(conv: WeightStandardizedConv2d) -> nn.Conv2d:
+def _pack(networks: nn.Module) -> None:
+    for module in list(networks.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.Conv2d) and child.kernel_size != (1, 1):
+                setattr(module, name, PackedConv2d(child))
+
+
+def _conv(conv: nn.Conv2d, weight: Tensor) -> nn.Conv2d:
+    """A plain convolution of another weight, else as `conv`."""
     kernel_size, stride, padding = conv.kernel_size, conv.stride, conv.padding
     # Without its random initialisation: building a sampler must not move the generator that the images come from.
     plain = torch.nn.utils.skip_init(
-        nn.Conv2d, conv.in_channels, conv.out_channels, kernel_size, stride, padding, device=conv.weight.device
+        nn.Conv2d, weight.shape[1], weight.shape[0], kernel_size, stride, padding, device=weight.device
     )
-    plain.weight = nn.Parameter(
-        standardised(conv.weight.double(), FLOAT32_EPS).to(conv.weight.dtype), requires_grad=False
-    )
+    plain.weight = nn.Parameter(weight, requires_grad=False)
     assert conv.bias is not None and plain.bias is not None
     plain.bias = nn.Parameter(conv.bias.detach().clone(), requires_grad=False)
     return plain
+
+
+def _part(conv: nn.Conv2d, first: int, last: int) -> nn.Conv2d:
+    """`conv` of the input channels from `first` to `last`."""
+    return _conv(conv, conv.weight.detach()[:, first:last].clone())
+
+
+def _plain(conv: WeightStandardizedConv2d) -> nn.Conv2d:
+    return _conv(conv, standardised(conv.weight.double(), FLOAT32_EPS).to(conv.weight.dtype))
 
 
 _REPLACEMENTS: dict[type[nn.Module], Callable[..., nn.Module]] = {
@@ -219,20 +191,3 @@ _REPLACEMENTS: dict[type[nn.Module], Callable[..., nn.Module]] = {
     LinearAttention: PixelsFirstLinearAttention,
     Attention: SdpaAttention,
 }
-
-
-def fold(networks: ResidualUnets, times: Sequence[Tensor]) -> ResidualUnets:
-    """`networks` folded for the steps whose times are `times[i]` (S,) for network i.
-
-    The result is called as `networks` is, with the number of a step in the place of the time. `networks` is left
-    as it was. Raises TypeError for networks that are not ours and ValueError for ones already folded.
-    """
-    if not isinstance(networks, ResidualUnets):
-        raise TypeError(f"only ResidualUnets (or compat.UnetRes) can be folded, not {type(networks).__name__}")
-    if isinstance(networks.unet0.time_mlp, nn.Identity):
-        raise ValueError("these networks are folded already: fold the ones they were made from")
-    folded = copy.copy(networks)
-    folded._modules = dict(networks._modules)
-    for i, member in enumerate(networks.members):
-        folded._modules[f"unet{i}"] = fold_unet(member, times[i])
-    return folded

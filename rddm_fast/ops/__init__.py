@@ -2,6 +2,7 @@
 
 from .backends import BackendUnavailable
 from .forward_diffuse import forward_diffuse, forward_diffuse_reference
+from .group_norm_silu import group_norm_silu, group_norm_silu_reference
 from .joint_loss import joint_loss, joint_loss_reference
 from .noise import noise
 from .reverse_step import reverse_step, reverse_step_reference
@@ -13,6 +14,8 @@ __all__ = [
     "StepTable",
     "forward_diffuse",
     "forward_diffuse_reference",
+    "group_norm_silu",
+    "group_norm_silu_reference",
     "joint_loss",
     "joint_loss_reference",
     "noise",

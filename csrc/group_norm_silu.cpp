@@ -1,0 +1,288 @@
+// group_norm_silu on the CPU: one walk for the statistics, one that normalises and activates.
+//
+// Both walks take pieces that stay in the cache. A piece's mean and sum of squared deviations come
+// from two passes over it, and pieces are joined by Chan's formula in float64, in an order that
+// does not depend on the threads.
+#include "group_norm_silu.h"
+
+#include <torch/csrc/stable/library.h>
+
+#include <cmath>
+#include <vector>
+
+#include "cpu_results.h"
+
+namespace rddm {
+namespace {
+
+constexpr int64_t kPiece = 8192;  // values of a piece: 32 KiB in float32
+
+struct Moments {
+  double count = 0, mean = 0, squares = 0;
+
+  void join(const Moments& other) {
+    if (other.count == 0) return;
+    const double total = count + other.count, apart = other.mean - mean;
+    mean += apart * (other.count / total);
+    squares += other.squares + apart * apart * (count * other.count / total);
+    count = total;
+  }
+};
+
+// sums[c] of x[p][c] over n pixels.
+RDDM_CLONES void sum_pixels(const float* __restrict x, int64_t n, int64_t channels,
+                            float* __restrict sums) {
+  std::fill_n(sums, channels, 0.f);
+  int64_t p = 0;
+  for (; p + 4 <= n; p += 4) {
+    const float* const row = x + p * channels;
+    for (int64_t c = 0; c < channels; ++c) {
+      sums[c] += (row[c] + row[c + channels]) + (row[c + 2 * channels] + row[c + 3 * channels]);
+    }
+  }
+  for (; p < n; ++p) {
+    for (int64_t c = 0; c < channels; ++c) sums[c] += x[p * channels + c];
+  }
+}
+
+RDDM_INLINE float square(float x) { return x * x; }
+
+// The same of (x[p][c] - means[c])^2.
+RDDM_CLONES void sum_squares(const float* __restrict x, int64_t n, int64_t channels,
+                             const float* __restrict means, float* __restrict sums) {
+  std::fill_n(sums, channels, 0.f);
+  int64_t p = 0;
+  for (; p + 4 <= n; p += 4) {
+    const float* const row = x + p * channels;
+    for (int64_t c = 0; c < channels; ++c) {
+      const float m = means[c];
+      sums[c] += (square(row[c] - m) + square(row[c + channels] - m)) +
+                 (square(row[c + 2 * channels] - m) + square(row[c + 3 * channels] - m));
+    }
+  }
+  for (; p < n; ++p) {
+    for (int64_t c = 0; c < channels; ++c) sums[c] += square(x[p * channels + c] - means[c]);
+  }
+}
+
+// Of n values in a row, summed as if they were pixels of 16 channels.
+Moments moments_of_run(const float* x, int64_t n) {
+  constexpr int64_t kLanes = 16;
+  const int64_t whole = n / kLanes * kLanes;
+  float lanes[kLanes], means[kLanes];
+  const auto total = [&](auto term) {
+    double sum = 0;
+    for (const float lane : lanes) sum += lane;
+    for (int64_t i = whole; i < n; ++i) sum += term(x[i]);
+    return sum;
+  };
+  sum_pixels(x, n / kLanes, kLanes, lanes);
+  const double mean = total([](float value) { return value; }) / double(n);
+  std::fill_n(means, kLanes, float(mean));
+  sum_squares(x, n / kLanes, kLanes, means, lanes);
+  return {double(n), mean, total([&](float value) { return square(value - float(mean)); })};
+}
+
+// y[p][c] = silu(factors[c] x[p][c] + terms[c]), and + rest[p][c] where that is added.
+template <bool Adds>
+RDDM_CLONES void activate(const float* __restrict x, const float* __restrict factors,
+                          const float* __restrict terms, const float* __restrict rest, int64_t n,
+                          int64_t channels, float* __restrict y) {
+  for (int64_t p = 0; p < n; ++p) {
+    for (int64_t c = 0; c < channels; ++c) {
+      const int64_t i = p * channels + c;
+      y[i] = silu(factors[c] * x[i] + terms[c]);
+      if constexpr (Adds) y[i] += rest[i];
+    }
+  }
+}
+
+// A tensor's values in float32, a piece at a time.
+template <class Storage>
+class Piece {
+ public:
+  explicit Piece(const Storage* data, int64_t size)
+      : data_(data), buffer_(std::is_same_v<Storage, float> || !data ? 0 : size) {}
+
+  const float* at(int64_t begin, int64_t n) {
+    if constexpr (std::is_same_v<Storage, float>) {
+      return data_ ? data_ + begin : nullptr;
+    } else {
+      if (!data_) return nullptr;
+      widen(data_ + begin, buffer_.data(), n);
+      return buffer_.data();
+    }
+  }
+
+ private:
+  const Storage* data_;
+  std::vector<float> buffer_;
+};
+
+// How an image is cut: `planes` stretches of memory, each `pixels` times `channels` values, whose
+// pieces are runs of pixels. Channels-last, a plane is a sample; else it is one channel of one.
+struct Cut {
+  int64_t samples, all_channels, planes, pixels, channels, piece, pieces;
+
+  Cut(const Tensor& x, const PixelLayout& layout) : samples(x.size(0)), all_channels(x.size(1)) {
+    const int64_t numel = x.numel();
+    channels = layout.channels;
+    planes = channels == 1 ? samples * all_channels : samples;
+    pixels = numel / planes / channels;
+    piece = std::max<int64_t>(1, kPiece / channels);
+    pieces = (pixels + piece - 1) / piece;
+  }
+};
+
+struct GroupNormInputs {
+  const Tensor &x, &weight, &bias;
+  const std::optional<Tensor>&scale_shift, &residual;
+  int64_t groups;
+  double eps;
+};
+
+// Every sample's and channel's factor and term, from the statistics of its group.
+std::vector<Affine> affines(const GroupNormInputs& in, const std::vector<Moments>& statistics) {
+  const int64_t samples = in.x.size(0), channels = in.x.size(1), of_group = channels / in.groups;
+  const float* const weight = static_cast<const float*>(in.weight.const_data_ptr());
+  const float* const bias = static_cast<const float*>(in.bias.const_data_ptr());
+  const float* const table = data_of<float>(in.scale_shift);
+  const int64_t table_stride = table && in.scale_shift->size(0) > 1 ? 2 * channels : 0;
+  std::vector<Affine> all(samples * channels);
+  for (int64_t n = 0; n < samples; ++n) {
+    for (int64_t c = 0; c < channels; ++c) {
+      const Moments& m = statistics[n * in.groups + c / of_group];
+      const float rstd = float(1.0 / std::sqrt(m.squares / m.count + in.eps));
+      const float* const row = table ? table + n * table_stride : nullptr;
+      all[n * channels + c] = normalised(float(m.mean), rstd, weight[c], bias[c], row ? row[c] : 0,
+                                         row ? row[channels + c] : 0);
+    }
+  }
+  return all;
+}
+
+template <class Storage>
+void run(const GroupNormInputs& in, const Tensor& x, const std::optional<Tensor>& residual,
+         const Cut& cut, Tensor& result) {
+  const Storage* const data = static_cast<const Storage*>(x.const_data_ptr());
+  Storage* const to = static_cast<Storage*>(result.mutable_data_ptr());
+  const int64_t values = cut.piece * cut.channels, of_group = cut.all_channels / in.groups;
+  const int64_t groups = cut.channels == 1 ? 1 : in.groups;  // that a plane has
+
+  // Of each plane, piece and group.
+  std::vector<Moments> parts(cut.planes * cut.pieces * groups);
+  torch::stable::parallel_for(0, cut.planes * cut.pieces, 1, [&](int64_t first, int64_t last) {
+    Piece<Storage> source(data, values);
+    std::vector<float> sums(cut.channels), means(cut.channels);
+    for (int64_t i = first; i < last; ++i) {
+      const int64_t begin = i % cut.pieces * cut.piece;
+      const int64_t n = std::min(cut.piece, cut.pixels - begin), count = cut.channels / groups;
+      const float* const piece =
+          source.at((i / cut.pieces * cut.pixels + begin) * cut.channels, n * cut.channels);
+      Moments* const of = &parts[i * groups];
+      if (cut.channels == 1) {
+        of[0] = moments_of_run(piece, n);
+        continue;
+      }
+      sum_pixels(piece, n, cut.channels, sums.data());
+      for (int64_t g = 0; g < groups; ++g) {
+        double total = 0;
+        for (int64_t c = g * count; c < (g + 1) * count; ++c) total += sums[c];
+        of[g] = {double(n * count), total / double(n * count), 0};
+        std::fill_n(means.data() + g * count, count, float(of[g].mean));
+      }
+      sum_squares(piece, n, cut.channels, means.data(), sums.data());
+      for (int64_t g = 0; g < groups; ++g) {
+        for (int64_t c = g * count; c < (g + 1) * count; ++c) of[g].squares += sums[c];
+      }
+    }
+  });
+  std::vector<Moments> statistics(cut.samples * in.groups);
+  for (int64_t plane = 0; plane < cut.planes; ++plane) {
+    const int64_t sample = cut.channels == 1 ? plane / cut.all_channels : plane;
+    const int64_t group = cut.channels == 1 ? plane % cut.all_channels / of_group : 0;
+    for (int64_t i = plane * cut.pieces; i < (plane + 1) * cut.pieces; ++i) {
+      for (int64_t g = 0; g < groups; ++g) {
+        statistics[sample * in.groups + group + g].join(parts[i * groups + g]);
+      }
+    }
+  }
+
+  const std::vector<Affine> affine = affines(in, statistics);
+  torch::stable::parallel_for(0, cut.planes * cut.pieces, 1, [&](int64_t first, int64_t last) {
+    Piece<Storage> source(data, values), rest(data_of<Storage>(residual), values);
+    std::vector<float> factors(values), terms(values);
+    std::vector<float> computed(std::is_same_v<Storage, float> ? 0 : values);
+    for (int64_t i = first; i < last; ++i) {
+      const int64_t plane = i / cut.pieces, piece = i % cut.pieces * cut.piece;
+      const int64_t n = std::min(cut.piece, cut.pixels - piece);
+      const int64_t begin = (plane * cut.pixels + piece) * cut.channels, count = n * cut.channels;
+      // One channel is taken as one pixel of as many channels, all alike.
+      const int64_t pixels = cut.channels == 1 ? 1 : n,
+                    channels = cut.channels == 1 ? n : cut.channels;
+      for (int64_t c = 0; c < channels; ++c) {
+        const Affine& a = affine[cut.channels == 1 ? plane : plane * channels + c];
+        factors[c] = a.factor;
+        terms[c] = a.term;
+      }
+      float* y;
+      if constexpr (std::is_same_v<Storage, float>) {
+        y = to + begin;
+      } else {
+        y = computed.data();
+      }
+      const auto step = residual ? activate<true> : activate<false>;
+      step(source.at(begin, count), factors.data(), terms.data(), rest.at(begin, count), pixels,
+           channels, y);
+      if constexpr (!std::is_same_v<Storage, float>) round_to(y, to + begin, count);
+    }
+  });
+}
+
+Tensor group_norm_silu_cpu(const Tensor& x, const Tensor& weight, const Tensor& bias,
+                           int64_t groups, double eps, const std::optional<Tensor>& scale_shift,
+                           const std::optional<Tensor>& residual) {
+  STD_TORCH_CHECK(x.dim() >= 2 && groups > 0 && x.size(1) % groups == 0,
+                  "group_norm_silu: the channels must divide into the groups");
+  const auto is_row = [&](const Tensor& t, int64_t size) {
+    return t.scalar_type() == ScalarType::Float && t.is_contiguous() && t.size(t.dim() - 1) == size;
+  };
+  STD_TORCH_CHECK(
+      weight.dim() == 1 && bias.dim() == 1 && is_row(weight, x.size(1)) && is_row(bias, x.size(1)),
+      "group_norm_silu: weight and bias must be float32, one value a channel");
+  STD_TORCH_CHECK(
+      !scale_shift || (scale_shift->dim() == 2 && is_row(*scale_shift, 2 * x.size(1)) &&
+                       (scale_shift->size(0) == 1 || scale_shift->size(0) == x.size(0))),
+      "group_norm_silu: scale_shift must be float32, (1 or B, 2 C)");
+  Result result(x, true);
+  if (x.numel() == 0) return result.finish();
+  const Tensor image = in_layout_of(x, result.tensor);
+  std::optional<Tensor> rest;
+  if (residual) {
+    rest = matching(*residual, result.tensor, x.scalar_type(), "group_norm_silu", "residual");
+  }
+  const GroupNormInputs in{x, weight, bias, scale_shift, residual, groups, eps};
+  const Cut cut(result.tensor, *pixel_layout(result.tensor));
+  switch (x.scalar_type()) {
+    case ScalarType::Float:
+      run<float>(in, image, rest, cut, result.tensor);
+      break;
+    case ScalarType::BFloat16:
+      run<BFloat16>(in, image, rest, cut, result.tensor);
+      break;
+    case ScalarType::Half:
+      run<Half>(in, image, rest, cut, result.tensor);
+      break;
+    default:
+      STD_TORCH_CHECK(false, "group_norm_silu: no CPU kernel for ",
+                      torch::headeronly::toString(x.scalar_type()));
+  }
+  return result.finish();
+}
+
+}  // namespace
+}  // namespace rddm
+
+STABLE_TORCH_LIBRARY_IMPL(rddm_fast, CPU, m) {
+  m.impl("group_norm_silu", TORCH_BOX(&rddm::group_norm_silu_cpu));
+}

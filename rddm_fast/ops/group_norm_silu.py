@@ -1,0 +1,128 @@
+"""`rddm_fast::group_norm_silu`: what follows a convolution in the U-Net's blocks, in two reads and one write."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from . import backends
+
+_SCHEMA = (
+    "(Tensor x, Tensor weight, Tensor bias, int groups, float eps, Tensor? scale_shift, Tensor? residual) -> Tensor"
+)
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def group_norm_silu_reference(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    groups: int,
+    eps: float,
+    scale_shift: Tensor | None,
+    residual: Tensor | None,
+) -> Tensor:
+    """The op's definition in plain torch, with the schema's arguments. Differentiable.
+
+    Computes in float32 (float64 for float64 images) and rounds once, into an image laid out as `torch.empty_like(x)`.
+    """
+    compute = torch.float64 if x.dtype == torch.float64 else torch.float32
+    # torch's and not torch.nn.functional's, which refuses groups of one value.
+    y = torch.group_norm(x.to(compute), groups, weight.to(compute), bias.to(compute), eps)
+    if scale_shift is not None:
+        per_channel = (-1, x.shape[1], *(1,) * (x.dim() - 2))
+        scale, shift = (part.reshape(per_channel) for part in scale_shift.to(compute).chunk(2, dim=1))
+        y = y * (scale + 1) + shift
+    y = F.silu(y)
+    if residual is not None:
+        y = y + residual.to(compute)
+    return torch.empty_like(x).copy_(y)
+
+
+def _triton(*args) -> Tensor:
+    from rddm_fast.kernels.group_norm_silu import group_norm_silu as launch
+
+    return launch(*args)
+
+
+def _fake(x: Tensor, *args) -> Tensor:
+    return torch.empty_like(x)
+
+
+backends.define("group_norm_silu", _SCHEMA, reference=group_norm_silu_reference, triton=_triton, fake=_fake, cuda=False)
+_op = torch.ops.rddm_fast.group_norm_silu.default
+_CALL: dict[str, Callable[..., Tensor]] = {
+    "reference": group_norm_silu_reference,
+    "cpp": _op,
+    "triton": torch.ops.rddm_fast.group_norm_silu_triton.default,
+}
+
+
+def group_norm_silu(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    groups: int,
+    *,
+    eps: float = 1e-5,
+    scale_shift: Tensor | None = None,
+    residual: Tensor | None = None,
+    impl: str | None = None,
+) -> Tensor:
+    """Group norm (Wu and He, 2018), the time's scale and shift, SiLU, and the block's residual:
+
+        y = group_norm(x) weight + bias;  y = y (scale + 1) + shift;  y = y sigmoid(y) + residual
+
+    Args:
+        x: images (B, C, ...), in float32, bfloat16 or float16.
+        weight, bias: (C,), float32.
+        groups: how many groups of consecutive channels there are; it divides C.
+        eps: added to a group's variance.
+        scale_shift: (1, 2 C) or (B, 2 C), float32: the scales and then the shifts.
+        residual: of x's shape and dtype.
+        impl: "reference", "cpp" or "triton"; None takes the best that there is for the device.
+
+    Returns:
+        y: x's shape and dtype, laid out as `torch.empty_like(x)`. Computed in float32, the statistics in two passes
+        over pieces that Chan's formula joins, and rounded once.
+
+    Raises:
+        ValueError: shapes or devices that do not go together.
+        TypeError: a dtype that is not served.
+        BackendUnavailable: `impl` is not there; the message says why.
+        RuntimeError: a gradient would be needed. There is none, except with `impl="reference"`.
+    """
+    _check(x, weight, bias, groups, scale_shift, residual)
+    backend = backends.choose(impl, x.device, lacking="cuda")
+    if impl != "reference":
+        backends.check_no_gradient("group_norm_silu", x, weight, bias, scale_shift, residual)
+    return _CALL[backend](x, weight, bias, groups, eps, scale_shift, residual)
+
+
+def _check(
+    x: Tensor, weight: Tensor, bias: Tensor, groups: int, scale_shift: Tensor | None, residual: Tensor | None
+) -> None:
+    if x.dtype not in _DTYPES:
+        raise TypeError(f"x is {x.dtype}: convert it to float32, bfloat16 or float16")
+    if x.dim() < 2 or groups < 1 or x.shape[1] % groups:
+        raise ValueError(f"x of shape {tuple(x.shape)} does not divide into {groups} groups of channels")
+    channels = x.shape[1]
+    rows: list[tuple[str, Tensor, tuple[int, ...]]] = [("weight", weight, (channels,)), ("bias", bias, (channels,))]
+    if scale_shift is not None:
+        batch = 1 if scale_shift.shape[:1] == (1,) else x.shape[0]
+        rows.append(("scale_shift", scale_shift, (batch, 2 * channels)))
+    for name, row, shape in rows:
+        if row.shape != shape or row.dtype != torch.float32 or not row.is_contiguous():
+            raise ValueError(
+                f"{name} must be contiguous float32 of shape {shape}, not {row.dtype} of {tuple(row.shape)}"
+            )
+    if residual is not None and (residual.shape != x.shape or residual.dtype != x.dtype):
+        raise ValueError(
+            f"residual must be {x.dtype} of x's shape {tuple(x.shape)}, not {residual.dtype} of {tuple(residual.shape)}"
+        )
+    for name, other in (("weight", weight), ("bias", bias), ("scale_shift", scale_shift), ("residual", residual)):
+        if other is not None and other.device != x.device:
+            raise ValueError(f"{name} is on {other.device} and x on {x.device}: move one to the other")
