@@ -397,10 +397,7 @@ def compile_norm(
 
     floats = {"parts_pointer", "weight_pointer", "bias_pointer", "scale_shift_pointer"}
     types = {**dict.fromkeys(floats, "*fp32"), "eps": "fp32"}
-    if kernel == "group_norm_silu":
-        constants = {**constants, "all_pieces": 16}
-    else:
-        constants = {**constants, "tiles": 1}
+    constants = {**constants, "all_pieces": 16} if kernel == "group_norm_silu" else {**constants, "tiles": 1}
     which = {"statistics": kernels.statistics_kernel, "group_norm_silu": kernels.group_norm_silu_kernel}[kernel]
     compile_one(directory / name, which, capability, image, image, constants, types, {"num_warps": 4}, aligned=True)
     return {"name": name, "kernel": kernel}
