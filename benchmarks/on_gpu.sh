@@ -44,27 +44,27 @@ fi
 
 # An installation of its own that sees the system's torch, so that the checkout and the system stay as they are.
 step venv 20 "$python" -m venv --system-site-packages --without-pip "$env_dir"
-step build 100 "$python" -m pip install --no-build-isolation --no-deps --no-index --target "$env_dir/package" .
+step build 90 "$python" -m pip install --no-build-isolation --no-deps --no-index --target "$env_dir/package" .
 if [ $dry -eq 0 ]; then export PYTHONPATH="$env_dir/package"; fi
 # `python -m benchmarks...` puts the checkout, which is not compiled, before the package: the runner turns that round.
 run="$repo/benchmarks/run_installed.py"
 
 step environment 10 "$python" -P -m rddm_fast.env_report --json
 step attributes 10 "$python" -P -c 'import json; from rddm_fast import _C; import rddm_fast.ops; print(json.dumps(_C.kernel_attributes(), indent=1))'
-step tests 70 "$python" -P -m pytest -q -p no:cacheprovider tests/test_gpu.py tests/test_build.py
+step tests 65 "$python" -P -m pytest -q -p no:cacheprovider tests/test_gpu.py tests/test_build.py
 for tool in memcheck racecheck; do
   if [ $dry -eq 1 ] || command -v compute-sanitizer >/dev/null; then
-    step "$tool" 45 compute-sanitizer --tool "$tool" --error-exitcode 9 "$python" -P "$run" sanitize
+    step "$tool" 35 compute-sanitizer --tool "$tool" --error-exitcode 9 "$python" -P "$run" sanitize
   else
     echo "$tool: skipped, there is no compute-sanitizer" | tee -a "$out/summary.txt"
   fi
 done
-step launches 30 "$python" -P "$run" launches --json "$out/launches.json"
-step ops-quick 90 "$python" -P "$run" ops --quick --json "$out/ops-quick.json" --plot "$out/ops-quick"
-step ops 60 "$python" -P "$run" ops --no-compile --json "$out/ops.json" --csv "$out/ops.csv" --plot "$out/ops"
-for size in 64 256; do
-  step "network-$size" 25 "$python" -P "$run" bench_network --device cuda --size "$size" --json "$out/network-$size.json"
-done
+step launches 25 "$python" -P "$run" launches --json "$out/launches.json"
+step ops-quick 70 "$python" -P "$run" ops --quick --json "$out/ops-quick.json" --plot "$out/ops-quick"
+step ops 50 "$python" -P "$run" ops --no-compile --json "$out/ops.json" --csv "$out/ops.csv" --plot "$out/ops"
+step sampler 75 "$python" -P "$run" bench_sampler --compile --sizes 256 --json "$out/sampler.json" --plot "$out/sampler"
+step sampler-batch 45 "$python" -P "$run" bench_sampler --compile --sizes 256 --batch 16 --repeats 3 --json "$out/sampler-batch.json"
+step profile 30 "$python" -P "$run" profile_sampler --size 256
 
 [ $dry -eq 1 ] || rm -rf "$env_dir"
 exit $failed

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .objective import Objective, Prediction, at_test, read_out, stacked, targets
-from .sampler import Predict, Step, ancestral_steps, few_steps, reverse
+from .sampler import Step, ancestral_steps, few_steps, reverse
 from .schedule import Schedule
 from .unet import ResidualUnets
 
@@ -244,14 +244,32 @@ class ResidualDiffusion(nn.Module):
             return ancestral_steps(self.schedule)
         return few_steps(self.schedule, count, self.eta if eta is None else eta)
 
-    def predictor(self, steps: Sequence[Step], I_in: Tensor | None, mask: Tensor | None) -> Predict:
-        """How `sample` asks this model's network; `rddm_fast.fast` puts a faster one in its place."""
+    def walk(
+        self,
+        I_t: Tensor,
+        steps: Iterable[Step],
+        I_in: Tensor | None,
+        mask: Tensor | None,
+        draw: Callable[[], Tensor],
+        on_step: Callable[[int, Step, Tensor], None] | None,
+    ) -> Tensor:
+        """From the noisy image to the clean one, all in [-1, 1]; `rddm_fast.fast` has a faster one."""
 
         def predict(_number: int, step: Step, I_t: Tensor, x_self_cond: Tensor | None) -> tuple[Tensor, ...]:
             t = torch.full((I_t.shape[0],), step.t, device=I_t.device, dtype=torch.long)
             return self.outputs(I_t, t, I_in, mask, x_self_cond, self.read_outputs)
 
-        return predict
+        return reverse(
+            predict,
+            I_t,
+            steps,
+            objective=self.read_objective,
+            I_in=I_in,
+            draw=lambda _like: draw(),
+            self_condition=self.self_condition,
+            clip_res=self.clip_res,
+            on_step=on_step,
+        )
 
     @torch.no_grad()
     def sample(
@@ -267,7 +285,7 @@ class ResidualDiffusion(nn.Module):
         every_step: bool = False,
         callback: Callable[[int, int, Tensor], None] | None = None,
         progress: Callable[[Sequence[Step]], Iterable[Step]] | None = None,
-        predictor: Callable[[Sequence[Step], Tensor | None, Tensor | None], Predict] | None = None,
+        walk: Callable[..., Tensor] | None = None,
     ) -> list[Tensor]:
         """Restore `I_in` (B, C, H, W) in [0, 1], or generate `batch_size` images.
 
@@ -279,7 +297,7 @@ class ResidualDiffusion(nn.Module):
             every_step: return the image after every step instead of the last alone.
             callback: called after each step as (number, index t, image in [0, 1]).
             progress: wraps the steps to show how far it is; None shows nothing.
-            predictor: makes the function that asks the network.
+            walk: what goes from the noisy image to the clean one, in the place of the method `walk`.
 
         Returns:
             images in [0, 1] (not clamped): when restoring, the noisy input first, as the published code does.
@@ -288,7 +306,7 @@ class ResidualDiffusion(nn.Module):
         given = iter(draws) if draws is not None else None
         device = self.alphas_cumsum.device
 
-        def draw(_like: Tensor | None = None) -> Tensor:
+        def draw() -> Tensor:
             if given is not None:
                 try:
                     return next(given).to(device)
@@ -307,16 +325,13 @@ class ResidualDiffusion(nn.Module):
             if callback is not None:
                 callback(number, step.t, to_unit(image))
 
-        result = reverse(
-            (predictor or self.predictor)(steps, I_in, mask),
+        result = (walk or self.walk)(
             I_T,
             steps if progress is None else progress(steps),
-            objective=self.read_objective,
-            I_in=I_in,
-            draw=draw,
-            self_condition=self.self_condition,
-            clip_res=self.clip_res,
-            on_step=on_step,
+            I_in,
+            mask,
+            draw,
+            on_step if every_step or callback is not None else None,
         )
         images = images or [result]
         return [to_unit(image) for image in ([I_T, *images] if I_in is not None else images)]

@@ -44,6 +44,14 @@ class Step:
     sigma: float
     draws: bool
 
+    @property
+    def numbers(self) -> dict[str, float]:
+        """What `ops.reverse_step` and `ops.StepTable` take of it, by name."""
+        return {name: getattr(self, name) for name in _NUMBERS}
+
+
+_NUMBERS = ("alpha_bar", "beta_bar", "one_minus_alpha_bar", "k_t", "k_res", "k_noise", "k_0", "sigma")
+
 
 def step_indices(timesteps: int, sampling_timesteps: int, *, exact: bool = False) -> list[int]:
     """The indices visited, from T - 1 down to -1: `sampling_timesteps + 1` of them.

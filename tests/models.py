@@ -20,12 +20,13 @@ def small_model(
     input_condition: bool = False,
     self_condition: bool = False,
     seed: int = 0,
+    dim: int = 16,
     **options: Any,
 ) -> ResidualDiffusion:
-    """A model of 16 channels and two stages for any objective, seeded."""
+    """A model of `dim` channels and two stages for any objective, seeded."""
     torch.manual_seed(seed)
     unets = ResidualUnets(
-        16,
+        dim,
         networks=networks or ("two" if Objective[objective].outputs == 2 else "one"),
         dim_mults=[1, 2],
         condition=condition,

@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from models import small_model
 
-from benchmarks import bench_forward_diffuse, bench_joint_loss, bench_reverse_step, harness, report
+from benchmarks import bench_forward_diffuse, bench_joint_loss, bench_reverse_step, bench_sampler, harness, report
+from rddm_fast.diffusion import ResidualDiffusion
 
 ROOT = Path(__file__).parents[1]
 OPS = [bench_reverse_step.OP, bench_reverse_step.DRAWN, bench_forward_diffuse.OP, bench_joint_loss.OP]
@@ -91,7 +93,8 @@ def test_on_gpu_names_what_exists() -> None:
         "racecheck",
         "launches",
         "ops",
-        "network-64",
+        "sampler",
+        "profile",
     } <= steps.keys()
     assert (
         sum(int(text.split(" s)")[0]) for text in steps.values()) < 9 * 60
@@ -117,3 +120,41 @@ def test_the_runner_takes_the_installed_package() -> None:
     assert done.stderr == expected
     done = subprocess.run([sys.executable, runner], capture_output=True, text=True)
     assert done.stderr.startswith("error: name a benchmark")
+
+
+def test_the_sampler_s_benchmark(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def small(networks: str, steps: int, device: str) -> ResidualDiffusion:
+        objective = "pred_res" if networks == "one" else "pred_res_noise"
+        return small_model(objective, networks=networks, sampling_timesteps=steps)
+
+    monkeypatch.setattr(bench_sampler, "model", small)
+    outputs = [str(tmp_path / name) for name in ("a.json", "a.csv", "a")]
+    options = [x for pair in zip(("--json", "--csv", "--plot"), outputs, strict=True) for x in pair]
+    bench_sampler.main(["--networks", "two", "one", "--sizes", "32", "--steps", "2", "--repeats", "3", *options])
+    rows = json.loads((tmp_path / "a.json").read_text())["rows"]
+    names = ["eager", "eager, autocast", "folded", "folded, bfloat16"]
+    assert [r["provider"] for r in rows] == names * 2 and {r["networks"] for r in rows} == {"two", "one"}
+    for r in rows:
+        assert 0 < r["ms_p20"] <= r["ms_p50"] <= r["ms_p80"] and 0 < r["matrix_fraction"] < 1 and r["psnr"] > 35
+    assert len((tmp_path / "a.csv").read_text().splitlines()) == 9 and (tmp_path / "a.png").stat().st_size > 1000
+    assert capsys.readouterr().out.count("1x3x32x32") == 8
+
+
+def test_a_wrong_image_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_sampler, "model", lambda *_: small_model())
+    monkeypatch.setattr(bench_sampler, "TOLERANCE", 0.0)
+    with pytest.raises(bench_sampler.WrongResult, match="folded differs by up to"):
+        bench_sampler.main(["--sizes", "16"])
+
+
+def test_the_profile_names_what_runs() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.profile_sampler", "--size", "32", "--steps", "1", "--networks", "one"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "rddm_fast::group_norm_silu" in done.stdout and "hoisted:" in done.stdout

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 from models import images, small_model
@@ -224,10 +226,14 @@ def test_weights_are_standardised_with_the_float32_epsilon_in_every_dtype(dtype:
     expected = centred / (weight.var(1, unbiased=False, keepdim=True) + 1e-5).sqrt()
     assert plain.weight.dtype == dtype and type(plain) is nn.Conv2d
     torch.testing.assert_close(plain.weight.flatten(1), expected.to(dtype), rtol=1e-5, atol=1e-6)
-    assert packs(plain.weight.device, dtype) == (dtype == torch.float32 and torch.backends.mkldnn.is_available())
+    assert packs(torch.device("cpu"), torch.float32) == torch.backends.mkldnn.is_available()
+    assert not packs(torch.device("cpu"), torch.float16) and not packs(torch.device("cuda"), torch.float32)
 
 
-def test_networks_in_bfloat16_are_folded_with_the_float32_epsilon() -> None:
+def test_networks_in_bfloat16_are_folded_with_the_float32_epsilon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        sys.modules["rddm_fast.fast.fold"], "packs", lambda *_: False
+    )  # packed, a weight cannot be read
     torch.manual_seed(0)
     unets = ResidualUnets(16, dim_mults=[1, 2], networks="one")
     times = torch.tensor([900, 3])
@@ -292,3 +298,92 @@ def test_the_folded_network_is_at_least_2_5_times_as_fast() -> None:
         if best >= 2.5:
             return
     pytest.fail(f"folding gives {best:.2f} times the eager reference's speed, and 2.5 was promised")
+
+
+def test_in_bfloat16_it_is_close_to_float32() -> None:
+    """Random weights are the hardest case: no network has learnt to damp what rounding adds."""
+    diffusion, x = small_model(dim=32), images(1, 3, 64, 64)
+    exact = FastSampler(diffusion)(x, generator=torch.Generator().manual_seed(0))
+    ours = FastSampler(diffusion, dtype=torch.bfloat16)(x, generator=torch.Generator().manual_seed(0))
+    assert ours.dtype == torch.float32
+    mean_square = (ours - exact).square().mean()
+    assert 0 < mean_square < 10 ** (-45 / 10)  # a PSNR of 45 dB
+
+
+@pytest.mark.parametrize(
+    "kind", [dict(self_condition=True, eta=1.0), dict(input_condition=True), dict(networks="shared")]
+)
+def test_every_kind_of_network_in_bfloat16(kind: dict) -> None:
+    diffusion, x = small_model(**kind), images(2, 3, 20, 13)
+    mask = images(2, 3, 20, 13, seed=4) if kind.get("input_condition") else None
+    found = [
+        FastSampler(diffusion, dtype=dtype)(x, mask, generator=torch.Generator().manual_seed(0))
+        for dtype in (None, torch.bfloat16)
+    ]
+    assert found[1].shape == x.shape
+    torch.testing.assert_close(*found, rtol=0, atol=0.05)
+
+
+def test_compiled_it_gives_the_same_image(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the compiler's front end alone, which shows that each network is one graph for all steps."""
+    compilations: list[torch.fx.GraphModule] = []
+
+    def backend(graph: torch.fx.GraphModule, _inputs: object) -> torch.fx.GraphModule:
+        compilations.append(graph)
+        return graph
+
+    compile_ = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda f, **given: compile_(f, backend=backend, **given))
+    diffusion, x = small_model(), images(1, 3, 16, 16)
+    sampler = FastSampler(diffusion, compile=True)
+    state = torch.get_rng_state()
+    assert sampler.warmup(x.shape) > 0
+    assert torch.equal(torch.get_rng_state(), state)
+    assert len(compilations) == 1  # one for both networks, whose weights are its inputs
+    assert capsys.readouterr().err == "rddm_fast: compiling the networks for 1x3x16x16 images, once for this size\n"
+    ours = sampler(x, generator=torch.Generator().manual_seed(0))
+    expected = diffusion.sample(x, generator=torch.Generator().manual_seed(0))[-1].clamp(0, 1)
+    torch.testing.assert_close(ours, expected, rtol=0, atol=1e-5)
+    assert len(compilations) == 1 and not capsys.readouterr().err
+
+
+def test_what_it_returns_is_the_caller_s() -> None:
+    sampler, x = FastSampler(small_model()), images(1, 3, 16, 16)
+    first = sampler.sample(x, generator=torch.Generator().manual_seed(0), every_step=True)
+    kept = [image.clone() for image in first]
+    sampler.sample(images(1, 3, 16, 16, seed=9), generator=torch.Generator().manual_seed(1), every_step=True)
+    assert all(torch.equal(a, b) for a, b in zip(first, kept, strict=True))
+    assert all(image.is_contiguous() for image in first) and len({image.data_ptr() for image in first}) == len(first)
+
+
+def test_it_takes_a_model_s_name() -> None:
+    x = images(1, 3, 24, 24)
+    sampler = FastSampler("derain", steps=2)
+    assert sampler(x).shape == x.shape and len(sampler.steps) == 2
+
+
+def test_warming_up_a_generator() -> None:
+    sampler = FastSampler(small_model(condition=False))
+    assert sampler.warmup((2, 3, 16, 16)) > 0
+
+
+def test_explain_says_what_is_done() -> None:
+    text = FastSampler(small_model(), steps=4, dtype=torch.bfloat16).explain()
+    lines = dict(line.split(":", 1) for line in text.splitlines())
+    assert lines["steps"].strip() == "4, eta 0" and lines["networks"].strip() == "two, bfloat16, channels-last"
+    assert "time of 22 blocks as tables of 4 rows" in lines["hoisted"]
+    assert lines["group_norm_silu"].strip() == lines["reverse_step_"].strip() == "cpp"
+    assert lines["compiled"].strip() == lines["graphs"].strip() == "no"
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (dict(dtype=torch.float64), "dtype is torch.float64: choose torch.float32, torch.bfloat16 or torch.float16"),
+        (dict(graphs=True), "there are no CUDA graphs on cpu: leave graphs out"),
+        (dict(max_graphs=0), "max_graphs is 0: at least one"),
+    ],
+)
+def test_options_that_are_not_there(options: dict, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        FastSampler(small_model(), **options)

@@ -10,7 +10,17 @@ from models import images, small_model
 
 from rddm_fast.fast import FastSampler
 from rddm_fast.objective import Objective
-from rddm_fast.ops import StepTable, backends, forward_diffuse, joint_loss, noise, reverse_step, reverse_step_
+from rddm_fast.ops import (
+    StepTable,
+    backends,
+    forward_diffuse,
+    group_norm_silu,
+    group_norm_silu_reference,
+    joint_loss,
+    noise,
+    reverse_step,
+    reverse_step_,
+)
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 CUDA = torch.device("cuda")
@@ -175,10 +185,74 @@ def test_the_same_bits_twice(backend: str) -> None:
     assert all(torch.equal(run, runs[0]) for run in runs)
 
 
-def test_the_sampler_gives_the_cpu_s_image() -> None:
-    diffusion, x = small_model(), images(1, 3, 40, 24)
-    draws = [torch.randn(1, 3, 40, 24)]
-    expected = FastSampler(diffusion).sample(x, draws=draws)[-1]
+def test_group_norm_silu() -> None:
+    for (shape, groups), dtype, layout, adds in itertools.product(
+        [((2, 24, 9, 7), 8), ((1, 64, 128, 128), 8), ((2, 5, 1, 1), 5)], {p[0] for p in PAIRS}, LAYOUTS, (False, True)
+    ):
+        torch.manual_seed(0)
+        x, rest = (torch.randn(shape, device=CUDA).to(dtype).to(memory_format=layout) for _ in range(2))
+        weight, bias, table = (torch.randn(n, device=CUDA) for n in (shape[1], shape[1], (1, 2 * shape[1])))
+        given = {"scale_shift": table, "residual": rest} if adds else {}
+        ours, plain = (group_norm_silu(x, weight, bias, groups, impl=impl, **given) for impl in (None, "reference"))
+        wide = {name: v.double() for name, v in given.items()}
+        exact = group_norm_silu_reference(
+            x.double(), weight.double(), bias.double(), groups, 1e-5, wide.get("scale_shift"), wide.get("residual")
+        )
+        close(ours, exact, plain)
+        assert ours.stride() == plain.stride()
+
+
+OPTIONS = [dict(compile=c, graphs=g, dtype=torch.float32) for c, g in ((False, False), (False, True), (True, True))]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("kind", [{}, dict(networks="shared"), dict(eta=1.0, self_condition=True)], ids=str)
+def test_the_sampler_gives_the_cpu_s_image(kind: dict, options: dict) -> None:
+    diffusion = small_model(**kind)
     torch.backends.cudnn.allow_tf32 = False
-    ours = FastSampler(diffusion.to(CUDA)).sample(x, draws=draws)[-1]
-    torch.testing.assert_close(ours.cpu(), expected, rtol=0, atol=1e-3)
+    sampler = FastSampler(diffusion.to(CUDA), **options)
+    reference = FastSampler(diffusion.to("cpu"))
+    shapes = [(1, 3, 40, 24), (2, 3, 16, 16), (1, 3, 40, 24)]  # two sizes in turn
+    kept = []
+    for i, shape in enumerate(shapes):
+        x, draws = images(*shape, seed=i), [torch.randn(shape) for _ in range(4)]
+        diffusion.to("cpu")
+        expected = reference.sample(x, draws=draws)[-1]
+        diffusion.to(CUDA)
+        ours = sampler.sample(x, draws=draws)[-1]
+        torch.testing.assert_close(ours.cpu(), expected, rtol=0, atol=1e-3)
+        kept.append((ours, ours.clone()))
+    assert all(torch.equal(image, copy) for image, copy in kept)  # no replay wrote into what a caller has
+
+
+def test_graphs_on_a_side_stream_after_emptying_the_cache_and_interleaved() -> None:
+    diffusion = small_model(eta=1.0).to(CUDA)
+    x = images(1, 3, 32, 32).to(CUDA)
+    plain = FastSampler(diffusion, dtype=torch.float32, compile=False, graphs=False)
+    captured = [FastSampler(diffusion, dtype=torch.float32, compile=False, steps=n) for n in (3, 2)]
+
+    def of(sampler: FastSampler, seed: int) -> torch.Tensor:
+        return sampler(x, generator=torch.Generator(CUDA).manual_seed(seed))
+
+    expected = [of(plain, seed) for seed in (0, 1)]
+    assert not torch.equal(*expected)
+    of(captured[1], 0)
+    torch.cuda.empty_cache()
+    with torch.cuda.stream(torch.cuda.Stream()):
+        ours = [of(captured[0], seed) for seed in (0, 1)]
+        torch.cuda.current_stream().synchronize()
+    other = of(captured[1], 1)
+    assert torch.equal(other, of(captured[1], 1)) and "1 captured" in captured[0].explain()
+    for a, b in zip(ours, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
+    captured[0].reset()
+    torch.testing.assert_close(of(captured[0], 1), expected[1], rtol=0, atol=1e-5)
+
+
+def test_in_bfloat16_by_default_it_is_close_to_float32() -> None:
+    diffusion, x = small_model(dim=32).to(CUDA), images(1, 3, 64, 64).to(CUDA)
+    exact, ours = (
+        FastSampler(diffusion, dtype=dtype)(x, generator=torch.Generator(CUDA).manual_seed(0))
+        for dtype in (torch.float32, None)
+    )
+    assert 0 < (ours - exact).square().mean() < 10 ** (-45 / 10)

@@ -113,7 +113,7 @@ def test_any_shape_and_place(
     b, c, h, w = shape
     buffer = torch.full((b, c + before + 1, h, w), 5.0, dtype=pair[1]).to(memory_format=FORMATS[buffer_layout])
     expected = reverse_step(**call, **STEPS[2])
-    reverse_step_(**call, table=StepTable(TABLE.rows, False), step=2, next_input=buffer[:, before : before + c])
+    reverse_step_(**call, table=TABLE, step=2, next_input=buffer[:, before : before + c])
     assert torch.equal(call["I_t"], expected)
     assert torch.equal(buffer[:, before : before + c], expected.to(pair[1]))
     assert (buffer[:, :before] == 5).all() and (buffer[:, before + c :] == 5).all()
@@ -125,7 +125,7 @@ def test_nan_and_infinity_stay_in_their_places(impl: str) -> None:
     call["I_t"][0, 0, 0, 0], call["out0"][0, 1, 2, 3], call["out1"][0, 2, 5, 5] = torch.nan, torch.nan, torch.inf
     expected = reverse_step(**call, **STEPS[2], impl="reference")
     _, half = input_half(call, "channels_last", BF16)
-    reverse_step_(**call, table=StepTable(TABLE.rows, False), step=2, next_input=half, impl=impl)
+    reverse_step_(**call, table=TABLE, step=2, next_input=half, impl=impl)
     torch.testing.assert_close(call["I_t"], expected, equal_nan=True)
     assert half.isnan().sum() == 2 and half.isinf().sum() == 1
 
@@ -134,7 +134,7 @@ def test_a_sampler_s_steps_make_a_table() -> None:
     steps = small_model(sampling_timesteps=4, eta=0.5).steps()
     names = ("alpha_bar", "beta_bar", "one_minus_alpha_bar", "k_t", "k_res", "k_noise", "k_0", "sigma")
     table = StepTable.of([{name: getattr(step, name) for name in names} for step in steps])
-    assert table.rows.shape == (4, 13) and table.rows.dtype == F32 and table.stochastic
+    assert table.rows.shape == (4, 13) and table.rows.dtype == F32 and table.stochastic == (True, True, True, False)
     call = images(Objective.pred_res_noise, F32, F32, (1, 3, 8, 8), "contiguous")
     for number, step in enumerate(steps):
         z = torch.randn(1, 3, 8, 8)
@@ -181,7 +181,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "float64": (dict(I_t=X.double(), out0=X.double(), out1=X.double()), TypeError, "convert it to float32"),
     "shape": (dict(out0=torch.zeros(3)), ValueError, "out0 has shape"),
     "layout": (dict(I_t=X.transpose(2, 3), out0=X.mT, out1=X.mT), ValueError, "must be contiguous or channels-last"),
-    "no noise": (dict(seed=None), ValueError, "the table has stochastic steps: pass a seed"),
+    "no noise": (dict(seed=None), ValueError, "this step is stochastic: pass a seed"),
     "both noises": (dict(noise=X), ValueError, "noise and seed were both given"),
     "step": (dict(step=4), ValueError, "there is no step 4 in a table of 4"),
     "step's dtype": (dict(step=torch.zeros(1)), ValueError, "step must be an int, or a tensor of one int64 number"),
@@ -189,7 +189,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "next_input's shape": (dict(next_input=torch.zeros(2, 6, 4, 5)), ValueError, r"next_input must be \(B, C, H, W\)"),
     "next_input's dtype": (dict(next_input=X.half()), TypeError, "next_input is torch.float16 and out0 is"),
     "clean's layout": (dict(clean=torch.zeros(2, 3, 5, 4).mT), ValueError, "clean has strides .* must be channels"),
-    "table's device": (dict(table=StepTable(TABLE.rows.to("meta"), True)), ValueError, "the table is on meta"),
+    "table's device": (dict(table=StepTable(TABLE.rows.to("meta"), (True,) * 4)), ValueError, "the table is on meta"),
     "gradient": (dict(out1=X.clone().requires_grad_()), RuntimeError, "reverse_step_ has no gradient: call it under"),
 }
 
@@ -239,5 +239,5 @@ def test_float16_too_large_becomes_infinite_where_it_is_placed() -> None:
     call = images(Objective.pred_res_noise, F32, F16, (1, 3, 4, 4), "contiguous")
     call["I_t"][0, 0, 0, 0] = 1e6
     _, half = input_half(call, "contiguous", F16)
-    reverse_step_(**call, table=StepTable(TABLE.rows, False), step=2, next_input=half)
+    reverse_step_(**call, table=TABLE, step=2, next_input=half)
     assert half[0, 0, 0, 0] == torch.inf and call["I_t"][0, 0, 0, 0] > 9e5

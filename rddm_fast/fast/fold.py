@@ -55,7 +55,7 @@ class FoldedNetworks(nn.Module):
     rounding.
     """
 
-    def __init__(self, networks: ResidualUnets, times: Sequence[Tensor], dtype: torch.dtype, pack: bool) -> None:
+    def __init__(self, networks: ResidualUnets, times: Sequence[Tensor], dtype: torch.dtype) -> None:
         super().__init__()
         self.networks, self.outputs, self.dtype = networks.networks, networks.outputs, dtype
         first = networks.members[0]
@@ -67,13 +67,36 @@ class FoldedNetworks(nn.Module):
         for member in folded:
             del member.init_conv
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if pack:
+        if packs(self.device, dtype):
             _pack(self)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
 
     def constant(self, images: Tensor) -> list[Tensor | None]:
         """What the first convolutions make of the images (B, C, H, W) that stay the same: [I_in, mask], or none."""
         images = self._ready(images)
         return [None if stem.constant is None else stem.constant(images) for stem in self.stems]  # type: ignore[operator]
+
+    def input(self, x: Tensor, x_self_cond: Tensor | None = None) -> Tensor:
+        """What of a network's input changes: [x_self_cond, I_t] in the folded dtype, continued to a whole size."""
+        if self.self_condition:
+            x = torch.cat((torch.zeros_like(x) if x_self_cond is None else x_self_cond, x), dim=1)
+        return self._ready(x)
+
+    def bound(self, i: int) -> Callable[[Tensor, Tensor, Tensor | None], list[Tensor]]:
+        """Network i as a function of its `input`, the step's number (1,) int64, and its part of `constant`.
+
+        It returns the network's images, one or (of a shared encoder) two, of the input's size.
+        """
+        stem, member = self.stems[i], self.members[i]
+
+        def network(x: Tensor, step: Tensor, constant: Tensor | None) -> list[Tensor]:
+            out = member.after_stem(stem(x, constant), step, x.shape[-2:])  # type: ignore[operator]
+            return out if isinstance(out, list) else [out]
+
+        return network
 
     def forward(
         self,
@@ -91,44 +114,34 @@ class FoldedNetworks(nn.Module):
         if constant is None:
             constant = self.constant(x[:, self.channels :])
             x = x[:, : self.channels]
-        size = x.shape[-2:]
-        if self.self_condition:
-            previous = torch.zeros_like(x) if x_self_cond is None else x_self_cond
-            x = torch.cat((previous, x), dim=1)
-        x = self._ready(x)
+        height, width = x.shape[-2:]
+        x = self.input(x, x_self_cond)
         step = step if isinstance(step, Tensor) else torch.full((1,), step, device=x.device)
         wanted = range(self.outputs) if only is None else only
         if self.networks == "shared":
-            both = self._member(0, x, step, constant, size)
-            return [both[i] for i in wanted]
-        return [self._member(i, x, step, constant, size) for i in wanted]
-
-    def _member(self, i: int, x: Tensor, step: Tensor, constant: Sequence[Tensor | None], size: Sequence[int]):
-        stem = self.stems[i](x, constant[i])
-        return self.members[i].after_stem(stem, step, size)  # type: ignore[operator]
+            both = self.bound(0)(x, step, constant[0])
+            out = [both[i] for i in wanted]
+        else:
+            out = [self.bound(i)(x, step, constant[i])[0] for i in wanted]
+        return [image[..., :height, :width] for image in out]
 
     def _ready(self, x: Tensor) -> Tensor:
         x = reflected(x, self.factor)
         return x.to(dtype=self.dtype, memory_format=torch.channels_last)
 
 
-def fold(
-    networks: ResidualUnets, times: Sequence[Tensor], *, dtype: torch.dtype | None = None, pack: bool | None = None
-) -> FoldedNetworks:
+def fold(networks: ResidualUnets, times: Sequence[Tensor], *, dtype: torch.dtype | None = None) -> FoldedNetworks:
     """`networks` folded for the steps whose times are `times[i]` (S,) for network i.
 
-    `dtype` is what they compute in, their own by default. `pack` packs the convolutions' weights for the CPU, which is
-    the default where that is faster; a compiler that packs them itself wants them plain. `networks` is left as it was.
-    Raises TypeError for networks that are not ours and ValueError for ones already folded.
+    `dtype` is what they compute in, their own by default. `networks` is left as it was. Raises TypeError for networks
+    that are not ours and ValueError for ones already folded.
     """
     if isinstance(networks, FoldedNetworks):
         raise ValueError("these networks are folded already: fold the ones they were made from")
     if not isinstance(networks, ResidualUnets):
         raise TypeError(f"only ResidualUnets (or compat.UnetRes) can be folded, not {type(networks).__name__}")
-    weight = networks.members[0].init_conv.weight
-    dtype = weight.dtype if dtype is None else dtype
     with torch.no_grad():
-        return FoldedNetworks(networks, times, dtype, packs(weight.device, dtype) if pack is None else pack).eval()
+        return FoldedNetworks(networks, times, dtype or networks.members[0].init_conv.weight.dtype).eval()
 
 
 def fold_unet(unet: Unet | SharedUnet, times: Tensor, dtype: torch.dtype) -> Unet | SharedUnet:
@@ -152,8 +165,11 @@ def fold_unet(unet: Unet | SharedUnet, times: Tensor, dtype: torch.dtype) -> Une
 
 
 def packs(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether weights are packed by default: in float32 on a CPU whose torch has oneDNN."""
-    return device.type == "cpu" and dtype == torch.float32 and torch.backends.mkldnn.is_available()
+    """Whether weights are packed by default: on a CPU whose torch has oneDNN, in float32, and in bfloat16 where the
+    processor computes in that."""
+    if device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return False
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _pack(networks: nn.Module) -> None:

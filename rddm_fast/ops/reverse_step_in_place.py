@@ -145,6 +145,9 @@ def reverse_step_(
         raise TypeError("I_t is torch.float64: convert it to float32, bfloat16 or float16, or use reverse_step")
     check_images(I_t, out0, out1, I_in, noise, objective)
     _check(I_t, out0, noise, seed, table, step, next_input, clean)
+    stochastic = any(table.stochastic) if isinstance(step, Tensor) else table.stochastic[step]
+    if stochastic and noise is None and seed is None:
+        raise ValueError("this step is stochastic: pass a seed, or a standard normal draw of I_t's shape")
     backend = backends.choose(impl, I_t.device)
     backends.check_no_gradient("reverse_step_", I_t, out0, out1, I_in, noise, advice="call it under torch.no_grad()")
     _CALL[backend](
@@ -152,7 +155,7 @@ def reverse_step_(
         out0,
         out1,
         I_in if objective.needs_input else None,
-        noise if table.stochastic else None,
+        noise if stochastic else None,
         None if seed is None else 0 if isinstance(seed, Tensor) else signed64(seed),
         seed if isinstance(seed, Tensor) else None,
         signed64(stream),
@@ -178,8 +181,6 @@ def _check(
 ) -> None:
     if noise is not None and seed is not None:
         raise ValueError("noise and seed were both given: pass one of them")
-    if table.stochastic and noise is None and seed is None:
-        raise ValueError("the table has stochastic steps: pass a seed, or a standard normal draw of I_t's shape")
     if table.rows.device != I_t.device:
         raise ValueError(f"the table is on {table.rows.device} and I_t on {I_t.device}: make it with device=")
     if isinstance(step, int) and not 0 <= step < len(table.rows):

@@ -44,11 +44,11 @@ class StepTable:
     """The coefficients of all steps of a sampler, where its images are.
 
     rows: (S, 13) float32, a row a step in the order of FIELDS.
-    stochastic: whether any step adds noise.
+    stochastic: which steps add noise.
     """
 
     rows: Tensor
-    stochastic: bool
+    stochastic: tuple[bool, ...]
 
     @classmethod
     def of(
@@ -68,4 +68,4 @@ class StepTable:
         if not found:
             raise ValueError("there are no steps: a table has at least one")
         rows = torch.tensor([[row[name] for name in FIELDS] for row in found], dtype=torch.float64).float()
-        return cls(rows.to(device), any(row["sigma"] != 0 for row in found))
+        return cls(rows.to(device), tuple(row["sigma"] != 0 for row in found))

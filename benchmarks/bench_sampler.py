@@ -1,0 +1,268 @@
+"""The whole sampler: images by the eager reference, by torch.compile of it, and by FastSampler in its settings.
+
+    python -m benchmarks.bench_sampler [--networks two] [--sizes 64 128] [--batch 1] [--steps 5] [--compile]
+        [--json FILE] [--csv FILE] [--plot STEM]
+
+The published models (dim 64, mults 1-2-4-8) with random weights. `eager` does what the published code does; every
+provider starts from the same noise, and is checked against it before it is timed: in float32 to 1e-4, in bfloat16 by
+its PSNR. The rates are of the networks' arithmetic, beside that of one large convolution in the same run and dtype.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import math
+import resource
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from rddm_fast.compat import UnetRes
+from rddm_fast.diffusion import ResidualDiffusion
+from rddm_fast.fast import FastSampler
+from rddm_fast.files import write_text_whole, write_whole
+from rddm_fast.schedule import Schedule
+
+from .bench_network import NETWORKS
+from .timing import machine, side_by_side
+
+TOLERANCE = 1e-4
+LEAST_PSNR = 35.0
+"""Of bfloat16 with random weights, which no training has made robust to rounding."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One provider on one case: milliseconds a batch (median and spread), rates, memory and fidelity.
+
+    psnr: against the eager reference in float32, in dB; peak_mib: of the GPU, or of the process so far.
+    """
+
+    provider: str
+    device: str
+    networks: str
+    dtype: str
+    shape: tuple[int, ...]
+    steps: int
+    ms_p20: float
+    ms_p50: float
+    ms_p80: float
+    images_per_s: float
+    tflop_per_s: float
+    matrix_fraction: float
+    peak_mib: float
+    psnr: float
+    ratio_eager: float
+
+
+class WrongResult(RuntimeError):
+    """A provider whose images are not the reference's; nothing is timed then."""
+
+
+def model(networks: str, steps: int, device: str) -> ResidualDiffusion:
+    """A published model with random weights."""
+    torch.manual_seed(0)
+    unets = UnetRes(64, share_encoder=NETWORKS[networks], condition=True)
+    objective = "pred_res" if networks == "one" else "pred_res_noise"
+    schedule = Schedule.triangular(1000, 0.01)
+    diffusion = ResidualDiffusion(unets, schedule, objective=objective, condition=True, sampling_timesteps=steps)
+    return diffusion.eval().to(device)
+
+
+def providers(diffusion: ResidualDiffusion, x: Tensor, compiling: bool) -> dict[str, tuple[str, Callable[[], Tensor]]]:
+    """Provider to (dtype, what it runs): the eager reference first, then step by step what FastSampler adds."""
+    draws = [torch.randn(x.shape, generator=torch.Generator().manual_seed(1)).to(x.device)]
+    device = x.device.type
+
+    def of(sample: Callable[..., list[Tensor]], dtype: torch.dtype | None = None) -> Callable[[], Tensor]:
+        def run() -> Tensor:
+            with torch.autocast(device, dtype or torch.bfloat16, enabled=dtype is not None):
+                return sample(x, draws=draws)[-1]
+
+        return run
+
+    found: dict[str, tuple[str, Callable[[], Tensor]]] = {
+        "eager": ("float32", of(diffusion.sample)),
+        "eager, autocast": ("bfloat16", of(diffusion.sample, torch.bfloat16)),
+    }
+    if compiling:
+        compiled = ResidualDiffusion(
+            diffusion.model,
+            diffusion.schedule,
+            objective=diffusion.objective,
+            condition=True,
+            sampling_timesteps=diffusion.sampling_timesteps,
+        ).to(x.device)
+        whole = torch.compile(diffusion.model, dynamic=False)
+        compiled.outputs = lambda I_t, t, I_in, *_: tuple(whole(torch.cat((I_t, I_in), dim=1), t))  # type: ignore[method-assign]
+        found["torch.compile"] = "float32", of(compiled.sample)
+        found["torch.compile, autocast"] = "bfloat16", of(compiled.sample, torch.bfloat16)
+    settings: list[dict[str, Any]] = [{"compile": False}, {"compile": True}] if compiling else [{"compile": False}]
+    for options in settings:
+        for dtype in (torch.float32, torch.bfloat16):
+            for graphs in (False, True) if device == "cuda" else (None,):
+                name = "folded" + ", compiled" * options["compile"] + ", graph" * bool(graphs)
+                name += ", bfloat16" * (dtype == torch.bfloat16)
+                sampler = FastSampler(diffusion, dtype=dtype, graphs=graphs, **options)
+                found[name] = str(dtype).removeprefix("torch."), of(sampler.sample)
+    return found
+
+
+def matrix_rate(device: str, dtype: torch.dtype, repeats: int) -> float:
+    """TFLOP/s of one large convolution, channels-last."""
+    conv = torch.nn.Conv2d(256, 256, 3, padding=1).to(device, dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    images, side = (1, 64) if device == "cpu" else (16, 128)
+    x = torch.randn(images, 256, side, side).to(device, dtype).to(memory_format=torch.channels_last)
+    with torch.no_grad():
+        timing = side_by_side({"conv": lambda: conv(x)}, repeats=repeats, synchronise=device == "cuda")["conv"]
+    return 2 * 9 * 256**2 * images * side**2 / timing.p50 / 1e9
+
+
+@torch.no_grad()
+def measure(
+    networks: str,
+    size: int,
+    batch: int,
+    steps: int,
+    *,
+    device: str,
+    compiling: bool,
+    repeats: int,
+    report: Callable[[Row], None],
+) -> list[Row]:
+    """Check and time all providers on one case."""
+    diffusion = model(networks, steps, device)
+    x = torch.rand(batch, 3, size, size, generator=torch.Generator().manual_seed(2)).to(device)
+    found = providers(diffusion, x, compiling)
+    with FlopCounterMode(display=False) as counter:
+        expected = found["eager"][1]()
+    psnr, peak = {}, {}
+    for name, (dtype, call) in found.items():
+        if device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        difference = (call() - expected).abs()
+        square = float(difference.square().mean())
+        psnr[name] = -10 * math.log10(square) if square else math.inf
+        wrong = float(difference.max()) > TOLERANCE if dtype == "float32" else psnr[name] < LEAST_PSNR
+        if wrong and device == "cpu":
+            raise WrongResult(f"{name} differs by up to {float(difference.max()):.1e} ({psnr[name]:.1f} dB)")
+        peak[name] = (
+            torch.cuda.max_memory_allocated() / 2**20
+            if device == "cuda"
+            else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+        )
+    times = side_by_side(
+        {name: call for name, (_, call) in found.items()}, repeats=repeats, warm_up=1, synchronise=device == "cuda"
+    )
+    rates = {dtype: matrix_rate(device, getattr(torch, dtype), 9) for dtype in ("float32", "bfloat16")}
+    rows = []
+    for name, timing in times.items():
+        dtype, tflops = found[name][0], counter.get_total_flops() / timing.p50 / 1e9
+        row = Row(
+            *(
+                name,
+                torch.cuda.get_device_name() if device == "cuda" else device,
+                networks,
+                dtype,
+                tuple(x.shape),
+                steps,
+            ),
+            *(timing.p20, timing.p50, timing.p80),
+            images_per_s=1e3 * batch / timing.p50,
+            tflop_per_s=tflops,
+            matrix_fraction=tflops / rates[dtype],
+            peak_mib=peak[name],
+            psnr=psnr[name],
+            ratio_eager=times["eager"].p50 / timing.p50,
+        )
+        rows.append(row)
+        report(row)
+    return rows
+
+
+HEADER = (
+    f"{'provider':32}{'networks':9}{'shape':>14} {'steps':>5} {'ms p20':>9} {'p50':>9} {'p80':>9} {'images/s':>9} "
+    f"{'TFLOP/s':>8} {'of conv':>7} {'MiB':>7} {'PSNR':>6} {'eager':>6}"
+)
+
+
+def line(r: Row) -> str:
+    """A row as a line under HEADER."""
+    return (
+        f"{r.provider:32}{r.networks:9}{'x'.join(map(str, r.shape)):>14} {r.steps:5} {r.ms_p20:9.1f} {r.ms_p50:9.1f} "
+        f"{r.ms_p80:9.1f} {r.images_per_s:9.2f} {r.tflop_per_s:8.3f} {r.matrix_fraction:7.0%} {r.peak_mib:7.0f} "
+        f"{r.psnr:6.1f} {r.ratio_eager:6.2f}"
+    )
+
+
+def plot(stem: Path, rows: list[Row]) -> None:
+    """Bars of how many times as fast as eager each provider is, a group a case; STEM.png and STEM.svg."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    cases = list(dict.fromkeys((r.networks, r.shape, r.steps) for r in rows))
+    names = list(dict.fromkeys(r.provider for r in rows))
+    figure, axis = pyplot.subplots(figsize=(3 + 2 * len(cases), 4.5))
+    width = 0.85 / len(names)
+    for i, name in enumerate(names):
+        of = {(r.networks, r.shape, r.steps): r.ratio_eager for r in rows if r.provider == name}
+        axis.bar([c + i * width for c in range(len(cases))], [of.get(case, 0) for case in cases], width, label=name)
+    axis.set_xticks([c + 0.4 for c in range(len(cases))])
+    axis.set_xticklabels([f"{n}, {'x'.join(map(str, shape))}, {steps} steps" for n, shape, steps in cases], fontsize=8)
+    axis.set_ylabel("times as fast as eager")
+    axis.legend(fontsize=8)
+    figure.tight_layout()
+    for suffix in (".png", ".svg"):
+        write_whole(stem.with_suffix(suffix), lambda unfinished: figure.savefig(unfinished, dpi=120))
+    pyplot.close(figure)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=["two"])
+    parser.add_argument("--sizes", nargs="+", type=int, default=[64, 128, 256])
+    parser.add_argument("--batch", nargs="+", type=int, default=[1])
+    parser.add_argument("--steps", nargs="+", type=int, default=[5])
+    parser.add_argument("--compile", action="store_true", help="also torch.compile's, which takes a minute a case")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--json", type=Path, help="write the rows there")
+    parser.add_argument("--csv", type=Path, help="write the rows there")
+    parser.add_argument("--plot", type=Path, metavar="STEM", help="draw STEM.png and STEM.svg")
+    options = parser.parse_args(argv)
+    print(f"{machine()}; torch {torch.__version__}, {torch.get_num_threads()} threads\n{HEADER}")
+    rows: list[Row] = []
+    for networks in options.networks:
+        for batch in options.batch:
+            for steps in options.steps:
+                for size in options.sizes:
+                    rows += measure(
+                        *(networks, size, batch, steps),
+                        device=options.device,
+                        compiling=options.compile,
+                        repeats=options.repeats,
+                        report=lambda r: print(line(r), flush=True),
+                    )
+                    if options.json is not None:  # after each case: a run that is cut off has not been for nothing
+                        found = {"machine": machine(), "torch": torch.__version__, "rows": [asdict(r) for r in rows]}
+                        write_text_whole(options.json, json.dumps(found, indent=1) + "\n")
+    if options.csv is not None:
+        with options.csv.open("w", newline="") as file:
+            writer = csv.DictWriter(file, fieldnames=list(asdict(rows[0])))
+            writer.writeheader()
+            writer.writerows({**asdict(r), "shape": "x".join(map(str, r.shape))} for r in rows)
+    if options.plot is not None:
+        plot(options.plot, rows)
+
+
+if __name__ == "__main__":
+    main()
