@@ -1,4 +1,4 @@
-"""The command line: `rddm-fast demo | restore | train | convert | env`.
+"""The command line: `rddm-fast demo | restore | compile | train | convert | env`.
 
 Commands are thin: each turns its options into a call of the module that does the work, and prints. A user's
 mistake ends in one sentence and exit code 1; `--debug` shows the traceback instead.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 import json
+import re
 import sys
 from collections.abc import Callable
 from enum import Enum
@@ -40,6 +41,14 @@ app = typer.Typer(
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 debug = False
+
+
+class Dtype(str, Enum):
+    """What the networks compute in."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
 
 
 class Device(str, Enum):
@@ -113,6 +122,10 @@ def _device(choice: Device) -> torch.device:
     if choice is Device.auto:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(choice.value)
+
+
+def _dtype(choice: Dtype | None) -> torch.dtype | None:
+    return None if choice is None else getattr(torch, choice.value)
 
 
 # -- models -------------------------------------------------------------------------------------------------
@@ -228,13 +241,18 @@ def restore(
     overlap: Annotated[int, typer.Option(min=0, help="Of neighbouring tiles, in pixels.")] = 32,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Restore again what is there already.")] = False,
     device: Annotated[Device, typer.Option(help="Where to compute.")] = Device.auto,
+    dtype: Annotated[
+        Dtype | None, typer.Option(help="What to compute in; by default float32, and bfloat16 on a GPU.")
+    ] = None,
+    compile: Annotated[bool, typer.Option("--compile", help="For many images of one size: compile for it.")] = False,
     **published: Any,
 ) -> None:
     """Restore images. A bad file is named and skipped, the rest is done, and the exit code is 1."""
     from .restore import Restorer, restore_files
 
     diffusion = _model(model, **published).to(_device(device))
-    restorer = Restorer(diffusion, steps=steps, seed=seed, tile=tile or None, overlap=overlap)
+    settings: dict[str, Any] = {"steps": steps, "dtype": _dtype(dtype), "compile": compile}
+    restorer = Restorer(diffusion, seed=seed, tile=tile or None, overlap=overlap, **settings)
     restored = skipped = failed = 0
     with progress_bar() as bar:
         files = bar.add_task("restoring", total=None)
@@ -266,6 +284,35 @@ def restore(
     out.print(escape(", ".join(counts)))
     if failed:
         raise typer.Exit(1)
+
+
+@command
+def compile(
+    model: Annotated[str, typer.Option("--model", "-m", help="A built-in model, a model folder, or a published .pt.")],
+    size: Annotated[list[str], typer.Option(help="Height and width of the images, such as 256x256; repeatable.")],
+    batch: Annotated[int, typer.Option(min=1, help="Images at once.")] = 1,
+    steps: Annotated[int | None, typer.Option(help="Sampling steps; the model's own if left out.")] = None,
+    device: Annotated[Device, typer.Option(help="Where to compute.")] = Device.auto,
+    dtype: Annotated[
+        Dtype | None, typer.Option(help="What to compute in; by default float32, and bfloat16 on a GPU.")
+    ] = None,
+    **published: Any,
+) -> None:
+    """Compile a model's networks ahead of time: later processes find the result in torch's cache."""
+    from .fast import FastSampler
+
+    shapes = []
+    for text in size:
+        match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)
+        if match is None:
+            raise ValueError(f"{text!r} is no size: write height and width, such as 256x256")
+        shapes.append((int(match[1]), int(match[2])))
+    diffusion = _model(model, **published).to(_device(device))
+    sampler = FastSampler(diffusion, steps=steps, dtype=_dtype(dtype), compile=True)
+    for text, (height, width) in zip(size, shapes, strict=True):
+        with err.status(f"compiling for {text}"):
+            seconds = sampler.warmup((batch, diffusion.channels, height, width))
+        out.print(f"{text}: {seconds:.1f} s")
 
 
 @command

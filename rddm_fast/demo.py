@@ -78,7 +78,8 @@ def run(
             raise ValueError(f"{model} is no built-in model: say what it undoes, for example degradation rain")
     else:
         diffusion = load_model(model)
-    fast = FastSampler(diffusion, steps=steps)
+    # Like `restore`, for pictures of many sizes: nothing is compiled for each.
+    fast = FastSampler(diffusion, steps=steps, dtype=torch.float32, compile=False, graphs=False)
     for number, path in enumerate(photographs()):
         truth = read_image(path).pixels
         degraded = _degraded(truth, kind, seed, number)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from models import small_model
 from typer.testing import CliRunner
 
 import rddm_fast
-from rddm_fast.checkpoint import load_model
+from rddm_fast.checkpoint import load_model, save_model
 from rddm_fast.cli import app
+from rddm_fast.io import read_image
 
 PHOTOS = Path(__file__).parents[1] / "rddm_fast" / "photos"
 
@@ -24,13 +27,40 @@ def run(*arguments: object):
 def test_version_and_help() -> None:
     assert run("--version").stdout == f"rddm_fast {rddm_fast.__version__}\n"
     shown = run("--help").stdout
-    assert all(name in shown for name in ("demo", "restore", "train", "convert", "env"))
+    assert all(name in shown for name in ("demo", "restore", "compile", "train", "convert", "env"))
     assert "--objective" in run("restore", "--help").stdout
 
 
 def test_env_is_env_report() -> None:
     report = json.loads(run("env", "--json").stdout)
     assert report["versions"]["torch"] and report["backends"]["reverse_step"]["cpu"]["used"] == "cpp"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    save_model(tmp_path / "model", small_model("pred_res", dim=8))
+    return tmp_path / "model"
+
+
+def test_compile_pays_for_the_first_image_ahead_of_time(folder: Path) -> None:
+    result = run("compile", "--model", folder, "--size", "16x24", "--steps", 2, "--device", "cpu")
+    assert result.exit_code == 0, result.output
+    assert re.fullmatch(r"16x24: \d+\.\d s\n", result.stdout)
+
+
+def test_compile_names_a_size_that_is_none(folder: Path) -> None:
+    for size in ("16", "0x16", "16x16x3"):
+        result = run("compile", "--model", folder, "--size", size)
+        assert result.exit_code == 1 and f"'{size}' is no size: write height and width" in result.stderr
+
+
+def test_restore_in_bfloat16_is_close_to_float32(folder: Path, tmp_path: Path) -> None:
+    photo = sorted(PHOTOS.glob("*.png"))[0]
+    for dtype in ("float32", "bfloat16"):
+        result = run("restore", photo, "-o", tmp_path / dtype, "--dtype", dtype, "--device", "cpu")
+        assert result.exit_code == 0, result.output
+    exact, ours = (read_image(tmp_path / dtype / photo.name).pixels for dtype in ("float32", "bfloat16"))
+    assert 0 < (ours - exact).square().mean() < 10 ** (-45 / 10)
 
 
 TRAIN = ("train", "--steps", 3, "--batch", 2, "--patch", 16, "--dim", 8, "--mults", "1,2")

@@ -7,6 +7,7 @@ without copies, and full attention is `scaled_dot_product_attention`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -37,10 +38,14 @@ class FoldedBlock(nn.Module):
 
 
 class NormSilu(nn.Module):
-    """Group norm, scale and shift, SiLU and the residual: `ops.group_norm_silu` with parameters in float32."""
+    """Group norm, scale and shift, SiLU and the residual: `ops.group_norm_silu` with parameters in float32.
+
+    impl: the op's backend; "reference" where nothing but torch's own ops may be in a graph.
+    """
 
     weight: Tensor
     bias: Tensor
+    impl: str | None = None
 
     def __init__(self, block: Block) -> None:
         super().__init__()
@@ -50,9 +55,8 @@ class NormSilu(nn.Module):
         self.register_buffer("bias", norm.bias.detach().float().clone())
 
     def forward(self, x: Tensor, scale_shift: Tensor | None = None, residual: Tensor | None = None) -> Tensor:
-        return group_norm_silu(
-            x, self.weight, self.bias, self.groups, eps=self.eps, scale_shift=scale_shift, residual=residual
-        )
+        given: dict[str, Any] = {"eps": self.eps, "scale_shift": scale_shift, "residual": residual, "impl": self.impl}
+        return group_norm_silu(x, self.weight, self.bias, self.groups, **given)
 
 
 class LastAxisNorm(nn.Module):
