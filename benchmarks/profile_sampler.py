@@ -6,6 +6,7 @@ The published two-network model with random weights, through FastSampler as it i
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -16,14 +17,14 @@ from .bench_network import NETWORKS
 from .bench_sampler import model
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--networks", choices=NETWORKS, default="two")
     parser.add_argument("--size", type=int, default=256, help="side of the image in pixels")
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--rows", type=int, default=25, help="kernels to list")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     sampler = FastSampler(model(options.networks, options.steps, options.device))
     x = torch.rand(1, 3, options.size, options.size, device=options.device)
     print(f"first image: {sampler.warmup(x.shape):.1f} s\n{sampler.explain()}\n")
