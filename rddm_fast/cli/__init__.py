@@ -1,0 +1,13 @@
+"""The command line: `rddm-fast demo | restore | compile | train | convert | env`.
+
+Commands are thin, one a file: each turns its options into a call of the module that does the work, and prints. A
+user's mistake ends in one sentence and exit code 1; `--debug` shows the traceback instead.
+"""
+
+from .app import app, main
+
+# isort: split
+# Importing a command registers it, in the order in which --help lists them.
+from . import demo, restore, compile, train, convert, env  # noqa: F401, I001
+
+__all__ = ["app", "main"]

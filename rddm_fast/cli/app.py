@@ -1,0 +1,131 @@
+"""The application, and what its commands share: printing, errors, devices."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import re
+import sys
+from collections.abc import Callable
+from enum import Enum
+from typing import Annotated, Any, NoReturn
+
+try:
+    import typer
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+except ModuleNotFoundError as missing:
+    sys.exit(f"error: rddm-fast needs {missing.name}: pip install 'rddm_fast[cli]'")
+
+import torch
+
+from .. import __version__
+from .models import published_model
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Few-step image restoration with Residual Denoising Diffusion Models, fast.",
+)
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+debug = False
+
+
+class Dtype(str, Enum):
+    """What the networks compute in."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+class Device(str, Enum):
+    """Where to compute."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+@app.callback(invoke_without_command=True)
+def _options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    traceback: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
+) -> None:
+    global debug
+    debug = traceback
+    if version:
+        out.print(f"rddm_fast {__version__}")
+        raise typer.Exit
+
+
+def fail(sentence: object) -> NoReturn:
+    """Print one sentence and end with exit code 1."""
+    err.print(f"[red]error:[/red] {escape(str(sentence))}")
+    raise typer.Exit(1)
+
+
+def command(function: Callable[..., None]) -> Callable[..., None]:
+    """Register a command whose users' errors are printed as one sentence.
+
+    ValueError covers ImageError, ModelError and DataError. An error of any other kind is a bug in this package
+    and shows its traceback. A command that ends in `**published` takes the options of `published_model` too.
+    """
+
+    @functools.wraps(function)
+    def run(*args: Any, **kwargs: Any) -> None:
+        try:
+            function(*args, **kwargs)
+        except (ValueError, OSError, ImportError) as error:
+            if debug:
+                raise
+            fail(error)
+
+    # typer reads options off a signature, so the shared ones are put into it where **published stands.
+    parameters = list(inspect.signature(function, eval_str=True).parameters.values())
+    if parameters and parameters[-1].kind is inspect.Parameter.VAR_KEYWORD:
+        parameters[-1:] = list(inspect.signature(published_model, eval_str=True).parameters.values())[1:]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    del run.__wrapped__  # type: ignore[attr-defined]
+    return app.command()(run)
+
+
+def progress_bar() -> Progress:
+    """A bar on stderr that leaves nothing behind, and is not drawn where stderr is no terminal."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=err,
+        transient=True,
+        disable=not err.is_terminal,
+    )
+
+
+def device_of(choice: Device) -> torch.device:
+    if choice is Device.cuda and not torch.cuda.is_available():
+        raise ValueError("torch finds no CUDA device: use --device cpu, or see rddm-fast env")
+    if choice is Device.auto:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(choice.value)
+
+
+def dtype_of(choice: Dtype | None) -> torch.dtype | None:
+    return None if choice is None else getattr(torch, choice.value)
+
+
+def size_of(text: str) -> tuple[int, int]:
+    """Height and width from text such as 256x320."""
+    match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)
+    if match is None:
+        raise ValueError(f"{text!r} is no size: write height and width, such as 256x256")
+    return int(match[1]), int(match[2])
+
+
+def main() -> None:
+    """The entry point of `rddm-fast`."""
+    app()

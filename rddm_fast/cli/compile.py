@@ -1,0 +1,34 @@
+"""`rddm-fast compile`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from .app import Device, Dtype, command, device_of, dtype_of, err, out, size_of
+from .models import model_named
+
+
+@command
+def compile(
+    model: Annotated[str, typer.Option("--model", "-m", help="A built-in model, a model folder, or a published .pt.")],
+    size: Annotated[list[str], typer.Option(help="Height and width of the images, such as 256x256; repeatable.")],
+    batch: Annotated[int, typer.Option(min=1, help="Images at once.")] = 1,
+    steps: Annotated[int | None, typer.Option(help="Sampling steps; the model's own if left out.")] = None,
+    device: Annotated[Device, typer.Option(help="Where to compute.")] = Device.auto,
+    dtype: Annotated[
+        Dtype | None, typer.Option(help="What to compute in; by default float32, and bfloat16 on a GPU.")
+    ] = None,
+    **published: Any,
+) -> None:
+    """Compile a model's networks ahead of time: later processes find the result in torch's cache."""
+    from ..fast import FastSampler
+
+    shapes = [size_of(text) for text in size]
+    diffusion = model_named(model, **published).to(device_of(device))
+    sampler = FastSampler(diffusion, steps=steps, dtype=dtype_of(dtype), compile=True)
+    for text, (height, width) in zip(size, shapes, strict=True):
+        with err.status(f"compiling for {text}"):
+            seconds = sampler.warmup((batch, diffusion.channels, height, width))
+        out.print(f"{text}: {seconds:.1f} s")

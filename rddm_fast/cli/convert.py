@@ -1,0 +1,28 @@
+"""`rddm-fast convert`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from .app import command, out
+from .models import published_model
+
+
+@command
+def convert(
+    checkpoint: Annotated[
+        Path, typer.Argument(help="A published training checkpoint, model-N.pt.", show_default=False)
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for model.safetensors and config.json.")],
+    **published: Any,
+) -> None:
+    """Save a published checkpoint's EMA weights as a model folder, which needs no options from then on."""
+    from ..checkpoint import save_model
+
+    diffusion = published_model(checkpoint, **published)
+    save_model(output, diffusion, info={"converted_from": checkpoint.name})
+    out.print(f"model: {escape(str(output))}")

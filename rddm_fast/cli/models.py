@@ -1,0 +1,105 @@
+"""Which model a command is to use: a built-in one, a folder, or a published checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..diffusion import ResidualDiffusion
+from ..schedule import Schedule
+
+PUBLISHED = "What a published .pt does not store"
+
+
+def published_model(
+    path: Path,
+    *,
+    objective: Annotated[
+        str | None, typer.Option(help="What its networks predict, such as pred_res_noise.", rich_help_panel=PUBLISHED)
+    ] = None,
+    path_independent: Annotated[
+        bool | None,
+        typer.Option(
+            "--path-independent/--no-path-independent",
+            help="Whether its networks see the coefficients as their times, or t.",
+            rich_help_panel=PUBLISHED,
+        ),
+    ] = None,
+    condition: Annotated[
+        bool | None,
+        typer.Option("--condition/--no-condition", help="Restores, or generates.", rich_help_panel=PUBLISHED),
+    ] = None,
+    input_condition: Annotated[
+        bool | None,
+        typer.Option("--input-condition/--no-input-condition", help="Takes a mask.", rich_help_panel=PUBLISHED),
+    ] = None,
+    self_condition: Annotated[
+        bool | None,
+        typer.Option(
+            "--self-condition/--no-self-condition", help="Takes its previous estimate.", rich_help_panel=PUBLISHED
+        ),
+    ] = None,
+    input_condition_mask: Annotated[
+        bool | None,
+        typer.Option(
+            "--input-condition-mask/--no-input-condition-mask",
+            help="Takes the mask in [0, 1], not in [-1, 1].",
+            rich_help_panel=PUBLISHED,
+        ),
+    ] = None,
+    test_res_or_noise: Annotated[
+        str | None, typer.Option(help="Which of two outputs to sample with: res or noise.", rich_help_panel=PUBLISHED)
+    ] = None,
+    schedule: Annotated[
+        str | None,
+        typer.Option(
+            help="triangular, power or ddim, where the file's coefficients are not those.", rich_help_panel=PUBLISHED
+        ),
+    ] = None,
+) -> ResidualDiffusion:
+    """A published checkpoint; its keyword arguments are the options of the commands that take one."""
+    from ..checkpoint import MissingArgument, load_published
+
+    try:
+        return load_published(
+            path,
+            objective=objective,
+            path_independent=path_independent,
+            condition=condition,
+            input_condition=input_condition,
+            self_condition=self_condition,
+            input_condition_mask=bool(input_condition_mask),
+            test_res_or_noise=test_res_or_noise,
+            schedule=None if schedule is None else _schedule(schedule),
+        )
+    except MissingArgument as missing:
+        option = "--" + missing.name.replace("_", "-")
+        spelling = option if missing.name == "objective" else f"{option} or --no-{option[2:]}"
+        raise ValueError(f"{path}: {missing.reason}: pass {spelling} ({missing.choices})") from missing
+
+
+def _schedule(name: str) -> Schedule:
+    families: dict[str, Callable[[], Schedule]] = {
+        "triangular": Schedule.triangular,
+        "power": Schedule.power,
+        "ddim": Schedule.from_ddim,
+    }
+    if name not in families:
+        raise ValueError(f"unknown schedule {name!r}: choose one of {', '.join(families)}")
+    return families[name]()
+
+
+def model_named(name: str, **published: Any) -> ResidualDiffusion:
+    """A built-in model, a model folder, or a published checkpoint."""
+    from ..checkpoint import load_model
+
+    path = Path(name)
+    if path.suffix.lower() in (".pt", ".pth", ".ckpt") and not path.is_dir():
+        return published_model(path, **published)
+    given = [option for option, value in published.items() if value is not None]
+    if given:
+        raise ValueError(f"--{given[0].replace('_', '-')} is for published .pt checkpoints; {name} stores its own")
+    return load_model(name)
