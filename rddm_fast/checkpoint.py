@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import pickle
 import re
-from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from torch import Tensor
 from ._extras import require
 from .diffusion import ResidualDiffusion
 from .files import write_text_whole, write_whole
+from .published import MissingArgument, ModelError, assembled, load_networks, recognised
 from .schedule import Schedule
 from .unet import ResidualUnets
 
@@ -41,18 +41,6 @@ _DIFFUSION_FIELDS = (
     "clip_res",
     "image_size",
 )
-
-
-class ModelError(ValueError):
-    """A model that cannot be read; the message is one sentence that says what to do."""
-
-
-class MissingArgument(ModelError):
-    """Something that a published checkpoint does not store; `name` is the argument to pass."""
-
-    def __init__(self, name: str, reason: str, choices: str) -> None:
-        super().__init__(f"{reason}: pass {name}= ({choices})")
-        self.name, self.reason, self.choices = name, reason, choices
 
 
 # -- our format ---------------------------------------------------------------------------------------------
@@ -142,7 +130,7 @@ def load_model(folder: str | PathLike[str]) -> ResidualDiffusion:
         raise ModelError(f"{config} has no field {error}: save the model again") from error
     except Exception as error:
         raise ModelError(f"{folder} cannot be read as a model: {_one_line(error)}") from error
-    _load_network(diffusion, tensors, str(weights))
+    load_networks(diffusion, tensors, str(weights))
     return diffusion.eval()
 
 
@@ -159,23 +147,6 @@ def _built(config: dict[str, Any], tensors: dict[str, Tensor]) -> ResidualDiffus
     return ResidualDiffusion(
         ResidualUnets(**config["network"]), schedule, objective=config["objective"], **config["diffusion"]
     )
-
-
-def _load_network(diffusion: ResidualDiffusion, state: dict[str, Tensor], source: str) -> None:
-    expected = {name: t.shape for name, t in diffusion.model.state_dict().items()}
-    problems = [
-        *(f"{name} is missing" for name in expected.keys() - state.keys()),
-        *(f"{name} is not part of this network" for name in state.keys() - expected.keys()),
-        *(
-            f"{name} has shape {tuple(state[name].shape)} instead of {tuple(shape)}"
-            for name, shape in expected.items()
-            if name in state and state[name].shape != shape
-        ),
-    ]
-    if problems:
-        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise ModelError(f"{source} does not fit its network: {min(problems)}{more}")
-    diffusion.model.load_state_dict(state)
 
 
 def _one_line(error: BaseException) -> str:
@@ -225,29 +196,22 @@ def load_published(
     ):
         if value is None:
             raise MissingArgument(name, f"a published checkpoint does not store {name}", choices)
-    network, restoring = _architecture(state, condition, input_condition, self_condition, resnet_block_groups)
-    missing = [name for name in ("alphas_cumsum", "betas_cumsum") if name not in state]
-    if schedule is None and missing:
-        raise ModelError(f"{path} holds no coefficients ({missing[0]}): pass schedule=")
-    if schedule is None:
-        schedule = recognised(state["alphas_cumsum"], state["betas_cumsum"])
-    if sum_scale is None:
-        sum_scale = round(float(schedule.beta_bar[-1]) ** 2, 4)
-    diffusion = ResidualDiffusion(
-        ResidualUnets(**network),
-        replace(schedule, sum_scale=sum_scale),
+    return assembled(
+        state,
+        str(path),
         objective=objective or "",
-        condition=restoring,
-        input_condition=network["input_condition"],
-        input_condition_mask=input_condition_mask,
-        img_to_img_translation=network["img_to_img_translation"],
         path_independent=bool(path_independent),
+        condition=condition,
+        input_condition=input_condition,
+        self_condition=self_condition,
+        resnet_block_groups=resnet_block_groups,
+        schedule=schedule,
+        sum_scale=sum_scale,
+        sampling_timesteps=sampling_timesteps,
+        input_condition_mask=input_condition_mask,
         test_res_or_noise=test_res_or_noise,
-        sampling_timesteps=min(sampling_timesteps, schedule.timesteps),
         image_size=image_size,
     )
-    _load_network(diffusion, _networks_of(state), str(path))
-    return diffusion.eval()
 
 
 def _published_state(path: Path, weights: str) -> dict[str, Tensor]:
@@ -275,85 +239,6 @@ def _published_state(path: Path, weights: str) -> dict[str, Tensor]:
     if not state:
         raise ModelError(f"{path} holds no weights under {weights!r}")
     return state
-
-
-def _networks_of(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {key.removeprefix("model."): value for key, value in state.items() if key.startswith("model.")}
-
-
-def _architecture(
-    state: dict[str, Tensor],
-    condition: bool | None,
-    input_condition: bool | None,
-    self_condition: bool | None,
-    groups: int,
-) -> tuple[dict[str, Any], bool]:
-    """`ResidualUnets`' arguments, and whether the model restores."""
-    keys = _networks_of(state)
-    if any(key.startswith("ups_no_skip.") for key in keys):
-        networks, prefix, last = "shared", "", "final_conv_1.weight"
-    else:
-        networks, prefix, last = (
-            ("two" if any(k.startswith("unet1.") for k in keys) else "one"),
-            "unet0.",
-            "final_conv.weight",
-        )
-    try:
-        stem, time = keys[prefix + "init_conv.weight"], keys[prefix + "time_mlp.1.weight"]
-        channels = keys[prefix + last].shape[0]
-    except KeyError as error:
-        raise ModelError(f"the checkpoint's network is not an RDDM U-Net: it has no {error}") from error
-    dim = time.shape[1]
-    downs = [key for key in keys if re.fullmatch(re.escape(prefix) + r"downs\.\d+\.3\.weight", key)]
-    widths = [keys[f"{prefix}downs.{i}.3.weight"].shape[0] for i in range(len(downs))]
-    inputs = stem.shape[1] // channels
-
-    # The channels tell how many images are concatenated, not which; these are the published experiments.
-    if inputs == 1 + bool(input_condition) + bool(self_condition) and condition is None:
-        raise MissingArgument(
-            "condition",
-            "the network sees one image, and a published checkpoint does not store whether it generates or translates",
-            "False to generate, True to translate",
-        )
-    if inputs == 3 and input_condition is None and self_condition is None:
-        raise MissingArgument(
-            "input_condition",
-            "the network sees three images, and a published checkpoint does not store what the third is",
-            "True for a mask; for the previous estimate, self_condition=True instead",
-        )
-    restoring = inputs > 1 if condition is None else condition
-    translation = restoring and inputs == 1 + bool(input_condition) + bool(self_condition)
-    if inputs != 1 + (restoring and not translation) + bool(input_condition) + bool(self_condition):
-        raise ModelError(
-            f"the network sees {inputs} images, which condition={restoring}, input_condition={bool(input_condition)}, "
-            f"self_condition={bool(self_condition)} do not add up to: correct these arguments"
-        )
-    arguments = {
-        "dim": dim,
-        "networks": networks,
-        "init_dim": stem.shape[0],
-        "dim_mults": [width // dim for width in widths],
-        "channels": channels,
-        "self_condition": bool(self_condition),
-        "resnet_block_groups": groups,
-        "condition": restoring,
-        "input_condition": bool(input_condition),
-        "img_to_img_translation": translation,
-    }
-    return arguments, restoring
-
-
-def recognised(alphas_cumsum: Tensor, betas_cumsum: Tensor) -> Schedule:
-    """The published recipe whose coefficients these are, or a schedule of the tables themselves."""
-    T, scale = len(alphas_cumsum), round(float(betas_cumsum[-1]) ** 2, 4)
-    for candidate in (Schedule.triangular(T, scale), Schedule.power(T, scale), Schedule.from_ddim(T)):
-        a, b = torch.from_numpy(candidate.alpha_bar), torch.from_numpy(candidate.beta_bar)
-        # beta_bar is a root, so float32's error near its zero is the root of what it is elsewhere.
-        if torch.allclose(a, alphas_cumsum.double(), rtol=0, atol=3e-6) and torch.allclose(
-            b**2, betas_cumsum.double() ** 2, rtol=0, atol=3e-6
-        ):
-            return candidate
-    return Schedule.from_tables(alphas_cumsum, betas_cumsum, scale)
 
 
 __all__ = [

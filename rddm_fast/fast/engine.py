@@ -11,10 +11,11 @@ from os import PathLike
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..diffusion import ResidualDiffusion
 from ..ops import backends
+from ..published import from_published
 from ..sampler import Step
 from .fold import fold, packs
 from .graphs import CapturedLoop
@@ -27,8 +28,9 @@ class FastSampler:
     """Restore or generate with `diffusion`'s weights several times faster than its own loop, and the same images.
 
     Args:
-        diffusion: a `ResidualDiffusion` (ours or `compat`'s) whose networks are `ResidualUnets`, or a built-in model's
-            name or a model folder. It is left as it was; changing its weights later does not change this sampler.
+        diffusion: a `ResidualDiffusion` (ours, `compat`'s, or an object of the published class: see
+            `rddm_fast.published.from_published`) whose networks are RDDM's U-Nets, or a built-in model's name or a
+            model folder. It is left as it was; changing its weights later does not change this sampler.
         steps, eta: sampling steps and their stochasticity; the model's own if None.
         dtype: what the networks compute in: float32, bfloat16 or float16. By default bfloat16 on a GPU, and on a CPU
             the weights' own. The image itself, the statistics of the norms and the steps are in float32 in any case.
@@ -39,12 +41,13 @@ class FastSampler:
     The networks are folded once, here (see `rddm_fast.fast.fold`), and each step is one call of `ops.reverse_step_`. In
     float32 a seed gives the images that `diffusion.sample` gives, within rounding.
 
-    Raises TypeError for networks that cannot be folded, ValueError for options that this device does not have.
+    Raises TypeError for networks that cannot be folded, ValueError for options that this device does not have,
+    ModelError (a ValueError) for a diffusion object or a model that is none.
     """
 
     def __init__(
         self,
-        diffusion: ResidualDiffusion | str | PathLike[str],
+        diffusion: ResidualDiffusion | nn.Module | str | PathLike[str],
         *,
         steps: int | None = None,
         eta: float | None = None,
@@ -57,6 +60,8 @@ class FastSampler:
             from ..checkpoint import load_model
 
             diffusion = load_model(diffusion)
+        elif not isinstance(diffusion, ResidualDiffusion):
+            diffusion = from_published(diffusion)
         device = diffusion.alphas_cumsum.device
         on_gpu = device.type == "cuda"
         if dtype is not None and dtype not in DTYPES:
