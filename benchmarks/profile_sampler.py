@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     sampler = FastSampler(model(options.networks, options.steps, options.device))
     x = torch.rand(1, 3, options.size, options.size, device=options.device)
-    print(f"first image: {sampler.warmup(x.shape):.1f} s\n{sampler.explain()}\n")
+    print(f"first image: {sampler.warmup(x.shape):.1f} s\n{sampler.explain(x.shape)}\n")
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if options.device == "cuda" else [])]
     with profile(activities=activities) as profiled:
         sampler(x)

@@ -82,29 +82,30 @@ def run(
     fast = FastSampler(diffusion, steps=steps, dtype=torch.float32, compile=False, graphs=False)
     for number, path in enumerate(photographs()):
         truth = read_image(path).pixels
-        degraded = _degraded(truth, kind, seed, number)
+        given = degraded(truth, kind, seed, number)
         paths: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
             "eager": lambda x, g: _eager(diffusion, x, steps, g),
             "fast": lambda x, g: fast(x, generator=g),
         }
-        images, times = _side_by_side(paths, degraded[None], seed, repeats)
+        images, times = _side_by_side(paths, given[None], seed, repeats)
         yield Result(
             name=path.stem,
             size=f"{truth.shape[2]}x{truth.shape[1]}",
-            psnr_before=float(psnr(degraded, truth)),
+            psnr_before=float(psnr(given, truth)),
             psnr_after=float(psnr(images["fast"], truth)),
-            ssim_before=float(ssim(degraded, truth)),
+            ssim_before=float(ssim(given, truth)),
             ssim_after=float(ssim(images["fast"], truth)),
             eager_ms=times["eager"],
             fast_ms=times["fast"],
             difference=float((images["eager"] - images["fast"]).abs().max()),
-            degraded=degraded,
+            degraded=given,
             restored=images["fast"],
             truth=truth,
         )
 
 
-def _degraded(truth: Tensor, kind: str, seed: int, number: int) -> Tensor:
+def degraded(truth: Tensor, kind: str, seed: int, number: int) -> Tensor:
+    """What the demo makes of its photograph `number`: `truth` (3, H, W) in [0, 1], degraded by `kind`."""
     image = np.ascontiguousarray(truth.permute(1, 2, 0).numpy())
     result = degrade(image, kind, np.random.default_rng((seed, number))).image
     return torch.from_numpy(result).permute(2, 0, 1).contiguous()

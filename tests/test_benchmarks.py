@@ -161,4 +161,4 @@ def test_the_profile_names_what_runs(capsys: pytest.CaptureFixture[str]) -> None
     # In this process: one started in this folder would import the sources beside it, which may not be compiled.
     profile_sampler.main(["--size", "32", "--steps", "1", "--networks", "one", "--rows", "100"])
     printed = capsys.readouterr().out
-    assert "rddm_fast::group_norm_silu" in printed and "hoisted:" in printed
+    assert "rddm_fast::group_norm_silu" in printed and "hoisted:" in printed and re.search(r"time:.*% conv", printed)
