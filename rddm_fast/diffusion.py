@@ -280,6 +280,7 @@ class ResidualDiffusion(nn.Module):
         batch_size: int = 16,
         sampling_timesteps: int | None = None,
         eta: float | None = None,
+        steps: Sequence[Step] | None = None,
         generator: torch.Generator | None = None,
         draws: Iterable[Tensor] | None = None,
         every_step: bool = False,
@@ -292,6 +293,7 @@ class ResidualDiffusion(nn.Module):
         Args:
             mask: the image of `input_condition`, (B, C, H, W) in [0, 1].
             sampling_timesteps, eta: override the model's.
+            steps: the reverse steps themselves, in the place of those that the two make (`rddm_fast.ddim` has others).
             generator: of the normal draws; torch's global one if None.
             draws: the normal draws themselves, in order, instead of a generator.
             every_step: return the image after every step instead of the last alone.
@@ -302,6 +304,10 @@ class ResidualDiffusion(nn.Module):
         Returns:
             images in [0, 1] (not clamped): when restoring, the noisy input first, as the published code does.
         """
+        if steps is None:
+            steps = self.steps(sampling_timesteps, eta)
+        elif sampling_timesteps is not None or eta is not None:
+            raise ValueError("steps says how many steps there are and their eta: pass it alone")
         shape, I_in, mask = self._prepared(I_in, mask, batch_size)
         given = iter(draws) if draws is not None else None
         device = self.alphas_cumsum.device
@@ -315,7 +321,6 @@ class ResidualDiffusion(nn.Module):
                     raise ValueError(f"there are too few draws: these steps take {needed}") from None
             return torch.randn(shape, device=device, generator=generator)
 
-        steps = self.steps(sampling_timesteps, eta)
         I_T = draw() if I_in is None else I_in + math.sqrt(self.schedule.sum_scale) * draw()
         images: list[Tensor] = []
 
