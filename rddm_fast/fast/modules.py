@@ -1,7 +1,7 @@
 """What takes the place of the U-Net's modules when it is folded: the same functions on channels-last images.
 
 Where a pixel's channels lie together, the channel norm is torch's layer norm, linear attention is matrix products
-without copies, and full attention is `scaled_dot_product_attention`.
+without copies, and full attention is `scaled_dot_product_attention`. `dispatch` says where kernels of ours do it.
 """
 
 from __future__ import annotations
@@ -13,8 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..ops.channel_norm import channel_norm
 from ..ops.group_norm_silu import group_norm_silu
+from ..ops.linear_attention import linear_attention
 from ..unet import Attention, Block, ChannelNorm, LinearAttention, ResnetBlock
+from .dispatch import implementation
 
 FLOAT32_EPS = 1e-5
 
@@ -60,15 +63,19 @@ class NormSilu(nn.Module):
 
 
 class LastAxisNorm(nn.Module):
-    """`unet.ChannelNorm` as torch's layer norm over the last axis of a channels-last image: one pass."""
+    """`unet.ChannelNorm` of a channels-last image: `ops.channel_norm` with the epsilon of float32.
+
+    impl: the op's backend; "torch" where nothing but torch's own ops may be in a graph. None is what `dispatch` says.
+    """
+
+    impl: str | None = None
 
     def __init__(self, norm: ChannelNorm) -> None:
         super().__init__()
         self.g = nn.Parameter(norm.g.detach().flatten().clone(), requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        pixels = F.layer_norm(x.permute(0, 2, 3, 1), self.g.shape, self.g, None, FLOAT32_EPS)
-        return pixels.permute(0, 3, 1, 2)
+        return channel_norm(x, self.g, FLOAT32_EPS, impl=self.impl or implementation("channel_norm", x))
 
 
 class PixelsFirstLinearAttention(nn.Module):
@@ -76,47 +83,56 @@ class PixelsFirstLinearAttention(nn.Module):
 
     The keys' softmax over all pixels is gathered in one walk over them, rescaled whenever a larger key turns up. Its
     result, a small (features x features) matrix a head, is multiplied with the output projection, so that a second
-    walk has one matrix product for each pixel's queries. On the CPU both walks take CHUNK pixels at a time: queries,
-    keys and values, 16 times the image for the first stage of a published network, stay in the cache.
+    walk has one matrix product for each pixel's queries. Both walks take CHUNK pixels at a time: queries, keys and
+    values, 16 times the image for the first stage of a published network, stay in a CPU's cache.
+
+    impl: "chunked" is that, "whole" the same with all pixels at once; "triton" and "reference" are `linear_attention`'s
+        and `channel_norm`'s, between the two projections. None is what `dispatch` says.
     """
 
     CHUNK = 4096
+    impl: str | None = None
 
     def __init__(self, attention: LinearAttention) -> None:
         super().__init__()
-        self.heads = attention.heads
+        self.heads, self.scale = attention.heads, attention.scale
         project, norm = attention.to_out[0], attention.to_out[1]
         assert (
             isinstance(project, nn.Conv2d) and project.bias is not None and isinstance(norm, ChannelNorm | LastAxisNorm)
         )
-        inner = project.weight.shape[1]
-        to_q, to_k, to_v = attention.to_qkv.weight.detach().flatten(1).split(inner)
-        self.to_q = nn.Parameter(to_q.contiguous(), requires_grad=False)
-        self.to_kv = nn.Parameter(torch.cat([to_k, to_v]), requires_grad=False)
-        self.to_out = nn.Parameter(
-            project.weight.detach().flatten(1).t().reshape(self.heads, -1, project.weight.shape[0]) * attention.scale,
-            requires_grad=False,
-        )
+        self.inner = project.weight.shape[1]
+        self.to_qkv = nn.Parameter(attention.to_qkv.weight.detach().flatten(1).clone(), requires_grad=False)
+        self.to_out = nn.Parameter(project.weight.detach().flatten(1).t().contiguous(), requires_grad=False)
         self.bias = nn.Parameter(project.bias.detach().clone(), requires_grad=False)
         self.g = nn.Parameter(norm.g.detach().flatten().clone(), requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        b, c, h, w = x.shape
-        pixels = x.permute(0, 2, 3, 1).reshape(b, h * w, c)
-        chunks = pixels.split(self.CHUNK if x.device.type == "cpu" else h * w, dim=1)
-        projection = (self._context(chunks) / (h * w) @ self.to_out).flatten(1, 2)
+        impl = self.impl or implementation("linear_attention", x)
+        pixels = x.permute(0, 2, 3, 1)
+        if impl in ("chunked", "whole"):
+            out = self._walk(pixels.flatten(1, 2), self.CHUNK if impl == "chunked" else x.shape[2] * x.shape[3])
+            return out.view(pixels.shape).permute(0, 3, 1, 2)
+        qkv = F.linear(pixels, self.to_qkv).permute(0, 3, 1, 2)
+        out = linear_attention(qkv, self.heads, impl=impl).permute(0, 2, 3, 1)
+        out = F.linear(out, self.to_out.t(), self.bias).permute(0, 3, 1, 2)
+        return channel_norm(out, self.g, FLOAT32_EPS, impl=impl)
+
+    def _walk(self, pixels: Tensor, chunk: int) -> Tensor:
+        """The output (B, H W, C) for (B, H W, C) `pixels`, `chunk` of them at a time."""
+        chunks = pixels.split(chunk, dim=1)
+        to_out = self.to_out.unflatten(0, (self.heads, -1))
+        projection = (self._context(chunks) * (self.scale / pixels.shape[1]) @ to_out).flatten(1, 2)
         parts = []
-        for chunk in chunks:
-            q = F.linear(chunk, self.to_q).unflatten(-1, (self.heads, -1)).softmax(dim=-1).flatten(-2)
+        for part in chunks:
+            q = F.linear(part, self.to_qkv[: self.inner]).unflatten(-1, (self.heads, -1)).softmax(dim=-1).flatten(-2)
             parts.append(F.layer_norm(q @ projection + self.bias, self.g.shape, self.g, None, FLOAT32_EPS))
-        out = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
-        return out.view(b, h, w, c).permute(0, 3, 1, 2)
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
     def _context(self, chunks: Sequence[Tensor]) -> Tensor:
         """softmax(k) over all pixels, transposed, times v: (B, heads, features, features)."""
         largest = context = total = None
         for chunk in chunks:
-            k, v = F.linear(chunk, self.to_kv).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
+            k, v = F.linear(chunk, self.to_qkv[self.inner :]).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
             top = k.amax(dim=-2, keepdim=True)
             if largest is not None:
                 top = torch.maximum(top, largest)
@@ -141,8 +157,13 @@ class SdpaAttention(nn.Module):
         self.to_qkv, self.to_out = attention.to_qkv, attention.to_out
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = _heads(self.to_qkv(x), self.heads)
-        return self.to_out(_image(F.scaled_dot_product_attention(q, k, v, scale=self.scale), *x.shape[2:]))
+        return attend(self, x)
+
+
+def attend(attention: Any, x: Tensor) -> Tensor:
+    """What `attention`, a `unet.Attention` or one with its parts, makes of a channels-last image."""
+    q, k, v = _heads(attention.to_qkv(x), attention.heads)
+    return attention.to_out(_image(F.scaled_dot_product_attention(q, k, v, scale=attention.scale), *x.shape[2:]))
 
 
 def _heads(qkv: Tensor, heads: int) -> tuple[Tensor, ...]:
