@@ -6,9 +6,10 @@ import copy
 
 import pytest
 import torch
+from models import small_model
 from torch import Tensor, nn
 
-from rddm_fast.fast import training
+from rddm_fast.fast import FastSampler, training
 from rddm_fast.fast.training import PixelAttention, for_training
 from rddm_fast.unet import ChannelNorm, LinearAttention, ResidualUnets, WeightStandardizedConv2d
 
@@ -107,3 +108,11 @@ def test_less_is_kept_for_the_backward_pass() -> None:
 
     reference = networks()
     assert kept(for_training(copy.deepcopy(reference))) < 0.6 * kept(reference)
+
+
+def test_what_is_being_trained_can_be_sampled_with_fast() -> None:
+    diffusion, x = small_model(), torch.rand(1, 3, 16, 16)
+    expected = FastSampler(diffusion)(x, generator=torch.Generator().manual_seed(0))
+    for_training(diffusion)
+    found = FastSampler(diffusion)(x, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)

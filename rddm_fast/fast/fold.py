@@ -152,7 +152,7 @@ def fold_unet(unet: Unet | SharedUnet, times: Tensor, dtype: torch.dtype) -> Une
     for module in list(folded.modules()):
         for name, child in module.named_children():
             for kind, replacement in _REPLACEMENTS.items():
-                if type(child) is kind:
+                if isinstance(child, kind):  # or what `for_training` made of it
                     setattr(module, name, replacement(child))
     for module in list(folded.modules()):
         for name, child in module.named_children():
