@@ -65,15 +65,16 @@ for tool in memcheck racecheck; do
     echo "$tool: skipped, there is no compute-sanitizer" | tee -a "$out/summary.txt"
   fi
 done
-step launches 25 "$python" -P "$run" launches --json "$out/launches.json"
+step launches 20 "$python" -P "$run" launches --json "$out/launches.json"
 plot ops-quick
-step ops-quick 60 "$python" -P "$run" ops --quick --json "$out/ops-quick.json" "${drawn[@]}"
+step ops-quick 50 "$python" -P "$run" ops --quick --json "$out/ops-quick.json" "${drawn[@]}"
 plot ops
 step ops 40 "$python" -P "$run" ops --no-compile --json "$out/ops.json" --csv "$out/ops.csv" "${drawn[@]}"
 plot sampler
 step sampler 75 "$python" -P "$run" bench_sampler --compile --sizes 256 --json "$out/sampler.json" "${drawn[@]}"
-step sampler-batch 45 "$python" -P "$run" bench_sampler --compile --sizes 256 --batch 16 --repeats 3 --json "$out/sampler-batch.json"
+step sampler-batch 40 "$python" -P "$run" bench_sampler --compile --sizes 256 --batch 16 --repeats 3 --json "$out/sampler-batch.json"
 step profile 30 "$python" -P "$run" profile_sampler --size 256
+step training 20 "$python" -P "$run" bench_training --dim 64 --size 128 --batch 16 --dtype bfloat16 --json "$out/training.json"
 
 [ $dry -eq 1 ] || rm -rf "$env_dir"
 exit $failed

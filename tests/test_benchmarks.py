@@ -19,6 +19,7 @@ from benchmarks import (
     bench_joint_loss,
     bench_reverse_step,
     bench_sampler,
+    bench_training,
     harness,
     profile_sampler,
     report,
@@ -103,6 +104,7 @@ def test_on_gpu_names_what_exists() -> None:
         "ops",
         "sampler",
         "profile",
+        "training",
     } <= steps.keys()
     assert (
         sum(int(text.split(" s)")[0]) for text in steps.values()) < 9 * 60
@@ -162,3 +164,20 @@ def test_the_profile_names_what_runs(capsys: pytest.CaptureFixture[str]) -> None
     profile_sampler.main(["--size", "32", "--steps", "1", "--networks", "one", "--rows", "100"])
     printed = capsys.readouterr().out
     assert "rddm_fast::group_norm_silu" in printed and "hoisted:" in printed and re.search(r"time:.*% conv", printed)
+
+
+def test_the_training_step_s_benchmark(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    arguments = ["--dim", "8", "--size", "16", "--batch", "2", "--repeats", "2", "--networks", "two"]
+    bench_training.main([*arguments, "--device", "cpu", "--json", str(tmp_path / "rows.json")])
+    rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    assert [row["provider"] for row in rows] == ["eager", "rddm_fast"] and rows[0]["ratio_eager"] == 1
+    printed = capsys.readouterr().out
+    for row in rows:
+        assert row["ms_p20"] <= row["ms_p50"] <= row["ms_p80"] and row["peak_mib"] > 1
+        assert f"{row['provider']:15}two" in printed
+
+
+def test_a_wrong_gradient_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_training, "TOLERANCE", 0.0)
+    with pytest.raises(bench_training.WrongGradient, match="rddm_fast's gradients differ by up to"):
+        bench_training.main(["--dim", "8", "--size", "16", "--batch", "2", "--device", "cpu"])
