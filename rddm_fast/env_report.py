@@ -14,8 +14,19 @@ from typing import Any
 import torch
 
 from .ops import backends
+from .ops.channel_norm import LACKING as CHANNEL_NORM_LACKS
+from .ops.group_norm_silu import LACKING as GROUP_NORM_SILU_LACKS
+from .ops.linear_attention import LACKING as LINEAR_ATTENTION_LACKS
 
-OPS = ("reverse_step", "forward_diffuse", "joint_loss")
+OPS: dict[str, tuple[str, ...]] = {
+    "reverse_step": (),
+    "forward_diffuse": (),
+    "joint_loss": (),
+    "group_norm_silu": GROUP_NORM_SILU_LACKS,
+    "channel_norm": CHANNEL_NORM_LACKS,
+    "linear_attention": LINEAR_ATTENTION_LACKS,
+}
+"""The ops, and the backends that each was not written for."""
 PACKAGES = (
     *("rddm_fast", "torch", "triton", "numpy"),
     *("pillow", "opencv-python-headless", "safetensors", "typer", "rich"),
@@ -28,7 +39,10 @@ def report() -> dict[str, Any]:
     return {
         "versions": versions(),
         "compiled": compiled(),
-        "backends": {op: {kind: served_by(torch.device(kind)) for kind in ("cpu", "cuda")} for op in OPS},
+        "backends": {
+            op: {kind: served_by(torch.device(kind), lacking) for kind in ("cpu", "cuda")}
+            for op, lacking in OPS.items()
+        },
         "gpus": gpus(),
     }
 
@@ -50,9 +64,15 @@ def compiled() -> dict[str, Any]:
     return backends.build_info or {"none": backends.why_not_compiled}
 
 
-def served_by(device: torch.device) -> dict[str, Any]:
-    """The backend that ops on `device` use here (None: there is none), and why not each of the others."""
-    reasons = {name: backends.why_not(name, device) for name in backends.BACKENDS}
+def served_by(device: torch.device, lacking: tuple[str, ...]) -> dict[str, Any]:
+    """The backend that an op uses here on `device` (None: there is none), and why not each of the others.
+
+    `lacking` are those that it was not written for. Where "reference" serves a CPU it is plain torch that runs.
+    """
+    reasons = {
+        name: "this op has no such kernel" if name in lacking else backends.why_not(name, device)
+        for name in backends.BACKENDS
+    }
     used = next((name for name in backends.PREFERENCE[device.type] if reasons[name] is None), None)
     why_not = {name: reason or "only where it is asked for by name" for name, reason in reasons.items()}
     return {"used": used, "others": {name: why for name, why in why_not.items() if name != used}}

@@ -20,6 +20,18 @@ def test_report_is_json_and_names_what_runs_here():
     assert set(found["backends"]["reverse_step"]["cpu"]["others"]) == {"reference", "cuda", "triton"}
 
 
+def test_the_networks_ops_name_what_they_were_not_written_for():
+    found = env_report.report()["backends"]
+    assert list(found) == [
+        *("reverse_step", "forward_diffuse", "joint_loss"),
+        *("group_norm_silu", "channel_norm", "linear_attention"),
+    ]
+    assert found["group_norm_silu"]["cuda"]["others"]["cuda"] == "this op has no such kernel"
+    for op in ("channel_norm", "linear_attention"):
+        assert found[op]["cpu"]["used"] == "reference"
+        assert found[op]["cpu"]["others"]["cpp"] == found[op]["cuda"]["others"]["cuda"] == "this op has no such kernel"
+
+
 def test_every_backend_that_is_not_used_has_a_reason():
     for devices in env_report.report()["backends"].values():
         for choice in devices.values():

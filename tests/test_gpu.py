@@ -13,10 +13,14 @@ from rddm_fast.objective import Objective
 from rddm_fast.ops import (
     StepTable,
     backends,
+    channel_norm,
+    channel_norm_reference,
     forward_diffuse,
     group_norm_silu,
     group_norm_silu_reference,
     joint_loss,
+    linear_attention,
+    linear_attention_reference,
     noise,
     reverse_step,
     reverse_step_,
@@ -256,3 +260,21 @@ def test_in_bfloat16_by_default_it_is_close_to_float32() -> None:
         for dtype in (torch.float32, None)
     )
     assert 0 < (ours - exact).square().mean() < 10 ** (-45 / 10)
+
+
+def test_channel_norm_and_linear_attention() -> None:
+    for dtype, layout in itertools.product({p[0] for p in PAIRS}, LAYOUTS):
+        torch.manual_seed(0)
+        for shape in ((2, 24, 9, 7), (1, 64, 128, 128), (1, 512, 32, 32), (2, 5, 1, 1)):
+            x, g = (
+                torch.randn(shape, device=CUDA).to(dtype).to(memory_format=layout),
+                torch.randn(shape[1], device=CUDA),
+            )
+            ours, plain = (channel_norm(x, g, impl=impl) for impl in (None, "reference"))
+            close(ours, channel_norm_reference(x.double(), g, 1e-5), plain)
+            assert ours.stride() == plain.stride()
+        for b, heads, features, h, w in ((2, 4, 32, 9, 7), (1, 4, 32, 128, 128), (1, 2, 5, 1, 1)):
+            qkv = torch.randn(b, 3 * heads * features, h, w, device=CUDA).to(dtype).to(memory_format=layout)
+            ours, plain = (linear_attention(qkv, heads, impl=impl) for impl in (None, "reference"))
+            close(ours, linear_attention_reference(qkv.double(), heads), plain)
+            assert ours.stride() == plain.stride() and torch.equal(ours, linear_attention(qkv, heads))

@@ -14,10 +14,23 @@ from typing import Any
 
 import torch
 
+from rddm_fast.fast.modules import PixelsFirstLinearAttention
 from rddm_fast.objective import Objective
-from rddm_fast.ops import StepTable, forward_diffuse, group_norm_silu, joint_loss, reverse_step, reverse_step_
-from rddm_fast.ops.group_norm_silu import group_norm_silu_reference
+from rddm_fast.ops import (
+    StepTable,
+    channel_norm,
+    channel_norm_reference,
+    forward_diffuse,
+    group_norm_silu,
+    group_norm_silu_reference,
+    joint_loss,
+    linear_attention,
+    linear_attention_reference,
+    reverse_step,
+    reverse_step_,
+)
 from rddm_fast.ops.noise import noise as reference_noise
+from rddm_fast.unet import LinearAttention
 
 DTYPES = {
     "fp32": torch.float32,
@@ -154,6 +167,68 @@ def normalised() -> list[dict[str, object]]:
             }
         )
     return rows
+
+
+def network_ops() -> list[dict[str, object]]:
+    """channel_norm and linear_attention for every dtype, layout and several shapes: errors against float64."""
+    from rddm_fast.kernels import linear_attention as kernels
+
+    kernels.PIECES = 4  # so that a small image has some pieces of several tiles, of which the last has some left over
+    rows = []
+    for dtype, layout in itertools.product(DTYPES, LAYOUTS):
+        for shape in ((2, 24, 9, 7), (1, 64, 40, 30), (3, 5, 1, 1), (1, 1, 3, 4), (1, 300, 2, 9)):
+            torch.manual_seed(0)
+            x, g = LAYOUTS[layout]((2 * torch.randn(shape) + 0.5).to(DTYPES[dtype])), torch.randn(shape[1])
+            ours, plain = (channel_norm(x, g, impl=i) for i in ("triton", "reference"))
+            rows.append(
+                row_of(f"norm {dtype} {layout} {shape}", ours, plain, channel_norm_reference(x.double(), g, 1e-5))
+            )
+        for b, heads, features, h, w in ((1, 2, 32, 9, 7), (1, 1, 32, 40, 30), (3, 2, 5, 1, 1), (2, 1, 1, 20, 15)):
+            torch.manual_seed(0)
+            qkv = LAYOUTS[layout]((2 * torch.randn(b, 3 * heads * features, h, w)).to(DTYPES[dtype]))
+            ours, plain = (linear_attention(qkv, heads, impl=i) for i in ("triton", "reference"))
+            case = f"attention {dtype} {layout} {b} {heads} {features} {h} {w}"
+            rows.append(row_of(case, ours, plain, linear_attention_reference(qkv.double(), heads)))
+    return rows
+
+
+def folded() -> float:
+    """The greatest difference between a folded linear attention by our kernels and the published module."""
+    torch.manual_seed(0)
+    module = LinearAttention(24).eval()
+    ours = PixelsFirstLinearAttention(module)
+    ours.impl = "triton"
+    x = torch.randn(2, 24, 9, 7).to(memory_format=torch.channels_last)
+    with torch.no_grad():
+        return (ours(x) - module(x)).abs().max().item()
+
+
+def row_of(case: str, ours: torch.Tensor, plain: torch.Tensor, exact: torch.Tensor) -> dict[str, object]:
+    info = torch.finfo(ours.dtype)
+    return {
+        "case": case,
+        "error": (ours.double() - exact).abs().max().item(),
+        "plain_error": (plain.double() - exact).abs().max().item(),
+        "rounding": (info.eps + 1e-6) * exact.abs().max().item() + info.tiny * info.eps,
+        "same_layout": ours.stride() == plain.stride() and ours.dtype == plain.dtype,
+    }
+
+
+def network_ops_non_finite() -> bool:
+    """Whether NaN and infinity come out of channel_norm and linear_attention where they come out of the references."""
+    for bad, layout in ((float("nan"), "contiguous"), (float("inf"), "channels_last"), (-float("inf"), "sliced")):
+        torch.manual_seed(0)
+        x, g = LAYOUTS[layout](torch.randn(2, 8, 5, 7)), torch.randn(8)
+        x[1, 2, 3, 4] = bad
+        pairs = [[channel_norm(x, g, impl=i) for i in ("triton", "reference")]]
+        # Of a query, a key and a value: one pixel, a whole piece, all.
+        for channel, pixels in itertools.product((3, 19, 35), (slice(21, 22), slice(0, 128), slice(0, 300))):
+            qkv = torch.randn(1, 48, 300, 1)
+            qkv[0, channel, pixels] = bad
+            pairs.append([linear_attention(LAYOUTS[layout](qkv), 2, impl=i) for i in ("triton", "reference")])
+        if not all(torch.allclose(*pair, rtol=1e-4, atol=1e-7, equal_nan=True) for pair in pairs):
+            return False
+    return True
 
 
 def diffused() -> list[dict[str, object]]:
@@ -386,7 +461,38 @@ def compile_all(directory: Path) -> list[dict[str, object]]:
                 compile_norm(directory, f"sm{capability}-{image}-{layout}-{kernel}", kernel, capability, image, sizes)
                 for kernel in ("statistics", "group_norm_silu")
             ]
+        rows.append(compile_network_op(directory, f"sm{capability}-combine", "combine", capability, "fp32", {}))
+        for image, kernel in itertools.product(DTYPES, ("channel_norm", "context", "linear_attention")):
+            for layout, together in (("contiguous", {"by_pixel": 1}), ("pixels", {"by_channel": 1})):
+                name = f"sm{capability}-{image}-{layout}-{kernel}"
+                rows.append(compile_network_op(directory, name, kernel, capability, image, together))
     return rows
+
+
+def compile_network_op(
+    directory: Path, name: str, kernel: str, capability: int, image: str, together: dict[str, int]
+) -> dict[str, object]:
+    """Compile a kernel of channel_norm or linear_attention for 64 channels, or 4 heads of 32 features, of 64 x 64."""
+    from rddm_fast.kernels import channel_norm, linear_attention
+
+    norm = channel_norm.launch_config(64, 64 * 64, channels_together="by_channel" in together)
+    config = {"num_warps": norm.pop("num_warps") if kernel == "channel_norm" else 4}
+    head = {"features": 32, "width": 32}
+    product = {**head, "pixels": linear_attention.PIXELS, "precision": linear_attention.PRECISION[DTYPES[image]]}
+    result = {"by_result_pixel": 1} if "by_pixel" in together else {}
+    which, constants = {
+        "channel_norm": (channel_norm.channel_norm_kernel, {**together, **norm}),
+        "context": (linear_attention.context_kernel, {**together, **product, "tiles": 8}),
+        "combine": (linear_attention.combine_kernel, {**head, "all_pieces": linear_attention.PIECES}),
+        "linear_attention": (linear_attention.linear_attention_kernel, {**together, **product, **result}),
+    }[kernel]
+    types = {
+        **dict.fromkeys(("g_pointer", "parts_pointer", "context_pointer"), "*fp32"),
+        "eps": "fp32",
+        "factor": "fp32",
+    }
+    compile_one(directory / name, which, capability, image, image, constants, types, config, aligned=True)
+    return {"name": name, "kernel": kernel}
 
 
 def compile_norm(
@@ -414,6 +520,9 @@ if __name__ == "__main__":
                     "in_place": in_place(),
                     "diffused": diffused(),
                     "normalised": normalised(),
+                    "network_ops": network_ops(),
+                    "network_ops_non_finite": network_ops_non_finite(),
+                    "folded": folded(),
                     "losses": losses(),
                 }
             )

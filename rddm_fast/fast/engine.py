@@ -15,8 +15,10 @@ from torch import Tensor, nn
 
 from ..diffusion import ResidualDiffusion
 from ..ops import backends
+from ..ops.group_norm_silu import LACKING as GROUP_NORM_SILU_LACKS
 from ..published import from_published
 from ..sampler import Step
+from .dispatch import implementation
 from .fold import fold, packs
 from .graphs import CapturedLoop
 from .loop import Loop
@@ -187,6 +189,7 @@ class FastSampler:
         """
         device, networks = self.diffusion.alphas_cumsum.device, self.networks
         packed = packs(device, networks.dtype)
+        example = torch.empty(1, 1, 1, 1, device=device, dtype=networks.dtype)
         tables = sum(name.endswith("table") for name, _ in networks.named_buffers())
         lines = {
             "steps": f"{len(self.steps)}, eta {self.eta:g}",
@@ -194,7 +197,9 @@ class FastSampler:
             "hoisted": f"standardised weights; the time of {tables} blocks as tables of {len(self.steps)} rows; "
             f"the first convolution of the images that stay the same",
             "packed weights": "yes, in oneDNN's layout" if packed else "no",
-            "group_norm_silu": backends.choose(None, device, lacking="cuda"),
+            "group_norm_silu": backends.choose(None, device, GROUP_NORM_SILU_LACKS),
+            "channel_norm": implementation("channel_norm", example),
+            "linear_attention": implementation("linear_attention", example),
             "reverse_step_": backends.choose(None, device),
             "compiled": "yes, by torch.compile" if self.compile else "no",
             "graphs": f"{len(self._graphs)} captured, at most {self.max_graphs}" if self.graphs else "no",
@@ -203,4 +208,4 @@ class FastSampler:
             self.warmup(shape)
             measured = shares(lambda: self.warmup(shape), device)
             lines["time"] = ", ".join(f"{part:.0%} {name}" for name, part in measured.items() if part >= 0.005)
-        return "\n".join(f"{name + ':':17}{text}" for name, text in lines.items())
+        return "\n".join(f"{name + ':':18}{text}" for name, text in lines.items())

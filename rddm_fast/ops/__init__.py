@@ -1,9 +1,11 @@
 """The fused ops: one file an op, with its schema, its definition in plain torch and its public function."""
 
 from .backends import BackendUnavailable
+from .channel_norm import channel_norm, channel_norm_reference
 from .forward_diffuse import forward_diffuse, forward_diffuse_reference
 from .group_norm_silu import group_norm_silu, group_norm_silu_reference
 from .joint_loss import joint_loss, joint_loss_reference
+from .linear_attention import linear_attention, linear_attention_reference
 from .noise import noise
 from .reverse_step import reverse_step, reverse_step_reference
 from .reverse_step_in_place import reverse_step_
@@ -12,12 +14,16 @@ from .step_coefficients import StepTable
 __all__ = [
     "BackendUnavailable",
     "StepTable",
+    "channel_norm",
+    "channel_norm_reference",
     "forward_diffuse",
     "forward_diffuse_reference",
     "group_norm_silu",
     "group_norm_silu_reference",
     "joint_loss",
     "joint_loss_reference",
+    "linear_attention",
+    "linear_attention_reference",
     "noise",
     "reverse_step",
     "reverse_step_",

@@ -116,14 +116,14 @@ def _why_not_triton(device: torch.device) -> str | None:
     return None if torch.cuda.is_available() else "torch finds no CUDA device"
 
 
-_chosen: dict[tuple[str | None, torch.device, str | None], str] = {}
+_chosen: dict[tuple[str | None, torch.device, tuple[str, ...]], str] = {}
 
 
-def choose(impl: str | None, device: torch.device, lacking: str | None = None) -> str:
+def choose(impl: str | None, device: torch.device, lacking: tuple[str, ...] = ()) -> str:
     """The backend to use for tensors on `device`: `impl` if it is there, or the best one for None.
 
-    `lacking` is a backend that the op was not written for. Raises BackendUnavailable, with the reasons, where there is
-    none.
+    `lacking` are the backends that the op was not written for. Raises BackendUnavailable, with the reasons, where there
+    is none.
     """
     if torch.compiler.is_compiling():  # traced, the choice is a constant of the graph
         return _choose(impl, device, lacking)
@@ -133,14 +133,14 @@ def choose(impl: str | None, device: torch.device, lacking: str | None = None) -
     return _chosen[key]
 
 
-def _choose(impl: str | None, device: torch.device, lacking: str | None) -> str:
+def _choose(impl: str | None, device: torch.device, lacking: tuple[str, ...]) -> str:
     if impl is None and device.type not in PREFERENCE:
         raise BackendUnavailable(
             f"no backend for tensors on {device}: move them to cpu or cuda, or pass impl='reference'"
         )
     reasons = []
     for backend in PREFERENCE[device.type] if impl is None else (impl,):
-        reason = "this op has no such kernel" if backend == lacking else why_not(backend, device)
+        reason = "this op has no such kernel" if backend in lacking else why_not(backend, device)
         if reason is None:
             return backend
         reasons.append(f"{backend}: {reason}")
@@ -158,20 +158,20 @@ def define(
     reference: Callable[..., Any],
     triton: Callable[..., Any],
     fake: Callable[..., Any],
-    cuda: bool = True,
+    lacking: tuple[str, ...] = (),
 ) -> None:
     """Define an op with all that torch should know of it.
 
-    `rddm_fast::NAME` is the op; its CPU and CUDA kernels are the compiled library's where that has them, else the
-    reference and Triton. Without `cuda` the library has none for CUDA. `rddm_fast::NAME_triton` is the same op held to
-    Triton, for the devices that the library has no code for, and for Triton's interpreter on the CPU.
+    `rddm_fast::NAME` is the op; its CPU and CUDA kernels are the compiled library's where that has them (`lacking`
+    names those of "cpp" and "cuda" that it has not), else the reference and Triton. `rddm_fast::NAME_triton` is the
+    same op held to Triton, for the devices that the library has no code for, and for Triton's interpreter on the CPU.
     """
     for op in (name, f"{name}_triton"):
         library.define(op + schema, tags=(torch.Tag.pt2_compliant_tag, torch.Tag.needs_exact_strides))
         torch.library.register_fake(f"rddm_fast::{op}", fake, lib=library)
-    if build_info is None:
+    if build_info is None or "cpp" in lacking:
         library.impl(name, reference, "CPU")
-    if build_info is None or not build_info["cuda"] or not cuda:
+    if build_info is None or not build_info["cuda"] or "cuda" in lacking:
         library.impl(name, triton, "CUDA")
     for key in ("CPU", "CUDA"):
         library.impl(f"{name}_triton", triton, key)

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from . import backends
 
+LACKING = ("cuda",)
+"""The backends that this op was not written for."""
 _SCHEMA = (
     "(Tensor x, Tensor weight, Tensor bias, int groups, float eps, Tensor? scale_shift, Tensor? residual) -> Tensor"
 )
@@ -52,7 +54,9 @@ def _fake(x: Tensor, *args) -> Tensor:
     return torch.empty_like(x)
 
 
-backends.define("group_norm_silu", _SCHEMA, reference=group_norm_silu_reference, triton=_triton, fake=_fake, cuda=False)
+backends.define(
+    "group_norm_silu", _SCHEMA, reference=group_norm_silu_reference, triton=_triton, fake=_fake, lacking=LACKING
+)
 _op = torch.ops.rddm_fast.group_norm_silu.default
 _CALL: dict[str, Callable[..., Tensor]] = {
     "reference": group_norm_silu_reference,
@@ -96,7 +100,7 @@ def group_norm_silu(
         RuntimeError: a gradient would be needed. There is none, except with `impl="reference"`.
     """
     _check(x, weight, bias, groups, scale_shift, residual)
-    backend = backends.choose(impl, x.device, lacking="cuda")
+    backend = backends.choose(impl, x.device, lacking=LACKING)
     if impl != "reference":
         backends.check_no_gradient("group_norm_silu", x, weight, bias, scale_shift, residual)
     return _CALL[backend](x, weight, bias, groups, eps, scale_shift, residual)

@@ -1,0 +1,184 @@
+"""`linear_attention` in Triton: the context of pieces of the pixels, their combination, and its product with q.
+
+A program takes one piece of the pixels, of one head of one sample. The keys' softmax over the pixels is gathered
+online: sums of exponentials of the differences from the largest key so far, rescaled whenever a larger one turns
+up. The pieces are combined in one fixed order, so that a result has the same bits every time. Where values lie follows
+from two strides, so that one kernel serves both layouts.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+PIXELS = 64  # that a program takes at a time
+PIECES = 128  # that a head's context is gathered from, at most
+PRECISION = {torch.float32: "ieee", torch.bfloat16: "tf32", torch.float16: "tf32x3"}
+"""How matrix products take their factors, by the image's dtype.
+
+TF32's 11 bits hold values in bfloat16 or float16 exactly. Of what is multiplied with them they keep 3 bits more than
+bfloat16 has; float16 has 11 itself, and is given a second TF32 term.
+"""
+
+
+@triton.jit
+def head_start(program, heads, features, by_sample, by_channel):
+    # Where a head of a sample begins: its queries, and in an image of one value a query, its result.
+    return program.to(tl.int64) // heads * by_sample + program.to(tl.int64) % heads * features * by_channel
+
+
+@triton.jit
+def places(p, f, by_channel, by_pixel):
+    # 64 bits: the last feature of a contiguous image can lie more than 2^31 values from its first.
+    return p[:, None].to(tl.int64) * by_pixel + f[None, :].to(tl.int64) * by_channel
+
+
+@triton.jit
+def above_minus_infinity(largest):
+    # What to subtract from the exponents: where there is no other key than minus infinity all exponentials are 0.
+    return tl.where(largest == float("-inf"), 0.0, largest)
+
+
+@triton.jit
+def context_kernel(
+    qkv_pointer,
+    parts_pointer,
+    numel,
+    heads,
+    by_sample,
+    by_part,
+    by_channel,
+    by_pixel,
+    tiles: tl.constexpr,
+    pixels: tl.constexpr,
+    features: tl.constexpr,
+    width: tl.constexpr,
+    precision: tl.constexpr,
+):
+    # A piece's part has features + 2 rows: the largest keys, the sums of the exponentials, and the context.
+    p = tl.arange(0, pixels)
+    f = tl.arange(0, width)
+    piece = tl.program_id(0)
+    first = piece * (tiles * pixels)
+    keys = qkv_pointer + head_start(tl.program_id(1), heads, features, by_sample, by_channel) + by_part
+    offsets = places(p, f, by_channel, by_pixel)
+    largest = tl.full((width,), float("-inf"), tl.float32)
+    total = tl.zeros((width,), tl.float32)
+    context = tl.zeros((width, width), tl.float32)
+    for i in range(tiles):
+        at = first + i * pixels
+        exists = (at + p < numel)[:, None] & (f < features)[None, :]
+        here = keys + at.to(tl.int64) * by_pixel
+        k = tl.load(here + offsets, mask=exists, other=float("-inf")).to(tl.float32)
+        v = tl.load(here + by_part + offsets, mask=exists, other=0.0).to(tl.float32)
+        top = tl.maximum(largest, tl.max(k, 0))
+        base = above_minus_infinity(top)
+        k = tl.exp(k - base[None, :])
+        shrink = tl.exp(largest - base)
+        context = context * shrink[:, None] + tl.dot(tl.trans(k), v, input_precision=precision)
+        total = total * shrink + tl.sum(k, 0)
+        largest = top
+    part = parts_pointer + (tl.program_id(1).to(tl.int64) * tl.num_programs(0) + piece) * ((features + 2) * features)
+    tl.store(part + f, largest, mask=f < features)
+    tl.store(part + features + f, total, mask=f < features)
+    rows = part + (f[:, None] + 2) * features + f[None, :]
+    tl.store(rows, context, mask=(f < features)[:, None] & (f < features)[None, :])
+
+
+@triton.jit
+def combine_kernel(
+    parts_pointer,
+    context_pointer,
+    pieces,
+    factor,
+    all_pieces: tl.constexpr,
+    features: tl.constexpr,
+    width: tl.constexpr,
+):
+    # One row of a head's context: one feature of the keys with all of the values.
+    row = tl.program_id(0)
+    i = tl.arange(0, all_pieces)
+    f = tl.arange(0, width)
+    there = i < pieces
+    part = parts_pointer + (tl.program_id(1).to(tl.int64) * pieces + i) * ((features + 2) * features)
+    largest = tl.load(part + row, mask=there, other=float("-inf"))
+    weight = tl.exp(largest - above_minus_infinity(tl.max(largest, 0)))
+    total = tl.sum(tl.load(part + features + row, mask=there, other=0.0) * weight, 0)
+    exists = there[:, None] & (f < features)[None, :]
+    context = tl.load(part[:, None] + (row + 2) * features + f[None, :], mask=exists, other=0.0)
+    context = tl.sum(context * weight[:, None], 0) / total * factor
+    tl.store(context_pointer + (tl.program_id(1) * features + row) * features + f, context, mask=f < features)
+
+
+@triton.jit
+def linear_attention_kernel(
+    qkv_pointer,
+    context_pointer,
+    result_pointer,
+    numel,
+    heads,
+    by_sample,
+    by_channel,
+    by_pixel,
+    by_result_sample,
+    by_result_pixel,
+    pixels: tl.constexpr,
+    features: tl.constexpr,
+    width: tl.constexpr,
+    precision: tl.constexpr,
+):
+    p = tl.arange(0, pixels)
+    f = tl.arange(0, width)
+    first = tl.program_id(0) * pixels
+    exists = (first + p < numel)[:, None] & (f < features)[None, :]
+    queries = qkv_pointer + head_start(tl.program_id(1), heads, features, by_sample, by_channel)
+    queries += first.to(tl.int64) * by_pixel
+    q = tl.load(queries + places(p, f, by_channel, by_pixel), mask=exists, other=float("-inf")).to(tl.float32)
+    q = tl.exp(q - tl.max(q, 1)[:, None])
+    q = q / tl.sum(q, 1)[:, None]
+    rows = context_pointer + (tl.program_id(1) * features + f[:, None]) * features + f[None, :]
+    context = tl.load(rows, mask=(f < features)[:, None] & (f < features)[None, :], other=0.0)
+    y = tl.dot(q, context, input_precision=precision)
+    result_pointer += head_start(tl.program_id(1), heads, features, by_result_sample, by_channel)
+    result_pointer += first.to(tl.int64) * by_result_pixel
+    offsets = places(p, f, by_channel, by_result_pixel)
+    tl.store(result_pointer + offsets, y.to(result_pointer.dtype.element_ty), mask=exists)
+
+
+def linear_attention(qkv: Tensor, heads: int, result: Tensor) -> Tensor:
+    """Launch the kernels; the arguments are the op's (rddm_fast/ops/linear_attention.py), and what they write to."""
+    if result.numel() == 0:
+        return result
+    samples, channels, height, wide = qkv.shape
+    inner, numel = channels // 3, height * wide
+    features = inner // heads
+    if result.is_contiguous():
+        qkv, by_channel, by_pixel, by_result_pixel = qkv.contiguous(), numel, 1, 1
+    else:
+        by_channel, by_pixel, by_result_pixel = 1, channels, inner
+    tiles = triton.next_power_of_2(triton.cdiv(numel, PIXELS * PIECES))  # of a piece; few values, to compile for few
+    pieces = triton.cdiv(numel, tiles * PIXELS)
+    each = {"features": features, "width": max(16, triton.next_power_of_2(features))}  # 16: a matrix product's least
+    parts = torch.empty((samples * heads, pieces, features + 2, features), dtype=torch.float32, device=qkv.device)
+    context = torch.empty((samples * heads, features, features), dtype=torch.float32, device=qkv.device)
+    product = {"pixels": PIXELS, "precision": PRECISION[qkv.dtype], "num_warps": 4, **each}
+    place = (numel, heads, channels * numel)
+    with torch.cuda.device_of(result):
+        context_kernel[(pieces, samples * heads)](
+            qkv, parts, *place, inner * by_channel, by_channel, by_pixel, tiles=tiles, **product
+        )
+        combine_kernel[(features, samples * heads)](
+            parts,
+            context,
+            pieces,
+            features**-0.5 / numel,
+            all_pieces=triton.next_power_of_2(pieces),
+            **each,
+            num_warps=4,
+        )
+        linear_attention_kernel[(triton.cdiv(numel, PIXELS), samples * heads)](
+            qkv, context, result, *place, by_channel, by_pixel, inner * numel, by_result_pixel, **product
+        )
+    return result

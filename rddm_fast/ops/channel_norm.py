@@ -1,0 +1,102 @@
+"""`rddm_fast::channel_norm`: the layer norm over each pixel's channels, in one read and one write."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from . import backends
+
+_SCHEMA = "(Tensor x, Tensor g, float eps) -> Tensor"
+LACKING = ("cpp", "cuda")
+"""The backends that this op was not written for."""
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def channel_norm_reference(x: Tensor, g: Tensor, eps: float) -> Tensor:
+    """The op's definition in plain torch, with the schema's arguments. Differentiable.
+
+    Computes in float32 (float64 for float64 images) and rounds once, into an image laid out as `torch.empty_like(x)`.
+    """
+    wide = x.to(torch.float64 if x.dtype == torch.float64 else torch.float32)
+    mean = wide.mean(1, keepdim=True)
+    variance = (wide - mean).square().mean(1, keepdim=True)
+    return torch.empty_like(x).copy_((wide - mean) * (variance + eps).rsqrt() * g.to(wide.dtype).view(-1, 1, 1))
+
+
+def channel_norm_torch(x: Tensor, g: Tensor, eps: float) -> Tensor:
+    """The same by torch's layer norm over the last axis of (B, H, W, C), as a channels-last image lies. Differentiable.
+
+    An image of another layout is copied into that one, and its result back.
+    """
+    if x.device.type != "cpu":
+        g = g.to(x.dtype)  # torch's kernels elsewhere take no gain of another dtype
+    y = F.layer_norm(x.permute(0, 2, 3, 1), g.shape, g, None, eps).to(x.dtype).permute(0, 3, 1, 2)
+    return y if y.stride() == x.stride() else torch.empty_like(x).copy_(y)
+
+
+def _triton(*args) -> Tensor:
+    from rddm_fast.kernels.channel_norm import channel_norm as launch
+
+    return launch(*args)
+
+
+def _fake(x: Tensor, *args) -> Tensor:
+    return torch.empty_like(x)
+
+
+backends.define("channel_norm", _SCHEMA, reference=channel_norm_torch, triton=_triton, fake=_fake, lacking=LACKING)
+_CALL: dict[str, Callable[..., Tensor]] = {
+    "reference": channel_norm_reference,
+    "torch": channel_norm_torch,
+    "triton": torch.ops.rddm_fast.channel_norm_triton.default,
+}
+
+
+def channel_norm(x: Tensor, g: Tensor, eps: float = 1e-5, *, impl: str | None = None) -> Tensor:
+    """The U-Net's norm of each pixel over its channels (Ba et al., 2016), with a gain and no bias:
+
+        y = (x - mean) / sqrt(variance + eps) g, with the biased variance
+
+    Args:
+        x: images (B, C, H, W), in float32, bfloat16 or float16.
+        g: the gain (C,), in float32 or x's dtype.
+        eps: added to a pixel's variance.
+        impl: "reference", "torch" (its layer norm) or "triton"; None takes "torch" on the CPU, where it is the fastest
+            (`rddm_fast.fast.dispatch` has the numbers), and "triton" on a GPU.
+
+    Returns:
+        y: x's shape and dtype, laid out as `torch.empty_like(x)`. Computed in float32 from two passes over a pixel's
+        channels (by "torch", from Welford's), and rounded once.
+
+    Raises:
+        ValueError: shapes or devices that do not go together.
+        TypeError: a dtype that is not served.
+        BackendUnavailable: `impl` is not there; the message says why.
+        RuntimeError: a gradient would be needed of "triton", which has none.
+    """
+    _check(x, g)
+    if impl is None and x.device.type == "cpu":
+        impl = "torch"
+    backend = impl if impl == "torch" else backends.choose(impl, x.device, LACKING)
+    if backend == "triton":
+        advice = "call it under torch.no_grad(), or pass impl='torch' or impl='reference', which are differentiable"
+        backends.check_no_gradient("channel_norm", x, g, advice=advice)
+    return _CALL[backend](x, g, eps)
+
+
+def _check(x: Tensor, g: Tensor) -> None:
+    if x.dtype not in _DTYPES:
+        raise TypeError(f"x is {x.dtype}: convert it to float32, bfloat16 or float16")
+    if x.dim() != 4:
+        raise ValueError(f"x must be images (B, C, H, W), not of shape {tuple(x.shape)}")
+    if g.shape != x.shape[1:2] or g.dtype not in (torch.float32, x.dtype) or not g.is_contiguous():
+        wanted = " or ".join(dict.fromkeys((str(torch.float32), str(x.dtype))))
+        raise ValueError(
+            f"g must be contiguous {wanted} of shape {tuple(x.shape[1:2])}, not {g.dtype} of {tuple(g.shape)}"
+        )
+    if g.device != x.device:
+        raise ValueError(f"g is on {g.device} and x on {x.device}: move one to the other")
