@@ -1,6 +1,6 @@
 """The published class names and arguments, so that a script changes its import line and nothing else.
 
-    from rddm_fast.compat import GaussianDiffusion, ResidualDiffusion, Unet, UnetRes, set_seed
+    from rddm_fast.compat import GaussianDiffusion, ResidualDiffusion, Trainer, Unet, UnetRes, set_seed
 
 Both published generations are covered: `share_encoder` (the deraining experiment) and `num_unet`,
 `test_res_or_noise` (the others). What the published code makes one edit in the source is a keyword here:
@@ -21,13 +21,17 @@ import torch
 from torch import Tensor, nn
 
 from . import unet
+from .aosa import AutoObjective, decision
+from .compat_trainer import Trainer
 from .diffusion import ResidualDiffusion as _ResidualDiffusion
 from .diffusion import to_signed
 from .gaussian import GaussianDiffusion
-from .objective import Prediction
+from .objective import Objective, Prediction, at_test
 from .schedule import Schedule
 
-__all__ = ["GaussianDiffusion", "ResidualDiffusion", "Unet", "UnetRes", "set_seed"]
+__all__ = ["GaussianDiffusion", "ResidualDiffusion", "Trainer", "Unet", "UnetRes", "set_seed"]
+
+AUTO = "auto_res_noise"
 
 _GENERATIONS = {0: "two", 1: "shared", -1: "one"}
 
@@ -176,6 +180,10 @@ class ResidualDiffusion(_ResidualDiffusion):
 
     As published, `sum_scale` None or 0 means 0.01 when restoring and 1 when generating, and a restoring model
     samples with eta = 0 whatever `ddim_sampling_eta` says.
+
+    With `objective="auto_res_noise"` (AOSA, one network) the parameter `alpha_res` weighs the two readings of the
+    output; `decided` says which it has chosen. `alpha_res_to_0_or_1` fixes it from the start, 1 to the residual and 0
+    to the noise, and is kept in `alpha_res`, and so in checkpoints.
     """
 
     def __init__(
@@ -197,7 +205,11 @@ class ResidualDiffusion(_ResidualDiffusion):
         convert_to_ddim: bool = False,
         path_independent: bool = False,
         schedule: Schedule | None = None,
+        alpha_res_to_0_or_1: int | None = None,
     ) -> None:
+        if alpha_res_to_0_or_1 not in (None, 0, 1):
+            raise ValueError(f"alpha_res_to_0_or_1 is 1 (residual), 0 (noise) or None, not {alpha_res_to_0_or_1!r}")
+        self.automatic = objective == AUTO
         scale = sum_scale or (0.01 if condition else 1.0)
         later_generation = getattr(model, "num_unet", None) is not None
         if schedule is not None:
@@ -223,7 +235,7 @@ class ResidualDiffusion(_ResidualDiffusion):
         super().__init__(
             model,
             schedule,
-            objective=objective,
+            objective="pred_res" if self.automatic else objective,
             condition=condition,
             input_condition=input_condition,
             input_condition_mask=input_condition_mask,
@@ -236,6 +248,26 @@ class ResidualDiffusion(_ResidualDiffusion):
             image_size=image_size,
         )
         self.later_generation = later_generation
+        if self.automatic:
+            start = 0.5 if alpha_res_to_0_or_1 is None else float(alpha_res_to_0_or_1)
+            self.alpha_res = nn.Parameter(torch.full((1,), start), requires_grad=alpha_res_to_0_or_1 is None)
+            self.read_objective_of_alpha_res()
+            self.register_load_state_dict_post_hook(lambda module, _keys: module.read_objective_of_alpha_res())
+
+    @property
+    def decided(self) -> Objective | None:
+        """What AOSA has chosen: pred_res or pred_noise; None while it has not, and for an objective that was given."""
+        return decision(self.alpha_res) if self.automatic else None
+
+    @property
+    def alpha_res_to_0_or_1(self) -> int | None:
+        """The decision as published: 1 for the residual, 0 for the noise, None for none."""
+        return None if self.decided is None else int(self.decided is Objective.pred_res)
+
+    def read_objective_of_alpha_res(self) -> None:
+        """Sample with what `alpha_res` says now, above 1/2 as a residual; it is asked again after loading."""
+        self.objective = Objective.pred_res if float(self.alpha_res.detach()) > 0.5 else Objective.pred_noise
+        self.read_objective, self.read_outputs = at_test(self.objective, None)
 
     @property
     def is_ddim_sampling(self) -> bool:
@@ -290,6 +322,9 @@ class ResidualDiffusion(_ResidualDiffusion):
         truth, *rest = [imgs] if isinstance(imgs, Tensor) else imgs
         I_in = rest[0] if rest else None
         mask = rest[1] if self.input_condition and len(rest) > 1 else None
+        if self.automatic:
+            noise = torch.randn_like(truth) if noise is None else noise
+            return [AutoObjective(self, self.alpha_res)(truth, I_in, t, mask, noise).total]
         losses = self.losses(truth, I_in, t, mask, noise)
         return losses if self.later_generation else torch.stack(losses).sum()
 
@@ -298,7 +333,8 @@ class ResidualDiffusion(_ResidualDiffusion):
         images = [img] if isinstance(img, Tensor) else list(img)
         keep = 2 if self.input_condition and self.input_condition_mask else len(images)
         signed = [to_signed(x) if i < keep else x for i, x in enumerate(images)]
-        t = torch.randint(0, self.num_timesteps, (signed[0].shape[0],), device=signed[0].device).long()
+        first, end = AutoObjective(self, self.alpha_res).times() if self.automatic else (0, self.num_timesteps)
+        t = torch.randint(first, end, (signed[0].shape[0],), device=signed[0].device).long()
         return self.p_losses(signed if not isinstance(img, Tensor) else signed[0], t, noise)
 
     @torch.no_grad()

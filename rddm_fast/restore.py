@@ -21,6 +21,7 @@ from .fast import FastSampler
 from .image_files import find_images, plan_outputs
 from .io import ImageError, Picture, read_image, write_image
 from .pairs import find_pairs
+from .processes import rank, share
 from .tiles import tiled
 
 PathOrText = str | PathLike[str]
@@ -156,7 +157,8 @@ def restore_files(
 
     A file that cannot be read or written is an outcome with an error, and the rest is done. A file whose result
     is there is skipped unless `overwrite` is true, so that an interrupted run goes on where it stopped. Each
-    result appears whole or not at all.
+    result appears whole or not at all. Under `torchrun` and `accelerate launch` each process restores its own part of
+    the files, and the first one alone names the inputs that cannot be used.
 
     Args:
         inputs: image files, and folders, which stand for every image below them.
@@ -165,10 +167,12 @@ def restore_files(
         advance: called after each tile of a file with how many are done and how many there are.
     """
     planned = plan(inputs, output, mask, needs_mask=restorer.needs_mask)
-    yield from planned.failures
-    for number, (source, target) in enumerate(planned.files):
+    if rank() == 0:
+        yield from planned.failures
+    files = share(planned.files)
+    for number, (source, target) in enumerate(files):
         if on_start is not None:
-            on_start(number, len(planned.files), source)
+            on_start(number, len(files), source)
         if target.exists() and not overwrite:
             yield Outcome(source, target, skipped=True)
             continue

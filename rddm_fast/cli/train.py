@@ -5,120 +5,183 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import typer
 from rich.markup import escape
 
-from ..diffusion import ResidualDiffusion
-from ..schedule import Schedule
 from .app import command, err, out, progress_bar
+
+_NETWORK, _RUN = "Network", "Run"
+# What each flag sets, by the flag's name in the function below.
+_FIELDS = {
+    "photos": "data.photos",
+    "degradation": "data.degradation",
+    "inputs": "data.input",
+    "target": "data.target",
+    "mask": "data.mask",
+    "digits": "data.digits",
+    "patch": "data.patch",
+    "size": "data.size",
+    "kind": "model.kind",
+    "dim": "model.dim",
+    "mults": "model.mults",
+    "networks": "model.networks",
+    "objective": "model.objective",
+    "loss": "model.loss_type",
+    "schedule": "model.schedule",
+    "sum_scale": "model.sum_scale",
+    "sampling_timesteps": "model.sampling_timesteps",
+    "steps": "train.steps",
+    "batch": "train.batch_size",
+    "accumulate": "train.accumulate",
+    "lr": "train.lr",
+    "optimizer": "train.optimizer",
+    "optimizers": "train.optimizers",
+    "precision": "train.precision",
+    "compile": "train.compile",
+    "channels_last": "train.channels_last",
+    "sample_every": "train.sample_every",
+    "tensorboard": "train.tensorboard",
+    "seed": "train.seed",
+}
 
 
 @command
 def train(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the run: checkpoint and model.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder of the run: checkpoints, log and model.")
+    ] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="A published experiment's settings, or a built-in model's, such as deraining.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="Settings as YAML or JSON, over the preset's.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="Any setting, as SECTION.NAME=VALUE, over all others.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the settings as YAML and stop.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="With --dry-run: as JSON.")] = False,
     photos: Annotated[
         Path | None, typer.Option(help="Folder of clean photographs, which are degraded as they are read.")
     ] = None,
     degradation: Annotated[
-        str, typer.Option(help="With --photos: rain, lowlight, noise, blur, shadow or mask.")
-    ] = "rain",
+        str | None, typer.Option(help="With --photos: rain, lowlight, noise, blur, shadow or mask.")
+    ] = None,
     inputs: Annotated[
         Path | None, typer.Option("--input", help="Degraded images: a folder, .flist, pattern or CSV.")
     ] = None,
-    target: Annotated[Path | None, typer.Option(help="Their ground truth, matched by name.")] = None,
+    target: Annotated[
+        Path | None, typer.Option(help="Their ground truth, matched by name; to generate, the images.")
+    ] = None,
     mask: Annotated[Path | None, typer.Option(help="Their masks, matched by name.")] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps in all.")] = 4500,
-    batch: Annotated[int, typer.Option(min=1, help="Patches a step.")] = 8,
-    patch: Annotated[int, typer.Option(min=8, help="Side of a patch in pixels.")] = 64,
-    lr: Annotated[float, typer.Option(help="Peak learning rate, decayed as a cosine.")] = 4e-4,
-    dim: Annotated[int, typer.Option(min=8, help="Width of the first stage.")] = 24,
-    mults: Annotated[str, typer.Option(help="Widths of the stages as multiples of it.")] = "1,2,4",
-    networks: Annotated[str, typer.Option(help="one, two or shared.")] = "one",
-    objective: Annotated[str, typer.Option(help="What the networks predict.")] = "pred_res",
-    sum_scale: Annotated[float, typer.Option(help="Variance of the noise at the last time.")] = 0.01,
-    sampling_timesteps: Annotated[int, typer.Option(min=1, help="Steps that the model samples in.")] = 3,
-    seed: Annotated[int, typer.Option(help="Of weights, patches and noise.")] = 0,
+    digits: Annotated[bool | None, typer.Option("--digits", help="To generate: scikit-learn's digits.")] = None,
+    patch: Annotated[int | None, typer.Option(min=8, help="Side of a random patch in pixels.")] = None,
+    size: Annotated[int | None, typer.Option(min=8, help="Side that whole images are resized to instead.")] = None,
+    kind: Annotated[str | None, typer.Option(help="restore, translate or generate.", rich_help_panel=_NETWORK)] = None,
+    dim: Annotated[int | None, typer.Option(min=8, help="Width of the first stage.", rich_help_panel=_NETWORK)] = None,
+    mults: Annotated[
+        str | None, typer.Option(help="Widths of the stages as multiples of it.", rich_help_panel=_NETWORK)
+    ] = None,
+    networks: Annotated[str | None, typer.Option(help="one, two or shared.", rich_help_panel=_NETWORK)] = None,
+    objective: Annotated[
+        str | None, typer.Option(help="What the networks predict; auto to find out.", rich_help_panel=_NETWORK)
+    ] = None,
+    loss: Annotated[str | None, typer.Option(help="l1 or l2.", rich_help_panel=_NETWORK)] = None,
+    schedule: Annotated[str | None, typer.Option(help="triangular, power or ddim.", rich_help_panel=_NETWORK)] = None,
+    sum_scale: Annotated[
+        float | None, typer.Option(help="Variance of the noise at the last time.", rich_help_panel=_NETWORK)
+    ] = None,
+    sampling_timesteps: Annotated[
+        int | None, typer.Option(min=1, help="Steps that the model samples in.", rich_help_panel=_NETWORK)
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps in all.", rich_help_panel=_RUN)] = None,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Images a gradient is of, over all processes.", rich_help_panel=_RUN)
+    ] = None,
+    accumulate: Annotated[int | None, typer.Option(min=1, help="Gradients a step.", rich_help_panel=_RUN)] = None,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate.", rich_help_panel=_RUN)] = None,
+    optimizer: Annotated[str | None, typer.Option(help="adam, adamw or radam.", rich_help_panel=_RUN)] = None,
+    optimizers: Annotated[
+        str | None, typer.Option(help="one, or one for each of two networks.", rich_help_panel=_RUN)
+    ] = None,
+    precision: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.", rich_help_panel=_RUN)] = None,
+    compile: Annotated[bool | None, typer.Option("--compile", help="torch.compile.", rich_help_panel=_RUN)] = None,
+    channels_last: Annotated[
+        bool | None, typer.Option("--channels-last", help="Lay images out so.", rich_help_panel=_RUN)
+    ] = None,
+    sample_every: Annotated[
+        int | None, typer.Option(min=0, help="Steps between sheets of samples.", rich_help_panel=_RUN)
+    ] = None,
+    tensorboard: Annotated[
+        bool | None, typer.Option("--tensorboard", help="Write TensorBoard's events too.", rich_help_panel=_RUN)
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of weights, patches and noise.", rich_help_panel=_RUN)] = None,
 ) -> None:
-    """Train a restoration model. An interrupted run goes on with the same command."""
+    """Train a model. An interrupted run goes on with the same command, also after a kill."""
+    from ..files import write_text_whole
+    from ..processes import rank
+    from ..settings import RunSettings
     from ..train import Interrupted
     from ..train import Progress as Report
+    from ..training_run import trainer_of
 
-    try:
-        widths = [int(width) for width in mults.split(",")]
-    except ValueError:
-        raise ValueError(f"--mults is {mults!r}: write whole numbers with commas, such as 1,2,4") from None
-    trainer = _trainer(
-        output,
-        photos=photos,
-        degradation=degradation,
-        sources=(inputs, target, mask),
-        run=dict(steps=steps, batch_size=batch, lr=lr, seed=seed),
-        patch=patch,
-        network=dict(dim=dim, dim_mults=widths, networks=networks),
-        diffusion=dict(objective=objective, sampling_timesteps=sampling_timesteps),
-        sum_scale=sum_scale,
-    )
+    given = locals()
+    run = RunSettings.of(*_layers(preset, config, {name: given[name] for name in _FIELDS}, settings or []))
+    if dry_run:
+        out.print(run.text("json" if json else "yaml"), markup=False, end="")
+        return
+    if output is None:
+        raise ValueError("a run needs a folder for its checkpoints and its model: pass --output")
+    trainer = trainer_of(run, output)
+    if rank() == 0:
+        write_text_whole(output / "settings.json", run.text("json"))
     with progress_bar() as bar:
-        task = bar.add_task("training", total=steps, completed=trainer.step)
+        task = bar.add_task("training", total=run.train.steps, completed=trainer.step)
 
         def report(p: Report) -> None:
             text = f"loss {p.loss:.4f}, {p.images_per_second:.1f} images/s"
+            if p.alpha_res is not None:
+                text = f"selecting: lambda {p.alpha_res:.4f}, {text}"
             bar.update(task, completed=p.step, description=text)
-            if not err.is_terminal and p.step % 100 == 0:
-                out.print(f"step {p.step} of {steps}: {text}")
+            if not err.is_terminal and p.step % 100 == 0 and rank() == 0:
+                out.print(f"step {p.step} of {run.train.steps}: {text}")
 
         try:
             folder = trainer.train(report)
         except Interrupted as interrupted:
             err.print(str(interrupted))
             raise typer.Exit(130) from None
-    out.print(f"model: {escape(str(folder))}")
+    if rank() == 0:
+        if trainer.aosa is not None:
+            out.print("lambda {alpha_res:.4f} after {selected_at} steps: {decided}".format(**trainer.aosa))
+        out.print(f"model: {escape(str(folder))}")
 
 
-def _trainer(
-    output: Path,
-    *,
-    photos: Path | None,
-    degradation: str,
-    sources: tuple[Path | None, Path | None, Path | None],
-    run: dict[str, Any],
-    patch: int,
-    network: dict[str, Any],
-    diffusion: dict[str, Any],
-    sum_scale: float,
-) -> Any:
-    from ..data import PairedImages, PhotoPatches
-    from ..image_files import find_images
-    from ..pairs import find_pairs
-    from ..train import Trainer, TrainSettings
-    from ..unet import ResidualUnets
+def _layers(
+    named: str | None, config: Path | None, flags: dict[str, Any], settings: list[str]
+) -> list[dict[str, dict[str, Any]]]:
+    """The preset's settings, the file's, the flags' and those of --set, each over the ones before."""
+    from ..presets import preset
+    from ..settings import read_settings, setting
 
-    inputs, target, mask = sources
-    settings = TrainSettings(**run)
-    length = settings.steps * settings.batch_size
-    dataset: PhotoPatches | PairedImages
-    if (photos is None) == (inputs is None):
-        raise ValueError("pass either --photos, photographs to degrade, or --input and --target, pairs of images")
-    if photos is not None:
-        masked = degradation in ("shadow", "mask")
-        found = find_images(photos)
-        dataset = PhotoPatches(found, degradation, patch=patch, length=length, seed=settings.seed, shrink=2.0)
-    else:
-        assert inputs is not None
-        pairs = find_pairs(inputs, target, mask)
-        if any(pair.target is None for pair in pairs):
-            raise ValueError("training needs the ground truth: pass --target")
-        masked = any(pair.mask is not None for pair in pairs)
-        dataset = PairedImages(pairs, patch=patch, length=length, seed=settings.seed)
-    torch.manual_seed(settings.seed)
-    model = ResidualDiffusion(
-        ResidualUnets(**network, condition=True, input_condition=masked),
-        Schedule.triangular(1000, sum_scale),
-        condition=True,
-        input_condition=masked,
-        input_condition_mask=masked,
-        clip_res=2.0,
-        **diffusion,
-    )
-    return Trainer(model, dataset, output, settings, info={"task": degradation if photos is not None else "pairs"})
+    file = read_settings(config) if config is not None else {}
+    named = named or file.pop("preset", None)
+    layers = [] if named is None else [preset(named)]
+    layers.append(file)
+    if flags["mults"] is not None:
+        flags["mults"] = _widths(flags["mults"])
+    # A patch and a size exclude each other, and so does what the preset says about them.
+    if flags["patch"] is not None and flags["size"] is None:
+        layers.append({"data": {"size": None}})
+    elif flags["size"] is not None and flags["patch"] is None:
+        layers.append({"data": {"patch": None}})
+    for name, value in flags.items():
+        if value is not None:
+            section, _, field = _FIELDS[name].partition(".")
+            layers.append({section: {field: str(value) if isinstance(value, Path) else value}})
+    return [*layers, *map(setting, settings)]
+
+
+def _widths(mults: str) -> list[int]:
+    try:
+        return [int(width) for width in mults.split(",")]
+    except ValueError:
+        raise ValueError(f"--mults is {mults!r}: write whole numbers with commas, such as 1,2,4") from None

@@ -55,7 +55,7 @@ class FoldedNetworks(nn.Module):
     rounding.
     """
 
-    def __init__(self, networks: ResidualUnets, times: Sequence[Tensor], dtype: torch.dtype) -> None:
+    def __init__(self, networks: ResidualUnets, times: Sequence[Tensor], dtype: torch.dtype, pack: bool | None) -> None:
         super().__init__()
         self.networks, self.outputs, self.dtype = networks.networks, networks.outputs, dtype
         first = networks.members[0]
@@ -67,7 +67,7 @@ class FoldedNetworks(nn.Module):
         for member in folded:
             del member.init_conv
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if packs(self.device, dtype):
+        if packs(self.device, dtype) if pack is None else pack:
             _pack(self)
 
     @property
@@ -130,18 +130,21 @@ class FoldedNetworks(nn.Module):
         return x.to(dtype=self.dtype, memory_format=torch.channels_last)
 
 
-def fold(networks: ResidualUnets, times: Sequence[Tensor], *, dtype: torch.dtype | None = None) -> FoldedNetworks:
+def fold(
+    networks: ResidualUnets, times: Sequence[Tensor], *, dtype: torch.dtype | None = None, pack: bool | None = None
+) -> FoldedNetworks:
     """`networks` folded for the steps whose times are `times[i]` (S,) for network i.
 
-    `dtype` is what they compute in, their own by default. `networks` is left as it was. Raises TypeError for networks
-    that are not ours and ValueError for ones already folded.
+    `dtype` is what they compute in, their own by default. `pack` is whether weights are packed for oneDNN, as `packs`
+    says by default; packed ones cannot be in an exported graph. `networks` is left as it was. Raises TypeError for
+    networks that are not ours and ValueError for ones already folded.
     """
     if isinstance(networks, FoldedNetworks):
         raise ValueError("these networks are folded already: fold the ones they were made from")
     if not isinstance(networks, ResidualUnets):
         raise TypeError(f"only ResidualUnets (or compat.UnetRes) can be folded, not {type(networks).__name__}")
     with torch.no_grad():
-        return FoldedNetworks(networks, times, dtype or networks.members[0].init_conv.weight.dtype).eval()
+        return FoldedNetworks(networks, times, dtype or networks.members[0].init_conv.weight.dtype, pack).eval()
 
 
 def fold_unet(unet: Unet | SharedUnet, times: Tensor, dtype: torch.dtype) -> Unet | SharedUnet:
