@@ -25,6 +25,7 @@ from .aosa import AUTO, THRESHOLD, AutoObjective, draw_weights_anew, fix_objecti
 from .checkpoint import described, save_model
 from .diffusion import ResidualDiffusion, to_signed
 from .ema import Ema
+from .fast.training import for_training
 from .interrupts import signals_noted
 from .objective import Objective
 from .run_folder import CheckpointError, RunFolder
@@ -127,11 +128,17 @@ class Trainer:
 
     def _prepare(self) -> None:
         """The losses and their optimisers, on their device and in their wrappers, for the phase that is to come."""
-        if self.settings.channels_last:
-            self.diffusion.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        options: dict[str, Any] = {"betas": self.settings.betas, "weight_decay": self.settings.weight_decay}
+        if self.settings.faster:
+            # What compiles the networks fuses them itself, and knows the published modules better than our functions.
+            if self.settings.compile:
+                self.diffusion.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            else:
+                for_training(self.diffusion)
+            if self.settings.optimizer != "radam":  # torch has no fused one of it
+                options["fused"] = True
         losses: Losses = losses_of(self.selection or self.diffusion, self.settings.lam)
         make = OPTIMIZERS[self.settings.optimizer]
-        options: dict[str, Any] = {"betas": self.settings.betas, "weight_decay": self.settings.weight_decay}
         optimizers = [make(group, lr=self.settings.lr, **options) for group in self._groups(losses)]
         self.model, *self.optimizers = self.accelerator.prepare(losses, *optimizers)
         self._ema = None
@@ -315,7 +322,7 @@ class Trainer:
     def _images(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """(I_0, I_in, mask) of a batch, in [-1, 1] and on the device."""
         diffusion = self.diffusion
-        layout = torch.channels_last if self.settings.channels_last else torch.contiguous_format
+        layout = torch.channels_last if self.settings.faster else torch.contiguous_format
 
         def ready(x: Tensor) -> Tensor:
             return x.to(self.accelerator.device, non_blocking=True).contiguous(memory_format=layout)

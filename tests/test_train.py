@@ -338,11 +338,13 @@ def test_what_does_not_go_together_is_one_sentence(tmp_path: Path) -> None:
         next(batches(Pairs(), SETTINGS, 0, (0, 3)))
 
 
-def test_channels_last_changes_no_more_than_rounding(tmp_path: Path) -> None:
-    runs = [trainer(tmp_path / str(lay), replace(SETTINGS, steps=1, channels_last=lay)) for lay in (False, True)]
+def test_faster_changes_no_more_than_rounding(tmp_path: Path) -> None:
+    runs = [trainer(tmp_path / str(on), replace(SETTINGS, steps=1, faster=on)) for on in (False, True)]
     losses = [run._step(next(batches(Pairs(), SETTINGS, 0, (0, 1))))[0] for run in runs]
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
     assert runs[1].diffusion.model.unet0.init_conv.weight.is_contiguous(memory_format=torch.channels_last)
+    kinds = [{type(m).__name__ for m in run.diffusion.model.modules()} for run in runs]
+    assert "LinearAttention" in kinds[0] and "LinearAttention" not in kinds[1]
 
 
 def test_bfloat16_learns_almost_the_same(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ _FIELDS = {
     "optimizers": "train.optimizers",
     "precision": "train.precision",
     "compile": "train.compile",
-    "channels_last": "train.channels_last",
+    "faster": "train.faster",
     "sample_every": "train.sample_every",
     "tensorboard": "train.tensorboard",
     "seed": "train.seed",
@@ -104,8 +104,9 @@ def train(
     ] = None,
     precision: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.", rich_help_panel=_RUN)] = None,
     compile: Annotated[bool | None, typer.Option("--compile", help="torch.compile.", rich_help_panel=_RUN)] = None,
-    channels_last: Annotated[
-        bool | None, typer.Option("--channels-last", help="Lay images out so.", rich_help_panel=_RUN)
+    faster: Annotated[
+        bool | None,
+        typer.Option("--faster/--no-faster", help="The same steps in fewer kernels.", rich_help_panel=_RUN),
     ] = None,
     sample_every: Annotated[
         int | None, typer.Option(min=0, help="Steps between sheets of samples.", rich_help_panel=_RUN)

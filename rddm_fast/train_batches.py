@@ -1,0 +1,46 @@
+"""The batches of a run: step n's items are the same ones whoever asks, so that a run can stop and go on anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch.utils.data import DataLoader, Dataset
+
+from .settings import SettingsError, TrainSettings
+
+
+def batches(
+    dataset: Dataset[dict[str, Any]], settings: TrainSettings, step: int, share: tuple[int, int]
+) -> Iterator[list[dict[str, Any]]]:
+    """For each step from `step` on, its `settings.accumulate` batches: of each, the part of this process.
+
+    share: (process, processes). Batch number b is items b B to (b + 1) B - 1, modulo the data set's length, and each
+    process takes an equal run of them. Raises SettingsError where a batch cannot be shared evenly.
+    """
+    rank, world = share
+    if settings.batch_size % world:
+        raise SettingsError(
+            f"train.batch_size is {settings.batch_size}, which {world} processes cannot share evenly: "
+            f"choose a multiple of {world}"
+        )
+    size = settings.batch_size // world
+    first, last = (n * settings.accumulate for n in (step, settings.steps))
+    starts = range(first * settings.batch_size + rank * size, last * settings.batch_size, settings.batch_size)
+    sampler = _Runs(starts, size, len(dataset))  # type: ignore[arg-type]
+    loader = iter(DataLoader(dataset, batch_sampler=sampler, num_workers=settings.workers))
+    for _ in range(step, settings.steps):
+        yield [next(loader) for _ in range(settings.accumulate)]
+
+
+class _Runs:
+    """Runs of `size` indices from each of `starts`, modulo `count`; a `DataLoader` asks for them as it goes."""
+
+    def __init__(self, starts: range, size: int, count: int) -> None:
+        self.starts, self.size, self.count = starts, size, count
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return ([i % self.count for i in range(start, start + self.size)] for start in self.starts)
+
+    def __len__(self) -> int:
+        return len(self.starts)
