@@ -29,6 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     x = torch.rand(1, 3, options.size, options.size, device=options.device)
     print(f"first image: {sampler.warmup(x.shape):.1f} s\n{sampler.explain(x.shape)}\n")
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if options.device == "cuda" else [])]
+    if options.device == "cpu":
+        sampler.loop.parallel = False  # the profiler looks at one thread
     with profile(activities=activities) as profiled:
         sampler(x)
         if options.device == "cuda":

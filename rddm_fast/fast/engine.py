@@ -23,6 +23,7 @@ from .fold import fold, packs
 from .graphs import CapturedLoop
 from .loop import Loop
 from .shares import shares
+from .together import can_be_together
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -96,7 +97,7 @@ class FastSampler:
             only=diffusion.read_outputs,
             clip_res=diffusion.clip_res,
             compiled=self.compile,
-            parallel=self.graphs,
+            parallel=self.graphs or not (on_gpu or self.compile),
         )
         self._graphs: OrderedDict[tuple[Any, ...], CapturedLoop] = OrderedDict()
         self._seen: set[tuple[int, ...]] = set()
@@ -188,12 +189,15 @@ class FastSampler:
         such images are sampled: measured, in one run after one to warm up.
         """
         device, networks = self.diffusion.alphas_cumsum.device, self.networks
+        on_gpu = device.type == "cuda"
+        at_once = self.loop.parallel and (on_gpu or can_be_together())
         packed = packs(device, networks.dtype)
         example = torch.empty(1, 1, 1, 1, device=device, dtype=networks.dtype)
         tables = sum(name.endswith("table") for name, _ in networks.named_buffers())
         lines = {
             "steps": f"{len(self.steps)}, eta {self.eta:g}",
             "networks": f"{networks.networks}, {str(networks.dtype).removeprefix('torch.')}, channels-last",
+            "two at once": ("on two streams" if on_gpu else "on half of the threads each") if at_once else "no",
             "hoisted": f"standardised weights; the time of {tables} blocks as tables of {len(self.steps)} rows; "
             f"the first convolution of the images that stay the same",
             "packed weights": "yes, in oneDNN's layout" if packed else "no",
@@ -206,6 +210,10 @@ class FastSampler:
         }
         if shape is not None:
             self.warmup(shape)
-            measured = shares(lambda: self.warmup(shape), device)
+            together, self.loop.parallel = self.loop.parallel, self.loop.parallel and on_gpu
+            try:  # on a CPU one network after the other: the profiler looks at one thread
+                measured = shares(lambda: self.warmup(shape), device)
+            finally:
+                self.loop.parallel = together
             lines["time"] = ", ".join(f"{part:.0%} {name}" for name, part in measured.items() if part >= 0.005)
         return "\n".join(f"{name + ':':18}{text}" for name, text in lines.items())

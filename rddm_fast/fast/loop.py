@@ -11,6 +11,7 @@ from ..objective import Objective
 from ..ops import StepTable, reverse_step_
 from ..sampler import Step
 from .fold import FoldedNetworks
+from .together import can_be_together, together
 
 
 class Loop:
@@ -22,7 +23,7 @@ class Loop:
         objective, only: what the outputs are, and which of them there are.
         clip_res: half-width of the residual's clamp.
         compiled: whether each network is compiled (torch.compile) at its first call.
-        parallel: whether two networks run on two CUDA streams at once.
+        parallel: whether two networks run at once: on two CUDA streams, or on a CPU on half of the threads each.
     """
 
     def __init__(
@@ -44,7 +45,8 @@ class Loop:
         self.member: list[Callable[..., Sequence[Tensor]]] = [
             _compiled(networks, i) if compiled else networks.bound(i) for i in range(len(networks.members))
         ]
-        self.side = torch.cuda.Stream(self.device) if parallel and len(self.wanted) == 2 else None
+        self.parallel = parallel and len(self.wanted) == 2
+        self.side = torch.cuda.Stream(self.device) if self.parallel and self.device.type == "cuda" else None
 
     @property
     def wanted(self) -> list[int]:
@@ -61,7 +63,10 @@ class Loop:
             both = self.member[0](x, step, constant[0])
             return [both[i] for i in self.only]
         if self.side is None:
-            return [self.member[i](x, step, constant[i])[0] for i in self.only]
+            calls = [lambda i=i: self.member[i](x, step, constant[i])[0] for i in self.only]  # type: ignore[misc]
+            # Autocast is a matter of the thread that it was switched on in.
+            at_once = self.parallel and can_be_together() and not torch.is_autocast_enabled("cpu")
+            return together(*calls) if at_once else [call() for call in calls]
         main = torch.cuda.current_stream(self.device)
         self.side.wait_stream(main)
         with torch.cuda.stream(self.side):
