@@ -26,6 +26,7 @@ class _Pair:
         started = threading.Barrier(3)
 
         def start() -> None:
+            torch.get_num_threads()  # a thread's first question sets its number to the others'
             torch.set_num_threads(self.threads // 2)  # of this thread, but also what threads to come begin with
             started.wait()
 
