@@ -25,12 +25,12 @@ check: $(VENV)/checkers
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy rddm_fast kernels benchmarks
-	$(BIN)/clang-format --dry-run -Werror csrc/*
+	$(BIN)/clang-format --dry-run -Werror csrc/* examples/*.cpp
 
 format: $(VENV)/checkers
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
-	$(BIN)/clang-format -i csrc/*
+	$(BIN)/clang-format -i csrc/* examples/*.cpp
 
 develop: $(VENV)/tools
 	PATH="$(abspath $(BIN)):$$PATH" $(PIP) install -c constraints.txt --no-build-isolation -e ".[test,dev]"
