@@ -84,7 +84,7 @@ def plot(path: Path, selections: list[Selection]) -> None:
     styles = {"l1": "-", "l2": "--"}
     labelled: set[str] = set()
     for s in selections:
-        look = {"color": colours[s.task], "linestyle": styles[s.loss_type], "linewidth": 1.2}
+        look: dict[str, Any] = {"color": colours[s.task], "linestyle": styles[s.loss_type], "linewidth": 1.2}
         label = f"{s.task}, {s.loss_type}: {s.decided or 'undecided'}"
         axis.plot(range(1, len(s.lambdas) + 1), s.lambdas, label=None if label in labelled else label, **look)
         labelled.add(label)

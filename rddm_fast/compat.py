@@ -27,6 +27,8 @@ from .diffusion import ResidualDiffusion as _ResidualDiffusion
 from .diffusion import to_signed
 from .gaussian import GaussianDiffusion
 from .objective import Objective, Prediction, at_test
+from .paths import two_pass
+from .sampler import Step
 from .schedule import Schedule
 
 __all__ = ["GaussianDiffusion", "ResidualDiffusion", "Trainer", "Unet", "UnetRes", "set_seed"]
@@ -175,6 +177,8 @@ class ResidualDiffusion(_ResidualDiffusion):
 
     * `convert_to_ddim=True`: the schedule is DDIM's, by the coefficient transformation.
     * `path_independent=True`: the networks see alpha_bar_t T and beta_bar_t T as their times.
+    * `official_two_pass=True`: few-step sampling runs the loop that the path-independent experiment ships, a pass for
+      the residual and one for the noise (see `rddm_fast.paths`, which has the paper's paths).
     * `schedule`: any `rddm_fast.schedule.Schedule`. By default the generation's own: triangular for
       `share_encoder`, power (ratio 1) for `num_unet`.
 
@@ -206,10 +210,12 @@ class ResidualDiffusion(_ResidualDiffusion):
         path_independent: bool = False,
         schedule: Schedule | None = None,
         alpha_res_to_0_or_1: int | None = None,
+        official_two_pass: bool = False,
     ) -> None:
         if alpha_res_to_0_or_1 not in (None, 0, 1):
             raise ValueError(f"alpha_res_to_0_or_1 is 1 (residual), 0 (noise) or None, not {alpha_res_to_0_or_1!r}")
         self.automatic = objective == AUTO
+        self.official_two_pass = official_two_pass
         scale = sum_scale or (0.01 if condition else 1.0)
         later_generation = getattr(model, "num_unet", None) is not None
         if schedule is not None:
@@ -253,6 +259,11 @@ class ResidualDiffusion(_ResidualDiffusion):
             self.alpha_res = nn.Parameter(torch.full((1,), start), requires_grad=alpha_res_to_0_or_1 is None)
             self.read_objective_of_alpha_res()
             self.register_load_state_dict_post_hook(lambda module, _keys: module.read_objective_of_alpha_res())
+
+    def steps(self, sampling_timesteps: int | None = None, eta: float | None = None) -> list[Step]:
+        """The reverse steps, of both passes with `official_two_pass`."""
+        steps = super().steps(sampling_timesteps, eta)
+        return two_pass(steps) if self.official_two_pass and len(steps) < self.num_timesteps else steps
 
     @property
     def decided(self) -> Objective | None:

@@ -23,7 +23,13 @@ from .io import read_image
 from .metrics import psnr, ssim
 
 PHOTOS = Path(__file__).parent / "photos"
-DEGRADATIONS = {"derain": "rain", "lowlight": "lowlight"}
+DEGRADATIONS = {
+    "derain": "rain",
+    "lowlight": "lowlight",
+    "denoise": "noise",
+    "deshadow": "shadow",
+    "inpaint": "mask",
+}
 """Built-in model to the degradation that it was trained to undo."""
 
 
@@ -82,12 +88,13 @@ def run(
     fast = FastSampler(diffusion, steps=steps, dtype=torch.float32, compile=False, graphs=False)
     for number, path in enumerate(photographs()):
         truth = read_image(path).pixels
-        given = degraded(truth, kind, seed, number)
-        paths: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
-            "eager": lambda x, g: _eager(diffusion, x, steps, g),
-            "fast": lambda x, g: fast(x, generator=g),
+        given, mask = degraded_with_mask(truth, kind, seed, number)
+        inputs = [given[None], *([mask[None]] if mask is not None and diffusion.input_condition else [])]
+        paths: dict[str, Callable[..., Tensor]] = {
+            "eager": lambda *x, generator: _eager(diffusion, *x, steps=steps, generator=generator),
+            "fast": fast,
         }
-        images, times = _side_by_side(paths, given[None], seed, repeats)
+        images, times = _side_by_side(paths, inputs, seed, repeats)
         yield Result(
             name=path.stem,
             size=f"{truth.shape[2]}x{truth.shape[1]}",
@@ -106,17 +113,25 @@ def run(
 
 def degraded(truth: Tensor, kind: str, seed: int, number: int) -> Tensor:
     """What the demo makes of its photograph `number`: `truth` (3, H, W) in [0, 1], degraded by `kind`."""
+    return degraded_with_mask(truth, kind, seed, number)[0]
+
+
+def degraded_with_mask(truth: Tensor, kind: str, seed: int, number: int) -> tuple[Tensor, Tensor | None]:
+    """As `degraded`, and the mask (3, H, W), 1 where the photograph was changed, of the kinds that have one."""
     image = np.ascontiguousarray(truth.permute(1, 2, 0).numpy())
-    result = degrade(image, kind, np.random.default_rng((seed, number))).image
-    return torch.from_numpy(result).permute(2, 0, 1).contiguous()
+    result = degrade(image, kind, np.random.default_rng((seed, number)))
+    mask = None if result.mask is None else torch.from_numpy(result.mask).expand(3, -1, -1).contiguous()
+    return torch.from_numpy(result.image).permute(2, 0, 1).contiguous(), mask
 
 
-def _eager(diffusion: ResidualDiffusion, x: Tensor, steps: int | None, generator: torch.Generator) -> Tensor:
-    return diffusion.sample(x, sampling_timesteps=steps, generator=generator)[-1].clamp(0, 1)
+def _eager(
+    diffusion: ResidualDiffusion, x: Tensor, *masks: Tensor, steps: int | None, generator: torch.Generator
+) -> Tensor:
+    return diffusion.sample(x, *masks, sampling_timesteps=steps, generator=generator)[-1].clamp(0, 1)
 
 
 def _side_by_side(
-    paths: dict[str, Callable[[Tensor, torch.Generator], Tensor]], x: Tensor, seed: int, repeats: int
+    paths: dict[str, Callable[..., Tensor]], inputs: Sequence[Tensor], seed: int, repeats: int
 ) -> tuple[dict[str, Tensor], dict[str, float]]:
     """Each path's image (3, H, W) and median time in milliseconds."""
     images: dict[str, Tensor] = {}
@@ -125,7 +140,7 @@ def _side_by_side(
         for name, path in paths.items():
             generator = torch.Generator().manual_seed(seed)
             started = time.perf_counter()
-            images[name] = path(x, generator)[0]
+            images[name] = path(*inputs, generator=generator)[0]
             if repeat > 0:
                 times[name].append(1e3 * (time.perf_counter() - started))
     return images, {name: statistics.median(values) for name, values in times.items()}

@@ -27,7 +27,10 @@ def run(*arguments: object):
 def test_version_and_help() -> None:
     assert run("--version").stdout == f"rddm_fast {rddm_fast.__version__}\n"
     shown = run("--help").stdout
-    assert all(name in shown for name in ("demo", "restore", "compile", "train", "convert", "env"))
+    assert all(
+        name in shown
+        for name in ("demo", "restore", "evaluate", "compile", "export", "train", "paths", "convert", "env")
+    )
     assert "--objective" in run("restore", "--help").stdout
 
 

@@ -62,6 +62,13 @@ def test_lowlight_too() -> None:
         assert result.ssim_after > result.ssim_before + 0.3 and result.difference <= 1e-4
 
 
+@pytest.mark.parametrize("model", sorted({"denoise", "inpaint", "deshadow"} & set(built_in_models())))
+def test_the_other_built_in_models_restore_too(model: str) -> None:
+    for result in islice(run(model, repeats=1), 2):
+        assert result.psnr_after > result.psnr_before + 3
+        assert result.ssim_after > result.ssim_before and result.difference <= 1e-4
+
+
 @pytest.mark.parametrize("name", built_in_models())
 def test_a_built_in_model_is_small_and_says_what_made_it(name: str) -> None:
     folder = MODELS / name

@@ -125,6 +125,6 @@ def test_loss_and_gradients(golden: Golden) -> None:
     torch.testing.assert_close(loss.reshape(1), tensors["loss"], rtol=0, atol=1e-6)
     loss.backward()
     norms = torch.stack([p.grad.norm() if p.grad is not None else torch.zeros(()) for p in diffusion.parameters()])
-    # Biases before a norm have no gradient: what is recorded of theirs is rounding, which the number of threads changes.
+    # Biases before a norm have no gradient: what is recorded of theirs is rounding, which threads change.
     rounding = 1e-6 * float(tensors["grad_norms"].max())
     torch.testing.assert_close(norms, tensors["grad_norms"], rtol=1e-4, atol=rounding)

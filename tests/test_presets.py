@@ -14,7 +14,7 @@ import yaml
 from typer.testing import CliRunner
 
 from rddm_fast.aosa import AutoObjective
-from rddm_fast.checkpoint import described, load_model
+from rddm_fast.checkpoint import built_in_models, described, load_model
 from rddm_fast.cli import app
 from rddm_fast.io import Picture, read_image, write_image
 from rddm_fast.presets import PRESETS, preset
@@ -62,10 +62,10 @@ def test_shadow_removal_takes_a_mask() -> None:
         model_of(RunSettings.of(preset("shadow_removal")).model, False, 256)
 
 
-@pytest.mark.parametrize(("name", "model"), [("photos-derain", "derain"), ("photos-lowlight", "lowlight")])
+@pytest.mark.parametrize(("name", "model"), [(f"photos-{model}", model) for model in built_in_models()])
 def test_the_built_in_models_presets_are_how_they_were_trained(name: str, model: str) -> None:
     settings, built_in = RunSettings.of(preset(name)), load_model(model)
-    untrained = model_of(settings.model, False, 64)
+    untrained = model_of(settings.model, built_in.input_condition, 64)
     assert not isinstance(untrained, AutoObjective)
     ours, theirs = described(untrained), described(built_in)
     ours["network"] = {key: value for key, value in ours["network"].items() if key in theirs["network"]}

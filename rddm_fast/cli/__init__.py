@@ -1,4 +1,4 @@
-"""The command line: `rddm-fast demo | restore | compile | train | convert | env`.
+"""The command line: `rddm-fast demo | restore | evaluate | compile | export | train | paths | …`.
 
 Commands are thin, one a file: each turns its options into a call of the module that does the work, and prints. A
 user's mistake ends in one sentence and exit code 1; `--debug` shows the traceback instead.
@@ -8,6 +8,6 @@ from .app import app, main
 
 # isort: split
 # Importing a command registers it, in the order in which --help lists them.
-from . import demo, restore, evaluate, compile, train, convert, env  # noqa: F401, I001
+from . import demo, restore, evaluate, compile, export, train, paths, convert, env  # noqa: F401, I001
 
 __all__ = ["app", "main"]

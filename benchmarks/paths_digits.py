@@ -1,0 +1,96 @@
+"""Is generation path-independent? Digits from two models: python -m benchmarks.paths_digits [--work FOLDER].
+
+Two models of two small networks are trained on the same digits in the same way, one with alpha_bar T and beta_bar T as
+its networks' times (the paper's path-independent experiment), one with t. Both are then sampled along every order,
+under schedules most of which neither was trained on. Of the second the times along such paths are not defined; as the
+closest that there is, its networks are asked at the t whose own coefficient is the nearest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from rddm_fast.checkpoint import load_model
+from rddm_fast.diffusion import ResidualDiffusion
+from rddm_fast.digits import Digits
+from rddm_fast.files import write_text_whole
+from rddm_fast.path_figure import SCHEDULES, PathRow, distances, draw_rows, path_rows
+from rddm_fast.paths import ORDERS
+from rddm_fast.schedule import Schedule
+from rddm_fast.train import Progress, Trainer, TrainSettings
+from rddm_fast.unet import ResidualUnets
+
+SIDE = 16
+
+
+def trained(folder: Path, path_independent: bool, settings: TrainSettings) -> ResidualDiffusion:
+    """The model in `folder`, trained there first (or to its end) where it is not finished."""
+    torch.manual_seed(settings.seed)
+    diffusion = ResidualDiffusion(
+        ResidualUnets(16, dim_mults=[1, 2], channels=1, networks="two"),
+        Schedule.from_ddim(1000),
+        objective="pred_res_noise",
+        path_independent=path_independent,
+        loss_type="l2",
+        sampling_timesteps=10,
+        image_size=SIDE,
+    )
+    digits = Digits(SIDE, length=settings.steps * settings.batch_size, seed=settings.seed)
+    trainer = Trainer(diffusion, digits, folder, settings, {"task": "digits"})
+
+    def report(p: Progress) -> None:
+        if p.step % 200 == 0:
+            print(f"{folder}: step {p.step}, loss {p.loss:.4f}, {p.images_per_second:.0f} images/s", flush=True)
+
+    model = trainer.train(report)
+    return load_model(model)
+
+
+class AtNearestTime(nn.Module):
+    """Networks trained on t, asked by coefficients: each at the t whose own coefficient is the nearest."""
+
+    def __init__(self, diffusion: ResidualDiffusion) -> None:
+        super().__init__()
+        self.networks, self.T = diffusion.model, diffusion.num_timesteps
+        self.curves = [diffusion.alphas_cumsum, diffusion.betas_cumsum]
+        self.members, self.channels, self.self_condition = diffusion.model.members, diffusion.channels, False
+
+    def forward(self, x: Tensor, times: list[Tensor], x_self_cond: None, only: tuple[int, ...]) -> list[Tensor]:
+        nearest = [(c - t[0] / self.T).abs().argmin().expand(len(x)) for c, t in zip(self.curves, times, strict=True)]
+        return self.networks(x, nearest, x_self_cond, only=only)
+
+
+def measured(diffusion: ResidualDiffusion, count: int) -> tuple[list[PathRow], dict[str, float]]:
+    rows = path_rows(diffusion, SCHEDULES[1:], ORDERS, count=count)
+    paths, seeds = distances(rows)
+    return rows, {"between_paths": paths, "between_seeds": seeds, "ratio": paths / seeds}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, default=Path("build/paths-digits"), help="where training goes on")
+    parser.add_argument("--output", "-o", type=Path, default=Path("benchmarks/results/paths-digits"), metavar="STEM")
+    parser.add_argument("--steps", type=int, default=700, help="of training")
+    options = parser.parse_args(arguments)
+    settings = TrainSettings(steps=options.steps, batch_size=32, lr=2e-3, ema_decay=0.995, plot=False)
+    found: dict[str, object] = {"settings": asdict(settings), "torch": torch.__version__}
+    for name, path_independent in (("coefficients", True), ("t", False)):
+        diffusion = trained(options.work / name, path_independent, settings)
+        if not path_independent:
+            diffusion.model, diffusion.path_independent = AtNearestTime(diffusion), True
+        rows, numbers = measured(diffusion, 24)
+        found[name] = numbers
+        print(f"times: {name}: {numbers}")
+        shown = [PathRow(row.schedule, row.order, row.images[:10]) for row in rows]
+        draw_rows(options.output.with_name(f"{options.output.name}-{name}.png"), shown)
+    write_text_whole(options.output.with_suffix(".json"), json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+"""`rddm-fast paths`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from ..files import write_text_whole
+from .app import Device, command, device_of, out
+from .models import model_named
+
+
+@command
+def paths(
+    model: Annotated[str, typer.Option("--model", "-m", help="A path-independent model's folder or published .pt.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The figure, PNG or SVG.")],
+    under: Annotated[
+        list[str] | None,
+        typer.Option(help="A schedule: trained, ddim, power, average or readjusted; repeatable; all if left out."),
+    ] = None,
+    order: Annotated[
+        list[str] | None,
+        typer.Option(help="together, residual_first or noise_first; repeatable; all if left out."),
+    ] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Indices of the schedule that are visited.")] = 10,
+    count: Annotated[int, typer.Option(min=2, help="Images a row.")] = 8,
+    seed: Annotated[int, typer.Option(help="Of the noise, the same for all rows.")] = 0,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the distances there.")] = None,
+    device: Annotated[Device, typer.Option(help="Where to compute.")] = Device.auto,
+    **published: Any,
+) -> None:
+    """Draw what one seed becomes under several schedules and orders, a row each, and how far apart the rows are."""
+    from ..path_figure import SCHEDULES, distances, draw_rows, path_rows
+    from ..paths import ORDERS
+
+    diffusion = model_named(model, **published).to(device_of(device))
+    rows = path_rows(diffusion, under or SCHEDULES, order or ORDERS, steps=steps, count=count, seed=seed)
+    between_paths, between_seeds = distances(rows)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    draw_rows(output, rows)
+    out.print(f"picture: {escape(str(output))}")
+    out.print(
+        f"between paths of one seed {between_paths:.4f}, between seeds {between_seeds:.4f} (root mean square): "
+        f"{between_paths / between_seeds:.2f} of it"
+    )
+    if json_file is not None:
+        found = {"model": model, "steps": steps, "seed": seed, "paths": between_paths, "seeds": between_seeds}
+        write_text_whole(json_file, json.dumps(found, indent=1) + "\n")
