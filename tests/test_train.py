@@ -42,6 +42,8 @@ def test_an_interrupted_run_ends_at_the_same_bits(received: signal.Signals, tmp_
     whole = trainer(tmp_path / "whole")
     whole.train()
 
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+
     def interrupt(progress: Progress) -> None:
         if progress.step == 3:
             os.kill(os.getpid(), received)
@@ -53,7 +55,7 @@ def test_an_interrupted_run_ends_at_the_same_bits(received: signal.Signals, tmp_
     again.train()
     ours, theirs = weights(again), weights(whole)
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
-    assert signal.getsignal(received) is not None and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
 
 
 def test_a_run_that_dies_goes_on_from_its_last_checkpoint(tmp_path: Path) -> None:

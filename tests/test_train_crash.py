@@ -89,6 +89,15 @@ def _start(folder: Path, moment: str, saves: int = 0) -> Any:
     return process
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """In this process too: the same bits are of the same number of threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, torch.Tensor], bytes]:
     """What a run that nothing happens to makes: its weights, and the model's file."""
