@@ -10,7 +10,7 @@ import math
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,42 @@ from .ops.noise import normals_at
 
 Share = tuple[int, int]
 """(process, processes): which part of a batch this is."""
+
+
+class Draws(NamedTuple):
+    """Where a batch's random numbers come from.
+
+    generator: on the CPU; the times of the whole batch, and then its noise, are drawn from it.
+    seed, stream: what the noise is drawn from inside the kernels instead, where a loss does that.
+    share: this process's part of the batch, whose images alone the methods are given.
+    """
+
+    generator: torch.Generator
+    seed: int
+    stream: int
+    share: Share
+
+    def times(self, I_0: Tensor, first: int, end: int) -> Tensor:
+        """This process's part of the batch's times, from `first` to before `end`."""
+        t = torch.randint(first, end, (len(I_0) * self.share[1],), generator=self.generator)
+        return self._own(t).to(I_0.device)
+
+    def noise(self, I_0: Tensor) -> Tensor:
+        """This process's part of the batch's noise, from the generator."""
+        shape = (len(I_0) * self.share[1], *I_0.shape[1:])
+        return self._own(torch.randn(shape, generator=self.generator)).to(I_0.device)
+
+    def in_kernels(self, I_0: Tensor) -> dict[str, Any]:
+        """What the fused ops are given to draw this process's part of the noise, or that part itself."""
+        if self.share[1] == 1:
+            return {"seed": self.seed, "stream": self.stream}
+        # A kernel counts its noise from its image's first element, a share from the batch's.
+        count = math.prod(I_0.shape)
+        elements = torch.arange(self.share[0] * count, (self.share[0] + 1) * count, device=I_0.device)
+        return {"noise": normals_at(elements, self.seed, self.stream).float().reshape(I_0.shape)}
+
+    def _own(self, whole: Tensor) -> Tensor:
+        return whole.chunk(self.share[1])[self.share[0]]
 
 
 class Losses(nn.Module):
@@ -42,25 +78,22 @@ class Losses(nn.Module):
         stream: int,
         share: Share,
     ) -> tuple[Tensor, Tensor]:
-        """(loss, parts) of images in [-1, 1].
+        """(loss, parts) of this process's images, in [-1, 1]; the others are the fields of `Draws`."""
+        draws = Draws(generator, seed, stream, share)
+        return self.at(draws.times(I_0, *self.times()), I_0, I_in, mask, draws)
 
-        Args:
-            generator: on the CPU; the times of the whole batch, and then its noise, are drawn from it.
-            seed, stream: what the noise is drawn from inside the kernels instead, where a loss does that.
-            share: this process's part; the images are of it alone.
-        """
-        t = self.draw_times(I_0, generator, share)
-        parts = self.parts(I_0, I_in, mask, t, draw_noise(I_0, generator, share))
-        return parts.sum(), parts
+    def times(self) -> tuple[int, int]:
+        """The range that times are drawn from, its end not included."""
+        return 0, self.diffusion.num_timesteps
 
-    def draw_times(self, I_0: Tensor, generator: torch.Generator, share: Share, times: Any = None) -> Tensor:
-        first, end = times or (0, self.diffusion.num_timesteps)
-        t = torch.randint(first, end, (len(I_0) * share[1],), generator=generator)
-        return _own(t, share).to(I_0.device)
-
-    def parts(self, I_0: Tensor, I_in: Tensor | None, mask: Tensor | None, t: Tensor, noise: Tensor) -> Tensor:
+    def at(
+        self, t: Tensor, I_0: Tensor, I_in: Tensor | None, mask: Tensor | None, draws: Draws
+    ) -> tuple[Tensor, Tensor]:
+        """(loss, parts) at the times `t` (B,)."""
         # The class's own: `compat`'s subclass has other methods of these names.
-        return torch.stack(ResidualDiffusion.losses(self.diffusion, I_0, I_in, t, mask, noise))
+        losses = ResidualDiffusion.losses(self.diffusion, I_0, I_in, t, mask, draws.noise(I_0))
+        parts = torch.stack(losses)
+        return parts.sum(), parts
 
 
 class JointLosses(Losses):
@@ -73,23 +106,10 @@ class JointLosses(Losses):
         super().__init__(diffusion)
         self.lam = lam
 
-    def forward(
-        self,
-        I_0: Tensor,
-        I_in: Tensor | None,
-        mask: Tensor | None,
-        *,
-        generator: torch.Generator,
-        seed: int,
-        stream: int,
-        share: Share,
+    def at(
+        self, t: Tensor, I_0: Tensor, I_in: Tensor | None, mask: Tensor | None, draws: Draws
     ) -> tuple[Tensor, Tensor]:
-        """As `Losses.forward`."""
-        diffusion = self.diffusion
-        t = self.draw_times(I_0, generator, share)
-        drawn: dict[str, Any] = {"seed": seed, "stream": stream}
-        if share[1] > 1:  # a kernel counts its noise from its image's first element, a share from the batch's
-            drawn = {"noise": _noise_of(I_0, seed, stream, share)}
+        diffusion, drawn = self.diffusion, draws.in_kernels(I_0)
         I_t = forward_diffuse(I_0, I_in, t, diffusion.alphas_cumsum, diffusion.betas_cumsum, **drawn)
         estimate = None
         if diffusion.self_condition and random.random() < 0.5:
@@ -102,26 +122,19 @@ class JointLosses(Losses):
 
 
 class SelectionLosses(Losses):
-    """The loss of AOSA's selection."""
+    """The loss of AOSA's selection, at the times of `AutoObjective.times`."""
 
     def __init__(self, selection: AutoObjective) -> None:
         super().__init__(selection.diffusion)
         self.selection = selection
 
-    def forward(
-        self,
-        I_0: Tensor,
-        I_in: Tensor | None,
-        mask: Tensor | None,
-        *,
-        generator: torch.Generator,
-        seed: int,
-        stream: int,
-        share: Share,
+    def times(self) -> tuple[int, int]:
+        return self.selection.times()
+
+    def at(
+        self, t: Tensor, I_0: Tensor, I_in: Tensor | None, mask: Tensor | None, draws: Draws
     ) -> tuple[Tensor, Tensor]:
-        """As `Losses.forward`; the times are those of `AutoObjective.times`."""
-        t = self.draw_times(I_0, generator, share, self.selection.times())
-        losses = self.selection(I_0, I_in, t, mask, draw_noise(I_0, generator, share))
+        losses = self.selection(I_0, I_in, t, mask, draws.noise(I_0))
         return losses.total, torch.stack([losses.residual, losses.noise])
 
 
@@ -130,23 +143,6 @@ def losses_of(model: ResidualDiffusion | AutoObjective, lam: float) -> Losses:
     if isinstance(model, AutoObjective):
         return SelectionLosses(model)
     return JointLosses(model, lam) if model.objective.outputs == 2 else Losses(model)
-
-
-def draw_noise(I_0: Tensor, generator: torch.Generator, share: Share) -> Tensor:
-    """This process's part of the noise of the whole batch."""
-    shape = (len(I_0) * share[1], *I_0.shape[1:])
-    return _own(torch.randn(shape, generator=generator), share).to(I_0.device)
-
-
-def _own(whole: Tensor, share: Share) -> Tensor:
-    return whole.chunk(share[1])[share[0]]
-
-
-def _noise_of(I_0: Tensor, seed: int, stream: int, share: Share) -> Tensor:
-    """This process's part of what `ops.noise` draws for the whole batch."""
-    count = math.prod(I_0.shape)
-    elements = torch.arange(share[0] * count, (share[0] + 1) * count, device=I_0.device)
-    return normals_at(elements, seed, stream).float().reshape(I_0.shape)
 
 
 @contextmanager
