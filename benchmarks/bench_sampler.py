@@ -112,6 +112,10 @@ def providers(diffusion: ResidualDiffusion, x: Tensor, compiling: bool) -> dict[
                 name += ", bfloat16" * (dtype == torch.bfloat16)
                 sampler = FastSampler(diffusion, dtype=dtype, graphs=graphs, **options)
                 found[name] = str(dtype).removeprefix("torch."), of(sampler.sample)
+                if device == "cpu" and sampler.loop.parallel:
+                    in_turn = FastSampler(diffusion, dtype=dtype, **options)
+                    in_turn.loop.parallel = False
+                    found[f"{name}, in turn"] = str(dtype).removeprefix("torch."), of(in_turn.sample)
     return found
 
 

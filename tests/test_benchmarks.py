@@ -144,7 +144,7 @@ def test_the_sampler_s_benchmark(
     options = [x for pair in zip(("--json", "--csv", "--plot"), outputs, strict=True) for x in pair]
     bench_sampler.main(["--networks", "two", "one", "--sizes", "32", "--steps", "2", "--repeats", "3", *options])
     rows = json.loads((tmp_path / "a.json").read_text())["rows"]
-    names = ["eager", "eager, autocast", "folded", "folded, bfloat16"]
+    names = ["eager", "eager, autocast", "folded", "folded, in turn", "folded, bfloat16", "folded, bfloat16, in turn"]
     assert [r["provider"] for r in rows] == names * 2 and {r["networks"] for r in rows} == {"two", "one"}
     for r in rows:
         assert 0 < r["ms_p20"] <= r["ms_p50"] <= r["ms_p80"] and 0 < r["matrix_fraction"] < 1 and r["psnr"] > 35

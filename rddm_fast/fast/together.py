@@ -2,7 +2,7 @@
 
 A convolution of a small image is soon divided among threads as far as it goes; what two threads save on one network
 after the other is less than what each saves by keeping to its own. On 2 cores the two networks of a published model
-take 9 % less time so at 64x64 in float32, 14 % in bfloat16, and 3 % at 128x128.
+take 8 % less time so at 64x64 in float32, and 13 % in bfloat16 (`python -m benchmarks.bench_sampler`, "in turn").
 """
 
 from __future__ import annotations
