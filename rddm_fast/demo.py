@@ -27,6 +27,7 @@ DEGRADATIONS = {
     "derain": "rain",
     "lowlight": "lowlight",
     "denoise": "noise",
+    "deshadow": "shadow",
     "inpaint": "mask",
 }
 """Built-in model to the degradation that it was trained to undo."""

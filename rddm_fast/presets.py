@@ -97,7 +97,7 @@ PRESETS: dict[str, Preset] = {
     "photos-derain": _photos("rain", 4500),
     "photos-lowlight": _photos("lowlight", 3000),
     "photos-denoise": _photos("noise", 2000),
-    "photos-deshadow": _photos("shadow", 1200),
+    "photos-deshadow": _photos("shadow", 3000),
     "photos-inpaint": _photos("mask", 2000),
 }
 """The settings by the experiment's name."""

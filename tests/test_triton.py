@@ -5,32 +5,49 @@ import os
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 triton = pytest.importorskip("triton", reason="triton is not installed: pip install 'rddm_fast[test]'")
 
-WORKER = Path(__file__).with_name("triton_worker.py")
+HERE = Path(__file__).parent
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 
 
-def run(*arguments: str, **environment: str):
+def start(name: str, *arguments: str, **environment: str) -> subprocess.Popen:
     inherited = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    done = subprocess.run(
-        [sys.executable, str(WORKER), *arguments],
-        env=inherited | environment,
-        capture_output=True,
+    return subprocess.Popen(
+        [sys.executable, str(HERE / name), *arguments],
+        env=inherited | {"OMP_NUM_THREADS": "1"} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        check=False,
     )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+
+
+def found(worker: subprocess.Popen):
+    out, errors = worker.communicate()
+    assert worker.returncode == 0, errors
+    return json.loads(out)
 
 
 @pytest.fixture(scope="module")
-def interpreted():
-    return run("interpret", TRITON_INTERPRET="1")
+def workers(tmp_path_factory):
+    """The interpreter and the compiler at once: each takes half a minute of one core."""
+    directory = tmp_path_factory.mktemp("triton")
+    compiler = start("triton_compile.py", str(directory), TRITON_CACHE_DIR=str(directory / "cache"))
+    interpreter = start("triton_interpret.py", TRITON_INTERPRET="1")
+    yield directory, compiler, interpreter
+    for worker in (compiler, interpreter):
+        worker.kill()
+        worker.wait()
+
+
+@pytest.fixture(scope="module")
+def interpreted(workers):
+    return found(workers[2])
 
 
 def test_interpreted_kernel_is_as_exact_as_plain_torch(interpreted):
@@ -85,9 +102,9 @@ def test_interpreted_kernel_draws_the_noise_of_the_reference(interpreted):
 
 
 @pytest.fixture(scope="module")
-def compiled(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("triton")
-    return directory, run("compile", str(directory), TRITON_CACHE_DIR=str(directory / "cache"))
+def compiled(workers):
+    directory, compiler, _ = workers
+    return directory, found(compiler)
 
 
 def test_every_access_in_ptx_is_128_bits(compiled):
@@ -105,17 +122,20 @@ def test_every_access_in_ptx_is_128_bits(compiled):
         assert len(stores) - wide_stores == row["scalar_stores"], (row, accesses)
 
 
+def machine_code(cubin: Path) -> str:
+    """Its instructions, then its registers, stack and local memory."""
+    command = [CUOBJDUMP, "-sass", "--dump-resource-usage", cubin]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
 def test_machine_code_has_128_bit_accesses_and_no_spills(compiled):
     directory, rows = compiled
-    for row in rows:
-        cubin = str(directory / f"{row['name']}.cubin")
-        sass = subprocess.run([CUOBJDUMP, "-sass", cubin], capture_output=True, text=True, check=True).stdout
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        printed = list(pool.map(machine_code, [directory / f"{row['name']}.cubin" for row in rows]))
+    for row, sass in zip(rows, printed, strict=True):
         accesses = re.findall(r"\b(?:LDG|LDGSTS|STG)\.\S+", sass)
-        usage = subprocess.run(
-            [CUOBJDUMP, "--dump-resource-usage", cubin], capture_output=True, text=True, check=True
-        ).stdout
-        stack, local = re.search(r"STACK:(\d+).*LOCAL:(\d+)", usage).groups()
-        assert (int(stack), int(local)) == (0, 0), usage
+        stack, local = re.search(r"STACK:(\d+).*LOCAL:(\d+)", sass).groups()
+        assert (int(stack), int(local)) == (0, 0), row
         assert not re.search(r"\b(?:LDL|STL)\b", sass), row
         if "kernel" in row:  # a network's, which also read or write a few numbers of each channel or piece
             wanted = {"statistics": {"LDG"}, "context": {"LDG"}, "combine": set()}.get(row["kernel"], {"LDG", "STG"})
