@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ._extras import require
+from .aosa import decision
 from .diffusion import ResidualDiffusion
 from .files import write_text_whole, write_whole
 from .published import MissingArgument, ModelError, assembled, load_networks, recognised
@@ -177,7 +178,8 @@ def load_published(
 
     Args:
         path: the file; it is read with `weights_only=True`, so it cannot run code.
-        objective: what the networks predict, for example "pred_res_noise". The file does not store it.
+        objective: what the networks predict, for example "pred_res_noise". The file does not store it, unless it was
+            selected (AOSA): then None takes what `alpha_res` has decided.
         path_independent: the time input: False for t, True for alpha_bar_t T and beta_bar_t T. Not stored.
         condition, input_condition, self_condition: needed only where the number of input channels leaves more
             than one possibility; the error says so.
@@ -190,6 +192,8 @@ def load_published(
     not fit.
     """
     state = _published_state(Path(path), weights)
+    if objective is None and "alpha_res" in state and (decided := decision(state["alpha_res"])) is not None:
+        objective = decided.name
     for name, value, choices in (
         ("objective", objective, "what the networks predict, such as 'pred_res_noise' or 'pred_res'"),
         ("path_independent", path_independent, "False if the networks see t, True if alpha_bar_t T and beta_bar_t T"),

@@ -14,7 +14,7 @@ from models import images, small_model
 from safetensors.torch import load_file, save_file
 
 from rddm_fast import compat
-from rddm_fast.checkpoint import ModelError, load_model, load_published, recognised, save_model
+from rddm_fast.checkpoint import MissingArgument, ModelError, load_model, load_published, recognised, save_model
 from rddm_fast.diffusion import ResidualDiffusion
 from rddm_fast.schedule import Schedule
 from rddm_fast.unet import ResidualUnets
@@ -358,11 +358,19 @@ def test_wrappers_prefixes_do_not_matter(prefix: str, tmp_path: Path) -> None:
         assert network and all(torch.equal(loaded[name], state[name]) for name in network)
 
 
-def test_the_learnt_weight_of_automatic_selection_is_no_weight_of_the_network(tmp_path: Path) -> None:
-    diffusion = small_model("pred_res")
-    content = {"model": {"alpha_res": torch.tensor([0.52]), **diffusion.state_dict()}}
+@pytest.mark.parametrize(("alpha_res", "objective"), [(0.52, "pred_res"), (0.0, "pred_noise"), (0.504, None)])
+def test_the_learnt_weight_of_automatic_selection_says_the_objective(
+    alpha_res: float, objective: str | None, tmp_path: Path
+) -> None:
+    """It is no weight of the network, and within the threshold of 1/2 it says nothing."""
+    diffusion = small_model(objective or "pred_res")
+    content = {"model": {"alpha_res": torch.tensor([alpha_res]), **diffusion.state_dict()}}
     torch.save(content, tmp_path / "m.pt")
-    loaded = load_published(tmp_path / "m.pt", objective="pred_res", path_independent=False, weights="model")
+    given = {"path_independent": False, "weights": "model"}
+    if objective is None:
+        with pytest.raises(MissingArgument, match="does not store objective"):
+            load_published(tmp_path / "m.pt", **given)
+    loaded = load_published(tmp_path / "m.pt", objective=None if objective else "pred_res", **given)
     assert same(loaded, diffusion)
 
 
