@@ -1,11 +1,14 @@
 """What was built, and how the build answers where something is missing."""
 
 import importlib.util
+import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -19,6 +22,9 @@ spec.loader.exec_module(build)
 
 KERNELS = {"reverse_step": 7 * 5, "forward_diffuse": 3, "joint_loss": 7 * 5}  # objectives times pairs of dtypes; dtypes
 SMALL_KERNELS = {"mean": 1}  # of joint_loss, over a pair of sums a block
+
+
+BESIDE_PYTHON = os.pathsep.join([sysconfig.get_path("scripts"), os.environ["PATH"]])
 
 
 def output_of(*command):
@@ -247,3 +253,26 @@ def test_a_build_that_cannot_be_says_so_in_one_sentence(tmp_path, environment, s
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1].startswith(f"rddm_fast: {sentence}"), done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_torch_s_own_copy_of_pybind11_is_not_read(tmp_path):
+    """Torch 2.11's copy is an error under TORCH_TARGET_VERSION, as this one is."""
+    pybind11 = pytest.importorskip("pybind11", reason="pybind11 is not installed: only building needs it")
+    version, includes, libraries = build.torch_paths()
+    copy = tmp_path / "torch" / "pybind11" / "pybind11.h"
+    copy.parent.mkdir(parents=True)
+    copy.write_text("#ifdef TORCH_TARGET_VERSION\n#error torch's copy\n#endif\n")
+    options = {
+        "CMAKE_MAKE_PROGRAM": shutil.which("ninja", path=BESIDE_PYTHON),
+        "RDDM_TORCH_VERSION": version,
+        "RDDM_TORCH_INCLUDES": ";".join([str(tmp_path / "torch"), *includes]),
+        "RDDM_TORCH_LIBRARIES": libraries,
+        "RDDM_PYBIND11_INCLUDE": pybind11.get_include(),
+        "RDDM_PYTHON_INCLUDE": sysconfig.get_path("include"),
+    }
+    cmake = shutil.which("cmake", path=BESIDE_PYTHON)
+    defined = [f"-D{name}={value}" for name, value in options.items()]
+    output_of(cmake, "-S", ROOT, "-B", tmp_path / "build", "-G", "Ninja", *defined)
+    commands = json.loads((tmp_path / "build" / "compile_commands.json").read_text())
+    (command,) = (c["command"] for c in commands if c["file"].endswith("module.cpp"))
+    output_of(*shlex.split(command), "-fsyntax-only")
