@@ -27,7 +27,7 @@ class _Pair:
 
         def start() -> None:
             torch.get_num_threads()  # a thread's first question sets its number to the others'
-            torch.set_num_threads(self.threads // 2)  # of this thread, but also what threads to come begin with
+            torch.set_num_threads(max(1, self.threads // 2))  # of this thread, but also what threads to come begin with
             started.wait()
 
         self.pool = ThreadPoolExecutor(2, "rddm_fast", start)
