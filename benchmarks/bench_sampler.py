@@ -1,7 +1,7 @@
 """The whole sampler: images by the eager reference, by torch.compile of it, and by FastSampler in its settings.
 
-    python -m benchmarks.bench_sampler [--networks two] [--sizes 64 128] [--batch 1] [--steps 5] [--compile]
-        [--json FILE] [--csv FILE] [--plot STEM]
+    python -m benchmarks.bench_sampler [--networks two] [--sizes 64 128] [--batch 1] [--steps 5]
+        [--dtypes float32 bfloat16] [--compile [MODE …]] [--json FILE] [--csv FILE] [--plot STEM]
 
 The published models (dim 64, mults 1-2-4-8) with random weights. `eager` does what the published code does; every
 provider starts from the same noise, and is checked against it before it is timed: in float32 to 1e-4, in bfloat16 by
@@ -15,8 +15,9 @@ import csv
 import json
 import math
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from rddm_fast.compat import UnetRes
 from rddm_fast.diffusion import ResidualDiffusion
 from rddm_fast.fast import FastSampler
+from rddm_fast.fast.together import can_be_together
 from rddm_fast.files import write_text_whole, write_whole
 from rddm_fast.schedule import Schedule
 
@@ -76,8 +78,13 @@ def model(networks: str, steps: int, device: str) -> ResidualDiffusion:
     return diffusion.eval().to(device)
 
 
-def providers(diffusion: ResidualDiffusion, x: Tensor, compiling: bool) -> dict[str, tuple[str, Callable[[], Tensor]]]:
-    """Provider to (dtype, what it runs): the eager reference first, then step by step what FastSampler adds."""
+def providers(
+    diffusion: ResidualDiffusion, x: Tensor, dtypes: Sequence[str], modes: Sequence[str]
+) -> dict[str, tuple[str, Callable[[], Tensor]]]:
+    """Provider to (dtype, what it runs): the eager reference first, then step by step what FastSampler adds.
+
+    modes: torch.compile's, of the reference; FastSampler is compiled too where there is any.
+    """
     draws = [torch.randn(x.shape, generator=torch.Generator().manual_seed(1)).to(x.device)]
     device = x.device.type
 
@@ -88,11 +95,10 @@ def providers(diffusion: ResidualDiffusion, x: Tensor, compiling: bool) -> dict[
 
         return run
 
-    found: dict[str, tuple[str, Callable[[], Tensor]]] = {
-        "eager": ("float32", of(diffusion.sample)),
-        "eager, autocast": ("bfloat16", of(diffusion.sample, torch.bfloat16)),
-    }
-    if compiling:
+    found: dict[str, tuple[str, Callable[[], Tensor]]] = {"eager": ("float32", of(diffusion.sample))}
+    if "bfloat16" in dtypes:
+        found["eager, autocast"] = "bfloat16", of(diffusion.sample, torch.bfloat16)
+    for mode in modes:
         compiled = ResidualDiffusion(
             diffusion.model,
             diffusion.schedule,
@@ -100,23 +106,32 @@ def providers(diffusion: ResidualDiffusion, x: Tensor, compiling: bool) -> dict[
             condition=True,
             sampling_timesteps=diffusion.sampling_timesteps,
         ).to(x.device)
-        whole = torch.compile(diffusion.model, dynamic=False)
-        compiled.outputs = lambda I_t, t, I_in, *_: tuple(whole(torch.cat((I_t, I_in), dim=1), t))  # type: ignore[method-assign]
-        found["torch.compile"] = "float32", of(compiled.sample)
-        found["torch.compile, autocast"] = "bfloat16", of(compiled.sample, torch.bfloat16)
-    settings: list[dict[str, Any]] = [{"compile": False}, {"compile": True}] if compiling else [{"compile": False}]
+        whole = torch.compile(diffusion.model, dynamic=False, mode=mode)
+        compiled.outputs = partial(_outputs_of, whole)  # type: ignore[method-assign]
+        name = "torch.compile" + f", {mode}" * (mode != "default")
+        if "float32" in dtypes:
+            found[name] = "float32", of(compiled.sample)
+        if "bfloat16" in dtypes:
+            found[f"{name}, autocast"] = "bfloat16", of(compiled.sample, torch.bfloat16)
+    settings: list[dict[str, Any]] = [{"compile": False}, {"compile": True}] if modes else [{"compile": False}]
     for options in settings:
-        for dtype in (torch.float32, torch.bfloat16):
+        for dtype in (getattr(torch, name) for name in dtypes):
             for graphs in (False, True) if device == "cuda" else (None,):
                 name = "folded" + ", compiled" * options["compile"] + ", graph" * bool(graphs)
                 name += ", bfloat16" * (dtype == torch.bfloat16)
                 sampler = FastSampler(diffusion, dtype=dtype, graphs=graphs, **options)
                 found[name] = str(dtype).removeprefix("torch."), of(sampler.sample)
-                if device == "cpu" and sampler.loop.parallel:
+                if device == "cpu" and sampler.loop.parallel and can_be_together():
                     in_turn = FastSampler(diffusion, dtype=dtype, **options)
                     in_turn.loop.parallel = False
                     found[f"{name}, in turn"] = str(dtype).removeprefix("torch."), of(in_turn.sample)
     return found
+
+
+def _outputs_of(network: Callable[..., Any], I_t: Tensor, t: Tensor, I_in: Tensor, *_: Any) -> tuple[Tensor, ...]:
+    """`ResidualDiffusion.outputs` of a compiled network; what a graph puts out is overwritten by its next replay."""
+    torch.compiler.cudagraph_mark_step_begin()
+    return tuple(network(torch.cat((I_t, I_in), dim=1), t))
 
 
 def matrix_rate(device: str, dtype: torch.dtype, repeats: int) -> float:
@@ -137,14 +152,15 @@ def measure(
     steps: int,
     *,
     device: str,
-    compiling: bool,
+    dtypes: Sequence[str],
+    modes: Sequence[str],
     repeats: int,
     report: Callable[[Row], None],
 ) -> list[Row]:
     """Check and time all providers on one case."""
     diffusion = model(networks, steps, device)
     x = torch.rand(batch, 3, size, size, generator=torch.Generator().manual_seed(2)).to(device)
-    found = providers(diffusion, x, compiling)
+    found = providers(diffusion, x, dtypes, modes)
     with FlopCounterMode(display=False) as counter:
         expected = found["eager"][1]()
     psnr, peak = {}, {}
@@ -236,13 +252,20 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--sizes", nargs="+", type=int, default=[64, 128, 256])
     parser.add_argument("--batch", nargs="+", type=int, default=[1])
     parser.add_argument("--steps", nargs="+", type=int, default=[5])
-    parser.add_argument("--compile", action="store_true", help="also torch.compile's, which takes a minute a case")
+    parser.add_argument("--dtypes", nargs="+", choices=["float32", "bfloat16"], default=["float32", "bfloat16"])
+    parser.add_argument(
+        "--compile",
+        nargs="*",
+        choices=["default", "reduce-overhead", "max-autotune"],
+        help="also torch.compile's, in these modes (the default one if none is named); a minute a case and mode",
+    )
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--json", type=Path, help="write the rows there")
     parser.add_argument("--csv", type=Path, help="write the rows there")
     parser.add_argument("--plot", type=Path, metavar="STEM", help="draw STEM.png and STEM.svg")
     options = parser.parse_args(argv)
+    modes = [] if options.compile is None else options.compile or ["default"]
     print(f"{machine()}; torch {torch.__version__}, {torch.get_num_threads()} threads\n{HEADER}")
     rows: list[Row] = []
     for networks in options.networks:
@@ -252,7 +275,8 @@ def main(argv: list[str] | None = None) -> None:
                     rows += measure(
                         *(networks, size, batch, steps),
                         device=options.device,
-                        compiling=options.compile,
+                        dtypes=options.dtypes,
+                        modes=modes,
                         repeats=options.repeats,
                         report=lambda r: print(line(r), flush=True),
                     )

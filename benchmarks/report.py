@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import statistics
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -58,7 +59,7 @@ def gpu_state() -> dict[str, Any] | None:
         return None
 
 
-def plot(stem: Path, records: Sequence[Record], copy: float, images: dict[str, int]) -> None:
+def plot(stem: Path, records: Sequence[Record]) -> None:
     """GB/s against the bytes moved, a line a provider, the copy bandwidth drawn as the roof; STEM.png and STEM.svg."""
     import matplotlib
 
@@ -66,6 +67,7 @@ def plot(stem: Path, records: Sequence[Record], copy: float, images: dict[str, i
     from matplotlib import pyplot
 
     ops = list(dict.fromkeys(r.op for r in records))
+    copy = statistics.median(r.gbps / r.copy_fraction for r in records)
     figure, axes = pyplot.subplots(1, len(ops), figsize=(5.5 * len(ops), 4), squeeze=False)
     for axis, op in zip(axes[0], ops, strict=True):
         chosen = [r for r in records if (r.op, r.dtype, r.layout) == (op, "float32", "contiguous")]
@@ -74,7 +76,7 @@ def plot(stem: Path, records: Sequence[Record], copy: float, images: dict[str, i
             sizes = [r.us_p50 * r.gbps * 1e3 / 2**20 for r in of]
             axis.plot(sizes, [r.gbps for r in of], marker="o", label=provider)
         axis.axhline(copy, color="black", linestyle="--", label="copy bandwidth")
-        axis.set(title=f"{op}, float32", xlabel=f"MiB moved ({images[op]} images)", ylabel="GB/s", xscale="log")
+        axis.set(title=f"{op}, float32", xlabel="MiB moved by a perfect kernel", ylabel="GB/s", xscale="log")
         axis.legend()
     figure.tight_layout()
     for suffix in (".png", ".svg"):
@@ -150,4 +152,4 @@ def main(ops: Sequence[Op], description: str | None, argv: Sequence[str] | None 
     if options.csv:
         write_whole(options.csv, lambda path: write_csv(path, records))
     if options.plot:
-        plot(options.plot, records, copy, {op.name: op.images_moved for op in chosen})
+        plot(options.plot, records)
