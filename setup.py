@@ -114,8 +114,10 @@ class CMakeBuild(build_ext):
     def build_extension(self, ext: Extension) -> None:
         nvcc, architectures, why_no_cuda = decide_cuda()
         torch_version, torch_includes, torch_libraries = torch_paths()
-        import pybind11
-
+        try:
+            import pybind11
+        except ImportError:
+            fail("pybind11 is needed to build: `pip install pybind11`")
         if not (shutil.which(os.environ.get("CXX", "c++")) or shutil.which("g++") or shutil.which("clang++")):
             fail("no C++ compiler was found: install g++ or clang++, or set CXX")
         cmake, ninja = shutil.which("cmake"), shutil.which("ninja")

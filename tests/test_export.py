@@ -116,7 +116,7 @@ def restore(tmp_path_factory: pytest.TempPathFactory) -> Path:
     cmake = shutil.which("cmake", path=path)
     assert cmake, "cmake, which builds the C++ example, is neither on PATH nor beside this Python"
     settings = {
-        "CMAKE_PREFIX_PATH": torch.utils.cmake_prefix_path,
+        "TORCH": Path(torch.__file__).parent,
         "CMAKE_BUILD_TYPE": "None",
         "CMAKE_CXX_FLAGS": "-O1",
     }
