@@ -45,9 +45,9 @@ class Objective(IntEnum):
     def parse(cls, name: Objective | str | int) -> Objective:
         """`name` as an Objective; ValueError that lists the choices if there is none of that name."""
         if isinstance(name, str):
-            if name not in cls.__members__:
-                raise ValueError(f"unknown objective {name!r}: choose one of {', '.join(cls.__members__)}")
-            return cls[name]
+            if name not in _NAMED:
+                raise ValueError(f"unknown objective {name!r}: choose one of {', '.join(_NAMED)}")
+            return _NAMED[name]
         return cls(name)
 
     @property
@@ -59,6 +59,9 @@ class Objective(IntEnum):
     def needs_input(self) -> bool:
         """Whether I_in enters the read-out (an absent I_in means I_in = 0, as in generation)."""
         return self not in (Objective.pred_res_noise, Objective.pred_res_add_noise)
+
+
+_NAMED = {objective.name: objective for objective in Objective}  # torch 2.11 cannot compile an Enum's __members__
 
 
 class Prediction(NamedTuple):
