@@ -448,23 +448,21 @@ def test_in_bfloat16_the_built_in_models_restore_photographs_as_in_float32(model
 
 
 def test_what_one_process_compiled_the_next_one_finds(tmp_path: Path) -> None:
+    """The machine code, which is what takes long. (Torch 2.15 makes its source again, of networks packed by oneDNN.)"""
     code = """
-import torch
 from models import small_model
-from torch._dynamo.utils import counters
 from rddm_fast.fast import FastSampler
 FastSampler(small_model(dim=8, networks="one", objective="pred_res"), steps=1, compile=True).warmup((1, 3, 16, 16))
-print(counters["inductor"]["fxgraph_cache_hit"], counters["inductor"]["fxgraph_cache_miss"])
 """
     environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(Path(__file__).parent)}
-    found = []
+    compiled = []
     for _ in range(2):
         done = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, env=environment, cwd=tmp_path, check=True
+            [sys.executable, "-c", code], capture_output=True, text=True, env=environment, cwd=tmp_path
         )
-        assert "compiling the networks for 1x3x16x16 images, once for this size" in done.stderr
-        found.append(done.stdout.split())
-    assert found == [["0", "1"], ["1", "0"]]
+        assert "compiling the networks for 1x3x16x16 images, once for this size" in done.stderr, done.stderr
+        compiled.append({path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.so")})
+    assert compiled[0] and compiled[1] == compiled[0]
 
 
 def test_two_networks_are_computed_at_once_on_half_of_the_threads_each() -> None:
