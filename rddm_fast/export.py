@@ -207,7 +207,9 @@ def export(
 
     # The folded networks lay out their images themselves. Where torch chooses anew, the softmax of the queries is
     # written across memory: on a CPU the whole loop then takes 1.6 times as long (torch 2.13).
-    options = {"aot_inductor.metadata": metadata, "layout_optimization": False}
+    options: dict[str, Any] = {"aot_inductor.metadata": metadata, "layout_optimization": False}
+    if torch.__version__ < "2.13":  # whose planning of memory counts the steps of a while_loop's body wrong, and raises
+        options["allow_buffer_reuse"] = False
 
     def compile(unfinished: Path) -> None:
         with warnings.catch_warnings():
