@@ -34,10 +34,11 @@ step() {
   fi
   [ $left -lt $limit ] && limit=$left
   echo "===== $name: $*" >>"$out/log.txt"
+  first=$(($(wc -l <"$out/log.txt") + 1))
   (cd "$repo" && timeout --kill-after=5 "$limit" "$@") >>"$out/log.txt" 2>&1
   code=$?
   echo "$name: exit code $code after $((SECONDS - start)) s" | tee -a "$out/summary.txt"
-  [ $code -eq 0 ] || { failed=1; tail -n 15 "$out/log.txt"; }
+  [ $code -eq 0 ] || { failed=1; tail -n "+$first" "$out/log.txt" | tail -n 15; }
 }
 
 # The device's own architecture alone: a tenth of the time that all take.
