@@ -19,26 +19,22 @@ repo=$(cd "$(dirname "$0")/.." && pwd)
 if [ $dry -eq 0 ]; then mkdir -p "$1" || exit 2; out=$(cd "$1" && pwd); else out=$1; fi
 python=${PYTHON:-python3}
 package=$out/package
-failed=0
 SECONDS=0
 deadline=525
 
 # step NAME LIMIT COMMAND...: run the command from the repository, for LIMIT seconds or what is left.
 step() {
-  name=$1; limit=$2; shift 2
+  local name=$1 limit=$2; shift 2
   if [ $dry -eq 1 ]; then echo "$name (at most $limit s): $*"; return; fi
-  start=$SECONDS
-  left=$((deadline - start))
-  if [ $left -lt 5 ]; then
-    echo "$name: not run, the time is up" | tee -a "$out/summary.txt"; failed=1; return
-  fi
-  [ $left -lt $limit ] && limit=$left
-  echo "===== $name: $*" >>"$out/log.txt"
-  first=$(($(wc -l <"$out/log.txt") + 1))
-  (cd "$repo" && timeout --kill-after=5 "$limit" "$@") >>"$out/log.txt" 2>&1
+  local start=$SECONDS code printed=$out/$name.log
+  [ $((deadline - start)) -lt "$limit" ] && limit=$((deadline - start))
+  if [ "$limit" -lt 5 ]; then echo "$name: not run, the time is up" | tee -a "$out/summary.txt"; return; fi
+  (cd "$repo" && timeout --kill-after=5 "$limit" "$@") >"$printed" 2>&1
   code=$?
   echo "$name: exit code $code after $((SECONDS - start)) s" | tee -a "$out/summary.txt"
-  [ $code -eq 0 ] || { failed=1; tail -n "+$first" "$out/log.txt" | tail -n 15; }
+  [ $code -eq 0 ] || tail -n 15 "$printed"
+  { echo "===== $name: $*"; cat "$printed"; } >>"$out/log.txt"
+  rm "$printed"
 }
 
 # The device's own architecture alone: a tenth of the time that all take.
@@ -56,27 +52,35 @@ fi
 step build 120 "$python" -m pip install --no-build-isolation --no-deps --no-index --target "$package" .
 if [ $dry -eq 0 ]; then export PYTHONPATH="$package"; fi
 # `python -m benchmarks...` puts the checkout, which is not compiled, before the package: the runner turns that round.
-run="$repo/benchmarks/run_installed.py"
-sampler=("$python" -P "$run" bench_sampler --sizes 256)
+run=("$python" -P "$repo/benchmarks/run_installed.py")
 
 step environment 15 "$python" -P -m rddm_fast.env_report --json
 step attributes 15 "$python" -P -c 'import json; from rddm_fast import _C; import rddm_fast.ops; print(json.dumps(_C.kernel_attributes(), indent=1))'
-step tests 90 "$python" -P -m pytest -q -p no:cacheprovider tests/test_gpu.py tests/test_build.py
-step launches 30 "$python" -P "$run" launches --json "$out/launches.json"
-step ops 60 "$python" -P "$run" ops --no-compile --json "$out/ops.json"
-step sampler 60 "${sampler[@]}" --json "$out/sampler.json"
-for tool in memcheck racecheck; do
-  if [ $dry -eq 1 ] || command -v compute-sanitizer >/dev/null; then
-    step "$tool" 45 compute-sanitizer --tool "$tool" --error-exitcode 9 "$python" -P "$run" sanitize
-  else
-    echo "$tool: skipped, there is no compute-sanitizer" | tee -a "$out/summary.txt"
-  fi
-done
-step training 40 "$python" -P "$run" bench_training --dim 64 --size 128 --batch 16 --dtype bfloat16 --json "$out/training.json"
-step profile 60 "$python" -P "$run" profile_sampler --size 256
-# What compiles comes last: it may take all the time that is left.
-step ops-compiled 90 "$python" -P "$run" ops --quick --json "$out/ops-compiled.json"
-step sampler-compiled 260 "${sampler[@]}" --batch 1 16 --compile default reduce-overhead --dtypes bfloat16 --repeats 3 --json "$out/sampler-compiled.json"
 
-[ $dry -eq 1 ] || rm -rf "$package"
-exit $failed
+# Nothing of this is timed, and most of it waits for Triton's compiler: all at once.
+processes=()
+if [ $dry -eq 0 ] && "$python" -c 'import xdist' 2>/dev/null; then processes=(-n 6); fi
+step tests 150 "$python" -P -m pytest -q -p no:cacheprovider "${processes[@]}" tests/test_gpu.py tests/test_build.py &
+for tool in memcheck racecheck; do
+  for backend in cuda triton; do
+    if [ $dry -eq 1 ] || command -v compute-sanitizer >/dev/null; then
+      step "$tool-$backend" 150 compute-sanitizer --tool "$tool" --error-exitcode 9 "${run[@]}" sanitize "$backend" &
+    else
+      echo "$tool-$backend: skipped, there is no compute-sanitizer" | tee -a "$out/summary.txt"
+    fi
+  done
+done
+wait
+
+step launches 30 "${run[@]}" launches --json "$out/launches.json"
+step ops 60 "${run[@]}" ops --no-compile --json "$out/ops.json"
+step sampler 60 "${run[@]}" bench_sampler --sizes 256 --json "$out/sampler.json"
+step training 40 "${run[@]}" bench_training --dim 64 --size 128 --batch 16 --dtype bfloat16 --json "$out/training.json"
+# What torch compiles comes last: it may take all the time that is left.
+step profile 60 "${run[@]}" profile_sampler --size 256
+step ops-compiled 90 "${run[@]}" ops --quick --json "$out/ops-compiled.json"
+step sampler-compiled 260 "${run[@]}" bench_sampler --sizes 256 --batch 1 16 --compile default reduce-overhead --dtypes bfloat16 --repeats 3 --json "$out/sampler-compiled.json"
+
+[ $dry -eq 1 ] && exit 0
+rm -rf "$package"
+! grep -qE 'exit code [1-9]|not run' "$out/summary.txt"

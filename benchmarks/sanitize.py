@@ -1,18 +1,29 @@
 """Every op's GPU kernels on small, odd and unaligned images: what compute-sanitizer watches.
 
-compute-sanitizer --tool memcheck python -m benchmarks.sanitize
+compute-sanitizer --tool memcheck python -m benchmarks.sanitize [BACKEND …]
 """
 
 from __future__ import annotations
 
+import argparse
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from rddm_fast.objective import Objective
-from rddm_fast.ops import StepTable, forward_diffuse, joint_loss, reverse_step, reverse_step_
+from rddm_fast.ops import (
+    StepTable,
+    channel_norm,
+    forward_diffuse,
+    group_norm_silu,
+    joint_loss,
+    linear_attention,
+    reverse_step,
+    reverse_step_,
+)
 
 from .harness import LAYOUTS, our_backends
 
@@ -22,7 +33,11 @@ STEP: dict[str, Any] = {"k_t": 1.0, "k_res": -0.1, "k_noise": -0.2, "k_0": 0.1, 
 
 
 def run(backend: str, device: torch.device) -> int:
-    """Call every op with every objective, dtype, layout and kind of noise; returns how many calls were made."""
+    """Call every op with every objective, dtype, layout and kind of noise; returns how many calls were made.
+
+    Triton compiles each of these anew, which takes far longer than running it: of objectives, a few for it.
+    """
+    objectives = list(Objective) if backend == "cuda" else [Objective.pred_res_noise, Objective.pred_x0]
     calls = 0
     tables = torch.linspace(0, 1, 10, device=device), torch.linspace(0, 1, 10, device=device)
     numbers: dict[str, Any] = {"alpha_bar": 0.5, "beta_bar": 0.4, **STEP}
@@ -37,7 +52,7 @@ def run(backend: str, device: torch.device) -> int:
         noise: dict[str, Any] = {"seed": 3, "stream": 1} if drawn else {"noise": images(image)}
         t = torch.arange(shape[0], device=device)
         forward_diffuse(images(image), images(image), t, *tables, impl=backend, **noise)
-        for objective in Objective:
+        for objective in objectives:
             outputs: list[Any] = [*(images(output) for _ in range(objective.outputs)), None]
             given: dict[str, Any] = {"objective": objective, "I_in": images(image), "impl": backend, **noise}
             reverse_step(images(image), outputs[0], outputs[1], **numbers, **given)
@@ -56,9 +71,36 @@ def run(backend: str, device: torch.device) -> int:
     return calls
 
 
-if __name__ == "__main__":
+def run_network_ops(backend: str, device: torch.device) -> int:
+    """The same of the networks' ops that `backend` has; returns how many calls were made."""
+    if backend == "cuda":  # which has none of them
+        return 0
+    calls = 0
+    for dtype, layout, (h, w) in itertools.product(
+        (torch.float32, torch.bfloat16), LAYOUTS.values(), ((5, 7), (64, 64))
+    ):
+        x = torch.randn(2, 24, h, w, device=device).to(dtype).to(memory_format=layout)
+        ones = torch.ones(24, device=device)
+        table = torch.randn(2, 48, device=device)
+        group_norm_silu(x, ones, ones, 8, scale_shift=table, residual=x, impl=backend)
+        channel_norm(x, ones, impl=backend)
+        qkv = torch.randn(1, 3 * 2 * 32, h, w, device=device).to(dtype).to(memory_format=layout)
+        linear_attention(qkv, 2, impl=backend)
+        calls += 3
+    torch.cuda.synchronize()
+    return calls
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("backends", nargs="*", metavar="BACKEND", help="these alone: cuda, triton")
+    options = parser.parse_args(arguments)
     if not torch.cuda.is_available():
         raise SystemExit("error: there is no CUDA device to check kernels on")
     cuda = torch.device("cuda")
-    for name in our_backends(cuda):
-        print(f"{name}: {run(name, cuda)} calls")
+    for name in options.backends or our_backends(cuda):
+        print(f"{name}: {run(name, cuda) + run_network_ops(name, cuda)} calls")
+
+
+if __name__ == "__main__":
+    main()

@@ -38,6 +38,8 @@ def call_of(
 def exact_of(call: dict[str, Any]) -> torch.Tensor:
     """Torch's own functions in float64."""
     c = {k: v.double() if isinstance(v, torch.Tensor) else v for k, v in call.items()}
+    if not c["x"].numel():  # torch 2.15's refuses it
+        return c["x"]
     y = torch.group_norm(c["x"], c["groups"], c["weight"], c["bias"], 1e-5)
     if c["scale_shift"] is not None:
         scale, shift = c["scale_shift"][..., None, None].chunk(2, dim=1)
