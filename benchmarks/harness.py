@@ -94,10 +94,6 @@ class Record:
         return {**asdict(self), "shape": list(self.shape)}
 
 
-class WrongResult(RuntimeError):
-    """A provider whose result is not the op's; nothing is timed then."""
-
-
 def keep_freed_memory() -> None:
     """Have the C library keep what is freed, for all providers alike.
 
@@ -128,17 +124,24 @@ def cases(quick: bool, device: torch.device) -> Iterator[Case]:
             yield Case(shape, "float16", "contiguous")
 
 
-def check(work: Work, case: Case, op: str) -> None:
-    """Every provider against float64, by the mean error: at most twice what the eager sequence loses, and one rounding.
+def wrong_providers(work: Work, case: Case, op: str) -> dict[str, str]:
+    """What is wrong with each provider that raises, or is not the op: a sentence; none of it is worth timing.
 
-    The mean, because a loss' derivative jumps where a difference changes its sign.
+    Against float64, by the mean error: at most twice what the eager sequence loses, and one rounding. The mean, because
+    a loss' derivative jumps where a difference changes its sign.
     """
     exact = [x.double() for x in work.exact()]
     eps = torch.finfo(DTYPES[case.dtype]).eps
     eager = work.calls["eager"]() if "eager" not in work.draws else exact
     lost = [(a.double() - b).abs().mean().item() for a, b in zip(eager, exact, strict=True)]
+    wrong = {}
     for provider, call in work.calls.items():
-        for got, right, allowed in zip(call(), exact, lost, strict=True):
+        try:
+            results = call()
+        except Exception as failure:  # of one provider: the others' numbers are wanted all the same
+            wrong[provider] = f"{op} by {provider} on {case} raises {type(failure).__name__}: {failure}"
+            continue
+        for got, right, allowed in zip(results, exact, lost, strict=True):
             if provider in work.draws:
                 error = (got.double().std() / right.std() - 1).abs().item()
                 fine = error <= 0.1 + 4 / math.sqrt(right.numel())
@@ -146,7 +149,8 @@ def check(work: Work, case: Case, op: str) -> None:
                 error = (got.double() - right).abs().mean().item()
                 fine = error <= 2 * allowed + (eps + 1e-6) * right.abs().mean().item()
             if not fine:
-                raise WrongResult(f"{op} by {provider} on {case} is off by {error:.1e} where eager is by {allowed:.1e}")
+                wrong[provider] = f"{op} by {provider} on {case} is off by {error:.1e} where eager is by {allowed:.1e}"
+    return wrong
 
 
 def rotations(op: Op, case: Case, device: torch.device) -> int:
@@ -203,20 +207,23 @@ def measure(
     repeats: int = 9,
     compiling: bool = True,
     report: Callable[[Record], None],
-) -> list[Record]:
+    complain: Callable[[str], None],
+) -> None:
     """Check and time `op` on every case; `report` is called with each record as it comes.
 
-    `compiling`: also torch.compile's, which takes seconds a case to compile.
+    `complain` is called with what is wrong with a provider, which is then not timed. `compiling`: also torch.compile's,
+    which takes seconds a case to compile.
     """
-    records = []
     copy = copy_bandwidth(device)
     for case in which:
         sets = [op.work(case, device, seed) for seed in range(rotations(op, case, device))]
         if not compiling:
             for one in sets:
                 del one.calls["compile"]
-        check(sets[0], case, op.name)
-        calls = {name: _rotating(sets, name) for name in sets[0].calls}
+        wrong = wrong_providers(sets[0], case, op.name)
+        for sentence in wrong.values():
+            complain(sentence)
+        calls = {name: _rotating(sets, name) for name in sets[0].calls if name not in wrong}
         found = percentiles(calls, len(sets), device, repeats)
         bytes_moved = op.images_moved * case.image_bytes
         for provider, (p20, p50, p80) in found.items():
@@ -234,6 +241,4 @@ def measure(
                 ratio_eager=found["eager"][1] / p50,
                 ratio_compile=found["compile"][1] / p50 if "compile" in found else None,
             )
-            records.append(record)
             report(record)
-    return records

@@ -17,7 +17,7 @@ from rddm_fast.env_report import gpus
 from rddm_fast.files import write_text_whole, write_whole
 from rddm_fast.ops import backends
 
-from .harness import Op, Record, WrongResult, cases, copy_bandwidth, keep_freed_memory, measure
+from .harness import Op, Record, cases, copy_bandwidth, keep_freed_memory, measure
 from .timing import machine
 
 HEADER = (
@@ -131,20 +131,28 @@ def main(ops: Sequence[Op], description: str | None, argv: Sequence[str] | None 
         print("freed memory is kept by the process")
     print(HEADER)
     records: list[Record] = []
-    try:
-        for op in chosen:
-            records += measure(
-                op,
-                list(cases(options.quick, device)),
-                device,
-                repeats=options.repeats,
-                compiling=not options.no_compile,
-                report=lambda r: print(line(r), flush=True),
-            )
-            if options.json:  # after each op: a run that is cut off has not been for nothing
-                write_text_whole(options.json, as_json(records))
-    except WrongResult as wrong:
-        sys.exit(f"error: {wrong}")
+    wrong: list[str] = []
+
+    def report(record: Record) -> None:
+        print(line(record), flush=True)
+        records.append(record)
+
+    def complain(sentence: str) -> None:
+        print(f"WRONG: {sentence}", flush=True)
+        wrong.append(sentence)
+
+    for op in chosen:
+        measure(
+            op,
+            list(cases(options.quick, device)),
+            device,
+            repeats=options.repeats,
+            compiling=not options.no_compile,
+            report=report,
+            complain=complain,
+        )
+        if options.json:  # after each op: a run that is cut off has not been for nothing
+            write_text_whole(options.json, as_json(records))
     if device.type == "cuda":
         after = gpu_state()
         throttled = any(state and state["throttled"] for state in (before, after))
@@ -153,3 +161,5 @@ def main(ops: Sequence[Op], description: str | None, argv: Sequence[str] | None 
         write_whole(options.csv, lambda path: write_csv(path, records))
     if options.plot:
         plot(options.plot, records)
+    if wrong:
+        sys.exit(f"error: not timed, because it is wrong, in {len(wrong)} cases; the first: {wrong[0]}")

@@ -50,25 +50,31 @@ def _without_the_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_provider_is_right_and_recorded(op: harness.Op, dtype: str) -> None:
     seen: list[harness.Record] = []
     case = harness.Case(TINY.shape, dtype, TINY.layout)
-    records = harness.measure(op, [case], CPU, repeats=3, report=seen.append)
-    assert records == seen and {"cpp", "eager", "compile"} <= {r.provider for r in records}
-    eager = next(r for r in records if r.provider == "eager")
-    for r in records:
+    harness.measure(op, [case], CPU, repeats=3, report=seen.append, complain=pytest.fail)
+    assert {"cpp", "eager", "compile"} <= {r.provider for r in seen}
+    eager = next(r for r in seen if r.provider == "eager")
+    for r in seen:
         assert 0 < r.us_p20 <= r.us_p50 <= r.us_p80
         assert r.gbps == pytest.approx(op.images_moved * 192 * harness.DTYPES[dtype].itemsize / r.us_p50 / 1e3)
         assert r.ratio_eager == pytest.approx(eager.us_p50 / r.us_p50)
         assert len(report.line(r)) == len(report.HEADER)
 
 
-def test_a_wrong_provider_is_caught() -> None:
+def test_a_wrong_provider_is_named_and_not_timed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def wrong(case: harness.Case, device: torch.device, seed: int) -> harness.Work:
         work = bench_reverse_step.OP.work(case, device, seed)
         work.calls["cpp"] = lambda: [work.calls["eager"]()[0] + 1e-4]
+        work.calls["cpp in place"] = lambda: [torch.zeros(2) + torch.zeros(3)]
         return work
 
-    op = harness.Op("reverse_step", 5, 5, wrong)
-    with pytest.raises(harness.WrongResult, match=r"reverse_step by cpp on .* is off by 1\.0e-04"):
-        harness.measure(op, [TINY], CPU, report=print)
+    monkeypatch.setattr(report, "cases", lambda quick, device: [TINY])
+    op, file = harness.Op("reverse_step", 5, 5, wrong), tmp_path / "a.json"
+    with pytest.raises(SystemExit, match=r"wrong, in 2 cases; the first: reverse_step by cpp on .* is off by 1\.0e-04"):
+        report.main([op], "", ["--repeats", "3", "--json", str(file)])
+    assert [r["provider"] for r in json.loads(file.read_text())] == ["eager", "compile"]
+    assert "WRONG: reverse_step by cpp in place on" in capsys.readouterr().out
 
 
 def test_inputs_rotate_through_more_than_the_cache() -> None:
@@ -199,11 +205,14 @@ def test_what_is_compiled_is_named_by_its_mode(monkeypatch: pytest.MonkeyPatch) 
         assert torch.equal(found[names[0]][1](), found[names[1]][1]())
 
 
-def test_a_wrong_image_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench_sampler, "model", lambda *_: small_model())
+def test_a_wrong_image_is_not_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_sampler, "model", lambda *_: small_model("pred_res", networks="one"))
     monkeypatch.setattr(bench_sampler, "TOLERANCE", 0.0)
-    with pytest.raises(bench_sampler.WrongResult, match="folded differs by up to"):
-        bench_sampler.main(["--sizes", "16"])
+    with pytest.raises(SystemExit, match="wrong, in 1 cases; the first: folded differs by up to"):
+        bench_sampler.main(
+            ["--sizes", "16", "--dtypes", "float32", "--repeats", "3", "--json", str(tmp_path / "a.json")]
+        )
+    assert {row["provider"] for row in json.loads((tmp_path / "a.json").read_text())["rows"]} == {"eager"}
 
 
 def test_the_profile_names_what_runs(capsys: pytest.CaptureFixture[str]) -> None:
