@@ -183,7 +183,10 @@ def percentiles(calls: Mapping[str, Callable[[int], object]], count: int, device
             microseconds = timed(call, count, device)
             if repeat:
                 times[name].append(microseconds)
-    return {name: tuple(statistics.quantiles(t, n=10)[i] for i in (1, 4, 7)) for name, t in times.items()}
+    return {
+        name: tuple(statistics.quantiles(t, n=10, method="inclusive")[i] for i in (1, 4, 7))
+        for name, t in times.items()
+    }
 
 
 def copy_bandwidth(device: torch.device, repeats: int = 9) -> float:

@@ -31,7 +31,7 @@ class Timing:
 
     @classmethod
     def of(cls, milliseconds: list[float]) -> Timing:
-        p20, p50, p80 = (statistics.quantiles(milliseconds, n=10)[i] for i in (1, 4, 7))
+        p20, p50, p80 = (statistics.quantiles(milliseconds, n=10, method="inclusive")[i] for i in (1, 4, 7))
         return cls(p20, p50, p80)
 
 
