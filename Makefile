@@ -12,6 +12,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 SOURCES := setup.py pyproject.toml CMakeLists.txt constraints.txt \
 	$(shell find rddm_fast kernels csrc -type f -not -name '*.pyc' -not -name '*.so')
+FORMATTED := csrc/* examples/*.cpp tests/cuda_on_host/*.h tests/cuda_on_host/*.cpp
 
 .PHONY: demo test check format develop bench clean
 
@@ -25,12 +26,12 @@ check: $(VENV)/checkers
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy rddm_fast kernels benchmarks
-	$(BIN)/clang-format --dry-run -Werror csrc/* examples/*.cpp
+	$(BIN)/clang-format --dry-run -Werror $(FORMATTED)
 
 format: $(VENV)/checkers
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
-	$(BIN)/clang-format -i csrc/* examples/*.cpp
+	$(BIN)/clang-format -i $(FORMATTED)
 
 develop: $(VENV)/tools
 	PATH="$(abspath $(BIN)):$$PATH" $(PIP) install -c constraints.txt --no-build-isolation -e ".[test,dev]"

@@ -66,7 +66,7 @@ def test_it_is_equation_7(shape: tuple[int, ...], dtype: torch.dtype) -> None:
 @settings(max_examples=60, deadline=None)
 @given(
     shape=st.lists(st.integers(0, 9), min_size=1, max_size=5).map(tuple),
-    dtype=st.sampled_from(DTYPES),
+    dtype=st.deferred(lambda: st.sampled_from(DTYPES)),
     layouts=st.lists(st.sampled_from(["contiguous", "transposed", "sliced", "unaligned"]), min_size=3, max_size=3),
     seed=st.integers(0, 2**32),
 )
