@@ -243,7 +243,7 @@ def plot(stem: Path, rows: list[Row]) -> None:
     axis.set_xticks([c + 0.4 for c in range(len(cases))])
     axis.set_xticklabels([f"{n}, {'x'.join(map(str, shape))}, {steps} steps" for n, shape, steps in cases], fontsize=8)
     axis.set_ylabel("times as fast as eager")
-    axis.legend(fontsize=8)
+    axis.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     figure.tight_layout()
     for suffix in (".png", ".svg"):
         write_whole(stem.with_suffix(suffix), lambda unfinished: figure.savefig(unfinished, dpi=120))
