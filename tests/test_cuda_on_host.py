@@ -66,25 +66,11 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
-def test_the_cpu_ops_tests_pass_on_the_cuda_kernels(library: Path) -> None:
-    tests = [*(f"test_{op}.py" for op in (*OPS, "reverse_step_in_place")), "cuda_on_host/what_differs.py"]
-    # What is not the kernels' business, and what differs on a CUDA device: see the last file.
-    without = "opcheck or compile or graph or mistakes or importing or inductor or refuses"
-    without += " or index_that_the_table or two_gradients_and_nothing"
+def launches_and_passed(library: Path, plugin: str, without: str, tests: list[str]) -> tuple[int, int]:
+    """Run `tests` in a process of their own, in which the CPU's ops are replaced."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", plugin, "-p", "no:cacheprovider", "-k", f"not ({without})"]
     done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-q",
-            "-p",
-            "plugin",
-            "-p",
-            "no:cacheprovider",
-            "-k",
-            f"not ({without})",
-            *tests,
-        ],
+        [*command, *tests],
         cwd=HERE,
         env={**os.environ, "RDDM_CUDA_ON_HOST": str(library), "PYTHONPATH": str(HERE / "cuda_on_host")},
         capture_output=True,
@@ -92,5 +78,21 @@ def test_the_cpu_ops_tests_pass_on_the_cuda_kernels(library: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
-    launches, passed = (int(re.search(pattern, done.stdout)[1]) for pattern in (r"launches: (\d+)", r"(\d+) passed"))
+    launches, passed = (re.search(pattern, done.stdout) for pattern in (r"launches: (\d+)", r"(\d+) passed"))
+    return int(launches[1]), int(passed[1])
+
+
+def test_the_cpu_ops_tests_pass_on_the_cuda_kernels(library: Path) -> None:
+    tests = [*(f"test_{op}.py" for op in (*OPS, "reverse_step_in_place")), "cuda_on_host/what_differs.py"]
+    # What is not the kernels' business, and what differs on a CUDA device: see the last file.
+    without = "opcheck or compile or graph or mistakes or importing or inductor or refuses"
+    without += " or index_that_the_table or two_gradients_and_nothing"
+    launches, passed = launches_and_passed(library, "plugin", without, tests)
     assert passed > 400 and launches > 10_000
+
+
+def test_the_gpu_s_own_tests_pass_too(library: Path) -> None:
+    """Those of ops; graphs, streams and the sampler's defaults are a GPU's."""
+    without = "triton or captured or graphs or bfloat16"
+    launches, passed = launches_and_passed(library, "pretend_gpu", without, ["test_gpu.py"])
+    assert passed > 10 and launches > 300
