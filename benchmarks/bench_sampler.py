@@ -11,7 +11,6 @@ its PSNR. The rates are of the networks' arithmetic, beside that of one large co
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import math
 import resource
@@ -29,10 +28,11 @@ from rddm_fast.compat import UnetRes
 from rddm_fast.diffusion import ResidualDiffusion
 from rddm_fast.fast import FastSampler
 from rddm_fast.fast.together import can_be_together
-from rddm_fast.files import write_text_whole, write_whole
+from rddm_fast.files import write_text_whole
 from rddm_fast.schedule import Schedule
 
 from .bench_network import NETWORKS
+from .findings import Findings, save_figure, write_csv
 from .timing import machine, side_by_side
 
 TOLERANCE = 1e-4
@@ -244,9 +244,7 @@ def plot(stem: Path, rows: list[Row]) -> None:
     axis.set_xticklabels([f"{n}, {'x'.join(map(str, shape))}, {steps} steps" for n, shape, steps in cases], fontsize=8)
     axis.set_ylabel("times as fast as eager")
     axis.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
-    figure.tight_layout()
-    for suffix in (".png", ".svg"):
-        write_whole(stem.with_suffix(suffix), lambda unfinished: figure.savefig(unfinished, dpi=120))
+    save_figure(stem, figure)
     pyplot.close(figure)
 
 
@@ -271,17 +269,7 @@ def main(argv: list[str] | None = None) -> None:
     options = parser.parse_args(argv)
     modes = [] if options.compile is None else options.compile or ["default"]
     print(f"{machine()}; torch {torch.__version__}, {torch.get_num_threads()} threads\n{HEADER}")
-    rows: list[Row] = []
-    wrong: list[str] = []
-
-    def report(row: Row) -> None:
-        print(line(row), flush=True)
-        rows.append(row)
-
-    def complain(sentence: str) -> None:
-        print(f"WRONG: {sentence}", flush=True)
-        wrong.append(sentence)
-
+    findings = Findings(line)
     for networks in options.networks:
         for batch in options.batch:
             for steps in options.steps:
@@ -292,21 +280,18 @@ def main(argv: list[str] | None = None) -> None:
                         dtypes=options.dtypes,
                         modes=modes,
                         repeats=options.repeats,
-                        report=report,
-                        complain=complain,
+                        report=findings.report,
+                        complain=findings.complain,
                     )
                     if options.json is not None:  # after each case: a run that is cut off has not been for nothing
-                        found = {"machine": machine(), "torch": torch.__version__, "rows": [asdict(r) for r in rows]}
+                        rows = [asdict(row) for row in findings.rows]
+                        found = {"machine": machine(), "torch": torch.__version__, "rows": rows}
                         write_text_whole(options.json, json.dumps(found, indent=1) + "\n")
     if options.csv is not None:
-        with options.csv.open("w", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=list(asdict(rows[0])))
-            writer.writeheader()
-            writer.writerows({**asdict(r), "shape": "x".join(map(str, r.shape))} for r in rows)
+        write_csv(options.csv, [asdict(row) for row in findings.rows])
     if options.plot is not None:
-        plot(options.plot, rows)
-    if wrong:
-        raise SystemExit(f"error: not timed, because it is wrong, in {len(wrong)} cases; the first: {wrong[0]}")
+        plot(options.plot, findings.rows)
+    findings.end()
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ctypes
 import math
-import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,6 +17,8 @@ import torch
 from torch import Tensor
 
 from rddm_fast.ops import backends
+
+from .timing import p20_p50_p80
 
 SHAPES = [
     *((1, 3, side, side) for side in (64, 128, 256, 512, 1024)),
@@ -183,10 +184,7 @@ def percentiles(calls: Mapping[str, Callable[[int], object]], count: int, device
             microseconds = timed(call, count, device)
             if repeat:
                 times[name].append(microseconds)
-    return {
-        name: tuple(statistics.quantiles(t, n=10, method="inclusive")[i] for i in (1, 4, 7))
-        for name, t in times.items()
-    }
+    return {name: p20_p50_p80(microseconds) for name, microseconds in times.items()}
 
 
 def copy_bandwidth(device: torch.device, repeats: int = 9) -> float:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import statistics
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,9 +12,10 @@ from typing import Any
 import torch
 
 from rddm_fast.env_report import gpus
-from rddm_fast.files import write_text_whole, write_whole
+from rddm_fast.files import write_text_whole
 from rddm_fast.ops import backends
 
+from .findings import Findings, save_figure, write_csv
 from .harness import Op, Record, cases, copy_bandwidth, keep_freed_memory, measure
 from .timing import machine
 
@@ -78,24 +77,13 @@ def plot(stem: Path, records: Sequence[Record]) -> None:
         axis.axhline(copy, color="black", linestyle="--", label="copy bandwidth")
         axis.set(title=f"{op}, float32", xlabel="MiB moved by a perfect kernel", ylabel="GB/s", xscale="log")
         axis.legend()
-    figure.tight_layout()
-    for suffix in (".png", ".svg"):
-        path = stem.with_suffix(suffix)
-        write_whole(path, lambda unfinished: figure.savefig(unfinished, dpi=120))
+    save_figure(stem, figure)
     pyplot.close(figure)
 
 
 def as_json(records: Sequence[Record]) -> str:
     """The records as a JSON list."""
     return json.dumps([r.as_dict() for r in records], indent=1) + "\n"
-
-
-def write_csv(path: Path, records: Sequence[Record]) -> None:
-    """One line a record, with a header."""
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(records[0].as_dict()))
-        writer.writeheader()
-        writer.writerows({**r.as_dict(), "shape": "x".join(map(str, r.shape))} for r in records)
 
 
 def main(ops: Sequence[Op], description: str | None, argv: Sequence[str] | None = None) -> None:
@@ -130,17 +118,7 @@ def main(ops: Sequence[Op], description: str | None, argv: Sequence[str] | None 
     if options.keep_freed_memory:
         print("freed memory is kept by the process")
     print(HEADER)
-    records: list[Record] = []
-    wrong: list[str] = []
-
-    def report(record: Record) -> None:
-        print(line(record), flush=True)
-        records.append(record)
-
-    def complain(sentence: str) -> None:
-        print(f"WRONG: {sentence}", flush=True)
-        wrong.append(sentence)
-
+    findings = Findings(line)
     for op in chosen:
         measure(
             op,
@@ -148,18 +126,17 @@ def main(ops: Sequence[Op], description: str | None, argv: Sequence[str] | None 
             device,
             repeats=options.repeats,
             compiling=not options.no_compile,
-            report=report,
-            complain=complain,
+            report=findings.report,
+            complain=findings.complain,
         )
         if options.json:  # after each op: a run that is cut off has not been for nothing
-            write_text_whole(options.json, as_json(records))
+            write_text_whole(options.json, as_json(findings.rows))
     if device.type == "cuda":
         after = gpu_state()
         throttled = any(state and state["throttled"] for state in (before, after))
         print(f"afterwards: {after}" + (": THE GPU WAS THROTTLED, these times are not its best" if throttled else ""))
     if options.csv:
-        write_whole(options.csv, lambda path: write_csv(path, records))
+        write_csv(options.csv, [record.as_dict() for record in findings.rows])
     if options.plot:
-        plot(options.plot, records)
-    if wrong:
-        sys.exit(f"error: not timed, because it is wrong, in {len(wrong)} cases; the first: {wrong[0]}")
+        plot(options.plot, findings.rows)
+    findings.end()

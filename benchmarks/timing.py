@@ -7,7 +7,7 @@ import platform
 import re
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,12 @@ def machine() -> str:
     return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores"
 
 
+def p20_p50_p80(times: Sequence[float]) -> tuple[float, float, float]:
+    """Percentiles of at least two timings; they stay among them, however few these are."""
+    deciles = statistics.quantiles(times, n=10, method="inclusive")
+    return deciles[1], deciles[4], deciles[7]
+
+
 @dataclass(frozen=True)
 class Timing:
     """Milliseconds a call: median, and the 20th and 80th percentiles as its spread."""
@@ -31,8 +37,7 @@ class Timing:
 
     @classmethod
     def of(cls, milliseconds: list[float]) -> Timing:
-        p20, p50, p80 = (statistics.quantiles(milliseconds, n=10, method="inclusive")[i] for i in (1, 4, 7))
-        return cls(p20, p50, p80)
+        return cls(*p20_p50_p80(milliseconds))
 
 
 def side_by_side(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from rddm_fast.diffusion import ResidualDiffusion
 from rddm_fast.objective import Objective
@@ -47,3 +48,14 @@ def small_model(
 def images(*shape: int, seed: int = 1) -> torch.Tensor:
     """Images in [0, 1] of a shape, seeded."""
     return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def group_norm_cancellation(x: Tensor, groups: int, weight: Tensor, scale_shift: Tensor | None) -> Tensor:
+    """What float32 loses where a value and the mean are each multiplied before they are subtracted.
+
+    It matters where a group's variance is small beside its values.
+    """
+    x = x.double().reshape(x.shape[0], groups, -1)
+    factor = (x.var(2, unbiased=False) + 1e-5).rsqrt().max() * weight.abs().max()
+    scale = 1.0 if scale_shift is None else 1 + scale_shift.abs().max()
+    return 2 * torch.finfo(torch.float32).eps * factor * scale * x.abs().max()

@@ -112,6 +112,8 @@ def test_on_gpu_names_what_exists() -> None:
     assert {"build", "environment", "attributes", "tests", "memcheck-cuda", "racecheck-triton"} <= steps.keys()
     assert {"launches", "ops", "sampler", "training", "profile", "sampler-compiled"} <= steps.keys()
     assert "/nowhere/out dir/ops.json" in steps["ops"]
+    deadline = re.search(r"^deadline=(\d+)$", script.read_text(), re.MULTILINE)
+    assert deadline and 500 < int(deadline[1]) < 9 * 60
     assert all(int(text.split(" s)")[0]) <= 300 for text in steps.values())
     written = set(re.findall(r"--json (\S.*?\.json)", done.stdout))
     assert len(written) + len(("summary.txt", "log.txt")) <= 8

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from models import images, small_model
+from models import group_norm_cancellation, images, small_model
 
 from rddm_fast.fast import FastSampler
 from rddm_fast.objective import Objective
@@ -196,7 +196,10 @@ def test_the_same_bits_twice(backend: str) -> None:
 
 def test_group_norm_silu() -> None:
     for (shape, groups), dtype, layout, adds in itertools.product(
-        [((2, 24, 9, 7), 8), ((1, 64, 128, 128), 8), ((3, 8, 1, 1), 2)], {p[0] for p in PAIRS}, LAYOUTS, (False, True)
+        [((2, 24, 9, 7), 8), ((1, 64, 128, 128), 8), ((3, 8, 1, 1), 2), ((2, 5, 1, 1), 5)],
+        {p[0] for p in PAIRS},
+        LAYOUTS,
+        (False, True),
     ):
         torch.manual_seed(0)
         x, rest = (torch.randn(shape, device=CUDA).to(dtype).to(memory_format=layout) for _ in range(2))
@@ -207,7 +210,10 @@ def test_group_norm_silu() -> None:
         exact = group_norm_silu_reference(
             x.double(), weight.double(), bias.double(), groups, 1e-5, wide.get("scale_shift"), wide.get("residual")
         )
-        close(ours, exact, plain)
+        lost = 0.0
+        if x[0].numel() == groups:  # a group of one value: nothing of it is left but what cancelling it loses
+            lost = group_norm_cancellation(x, groups, weight, given.get("scale_shift")) / exact.abs().max()
+        close(ours, exact, plain, lost)
         assert ours.stride() == plain.stride()
 
 
