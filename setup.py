@@ -173,7 +173,7 @@ def main() -> None:
     setup(
         packages=[*find_packages(include=["rddm_fast", "rddm_fast.*"]), "rddm_fast.kernels"],
         package_dir={"rddm_fast.kernels": "kernels"},
-        package_data={"rddm_fast": ["py.typed", "models/**", "photos/**"]},
+        package_data={"rddm_fast": ["py.typed", "models/NOTICE.md", "models/built_in/**", "restoration/photos/**"]},
         ext_modules=[Extension("rddm_fast._C", sources=[])],
         cmdclass={"build_ext": CMakeBuild, "build_py": CleanBuildPy},
     )

@@ -2,10 +2,10 @@
 
     python -m benchmarks.aosa --photos photos --json benchmarks/results/aosa.json --plot benchmarks/results/aosa.png
 
-Each run is `rddm_fast.train`'s selection as published (one network, L1, DDIM's schedule, Adam at a constant 8e-5) with
+Each run is the trainer's selection as published (one network, L1, DDIM's schedule, Adam at a constant 8e-5) with
 a small network and small patches, from the start to the decision. Adam moves lambda by about the rate a step, so that
-at 8e-5 nothing can be decided before step 125. `photos` is what `python -m rddm_fast.photographs photos --scale 4`
-gathers.
+at 8e-5 nothing can be decided before step 125. `photos` is what
+`python -m rddm_fast.images.photographs photos --scale 4` gathers.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from typing import Any
 
 import torch
 
-from rddm_fast.aosa import THRESHOLD
-from rddm_fast.files import write_text_whole, write_whole
-from rddm_fast.settings import RunSettings
-from rddm_fast.training_run import trainer_of
+from rddm_fast.system.files import write_text_whole, write_whole
+from rddm_fast.theory.objective import THRESHOLD
+from rddm_fast.training.from_settings import trainer_of
+from rddm_fast.training.settings import RunSettings
 
 from .timing import machine
 

@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from rddm_fast.compat import ResidualDiffusion, UnetRes
 from rddm_fast.fast import FastSampler
-from rddm_fast.files import write_text_whole
+from rddm_fast.system.files import write_text_whole
 
 from .timing import machine, side_by_side
 

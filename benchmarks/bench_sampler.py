@@ -28,8 +28,8 @@ from rddm_fast.compat import UnetRes
 from rddm_fast.diffusion import ResidualDiffusion
 from rddm_fast.fast import FastSampler
 from rddm_fast.fast.together import can_be_together
-from rddm_fast.files import write_text_whole
-from rddm_fast.schedule import Schedule
+from rddm_fast.system.files import write_text_whole
+from rddm_fast.theory.schedule import Schedule
 
 from .bench_network import NETWORKS
 from .findings import Findings, save_figure, write_csv

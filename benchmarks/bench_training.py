@@ -23,10 +23,10 @@ from torch import Tensor
 
 from rddm_fast.compat import UnetRes
 from rddm_fast.diffusion import ResidualDiffusion
-from rddm_fast.fast.training import for_training
-from rddm_fast.files import write_text_whole
+from rddm_fast.fast.for_training import for_training
 from rddm_fast.ops import forward_diffuse, joint_loss
-from rddm_fast.schedule import Schedule
+from rddm_fast.system.files import write_text_whole
+from rddm_fast.theory.schedule import Schedule
 
 from .bench_network import NETWORKS
 from .timing import machine, side_by_side

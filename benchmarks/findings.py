@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from rddm_fast.files import write_whole
+from rddm_fast.system.files import write_whole
 
 Row = TypeVar("Row")
 

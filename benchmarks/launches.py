@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch.profiler import DeviceType, ProfilerActivity, profile
 
-from rddm_fast.files import write_text_whole
+from rddm_fast.system.files import write_text_whole
 
 from .bench_forward_diffuse import OP as FORWARD_DIFFUSE
 from .bench_joint_loss import OP as JOINT_LOSS

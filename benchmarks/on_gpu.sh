@@ -54,13 +54,13 @@ if [ $dry -eq 0 ]; then export PYTHONPATH="$package"; fi
 # `python -m benchmarks...` puts the checkout, which is not compiled, before the package: the runner turns that round.
 run=("$python" -P "$repo/benchmarks/run_installed.py")
 
-step environment 15 "$python" -P -m rddm_fast.env_report --json
+step environment 15 "$python" -P -m rddm_fast.ops.env_report --json
 step attributes 15 "$python" -P -c 'import json; from rddm_fast import _C; import rddm_fast.ops; print(json.dumps(_C.kernel_attributes(), indent=1))'
 
 # Nothing of this is timed, and most of it waits for Triton's compiler: all at once.
 processes=()
 if [ $dry -eq 0 ] && "$python" -c 'import xdist' 2>/dev/null; then processes=(-n 6); fi
-step tests 150 "$python" -P -m pytest -q -p no:cacheprovider "${processes[@]}" tests/test_gpu.py tests/test_build.py &
+step tests 150 "$python" -P -m pytest -q -p no:cacheprovider "${processes[@]}" tests/ops/test_gpu.py tests/package/test_build.py &
 for tool in memcheck racecheck; do
   for backend in cuda triton; do
     if [ $dry -eq 1 ] || command -v compute-sanitizer >/dev/null; then

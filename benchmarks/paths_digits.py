@@ -16,15 +16,16 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from rddm_fast.checkpoint import load_model
 from rddm_fast.diffusion import ResidualDiffusion
-from rddm_fast.digits import Digits
-from rddm_fast.files import write_text_whole
-from rddm_fast.path_figure import SCHEDULES, PathRow, distances, draw_rows, path_rows
-from rddm_fast.paths import ORDERS
-from rddm_fast.schedule import Schedule
-from rddm_fast.train import Progress, Trainer, TrainSettings
-from rddm_fast.unet import ResidualUnets
+from rddm_fast.diffusion.path_figure import SCHEDULES, PathRow, distances, draw_rows, path_rows
+from rddm_fast.diffusion.residual_unets import ResidualUnets
+from rddm_fast.images.digits import Digits
+from rddm_fast.models.folder import load_model
+from rddm_fast.system.files import write_text_whole
+from rddm_fast.theory.schedule import Schedule
+from rddm_fast.theory.steps import ORDERS
+from rddm_fast.training.settings import TrainSettings
+from rddm_fast.training.trainer import Progress, Trainer
 
 SIDE = 16
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-from rddm_fast.env_report import gpus
-from rddm_fast.files import write_text_whole
 from rddm_fast.ops import backends
+from rddm_fast.ops.env_report import gpus
+from rddm_fast.system.files import write_text_whole
 
 from .findings import Findings, save_figure, write_csv
 from .harness import Op, Record, cases, copy_bandwidth, keep_freed_memory, measure

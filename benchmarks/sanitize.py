@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rddm_fast.objective import Objective
 from rddm_fast.ops import (
     StepTable,
     channel_norm,
@@ -24,6 +23,7 @@ from rddm_fast.ops import (
     reverse_step,
     reverse_step_,
 )
+from rddm_fast.theory.objective import Objective
 
 from .harness import LAYOUTS, our_backends
 

@@ -3,7 +3,7 @@
     python -m benchmarks.table1 --photos FOLDER [--tasks digits,derain,lowlight] [--steps 200] [--digits-steps 400]
         [--seeds 2] [--dim 16] [--work build/table1] [-o benchmarks/results]
 
-`--photos` are photographs to train on, such as `python -m rddm_fast.photographs FOLDER` gathers; those of the package
+`--photos` are photographs to train on; `python -m rddm_fast.images.photographs FOLDER` gathers some. The package's own
 are restored and measured. Writes table1.json, table1.csv and table1.md, anew after each task. A command that was cut
 off goes on where it stopped: every (task, method, seed) has its folder in the work folder.
 """
@@ -18,9 +18,9 @@ from pathlib import Path
 
 import torch
 
-from rddm_fast.demo import DEGRADATIONS
-from rddm_fast.image_files import find_images
-from rddm_fast.train import Interrupted, Progress
+from rddm_fast.images.find import find_images
+from rddm_fast.restoration.demo import DEGRADATIONS
+from rddm_fast.training.trainer import Interrupted, Progress
 
 from .table1_report import TITLES, Column, plain, write
 from .table1_runs import GENERATING, METHODS, RESTORING, Generation, Restoration, Task, run

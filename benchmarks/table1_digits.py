@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rddm_fast._extras import require
-from rddm_fast.digits import NATIVE, Digits
-from rddm_fast.scripted import frechet_distance
+from rddm_fast.images.digits import NATIVE, Digits
+from rddm_fast.restoration.perceptual import frechet_distance
+from rddm_fast.system.extras import require
 
 HIDDEN = 64
 HELD_OUT = 360

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rddm_fast.files import write_text_whole
+from rddm_fast.system.files import write_text_whole
 
 from .table1_runs import METHODS, READINGS, Task
 

@@ -17,19 +17,20 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from rddm_fast.checkpoint import load_model
-from rddm_fast.data import PhotoPatches
-from rddm_fast.demo import degraded, photographs
 from rddm_fast.diffusion import ResidualDiffusion
-from rddm_fast.digits import NATIVE, Digits
+from rddm_fast.diffusion.residual_unets import ResidualUnets
 from rddm_fast.fast import FastSampler
-from rddm_fast.files import write_text_whole
-from rddm_fast.io import read_image
-from rddm_fast.metrics import psnr, ssim
-from rddm_fast.objective import Objective
-from rddm_fast.schedule import Schedule
-from rddm_fast.train import Progress, Trainer, TrainSettings
-from rddm_fast.unet import ResidualUnets
+from rddm_fast.images.datasets import PhotoPatches
+from rddm_fast.images.digits import NATIVE, Digits
+from rddm_fast.images.picture import read_image
+from rddm_fast.models.folder import load_model
+from rddm_fast.restoration.demo import degraded, photographs
+from rddm_fast.restoration.metrics import psnr, ssim
+from rddm_fast.system.files import write_text_whole
+from rddm_fast.theory.objective import Objective
+from rddm_fast.theory.schedule import Schedule
+from rddm_fast.training.settings import TrainSettings
+from rddm_fast.training.trainer import Progress, Trainer
 
 from .table1_digits import HELD_OUT, Judge
 
@@ -105,7 +106,7 @@ class Restoration:
     def about(self) -> str:
         plan = self.plan
         return (
-            f"the {len(self.truth)} photographs of the package, degraded by rddm_fast.degrade and cropped to their "
+            f"the {len(self.truth)} photographs of the package, degraded by rddm-fast and cropped to their "
             f"central {plan.crop}x{plan.crop} pixels; trained on {plan.patch}x{plan.patch} patches of the "
             f"{len(self.photos)} photographs given; schedule {self.facts['schedule']}, residual clamped to ±2, eta 0."
         )

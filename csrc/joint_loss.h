@@ -1,7 +1,7 @@
 // The arithmetic of the joint loss (RDDM, eq. 12 and section 4.3), for one pixel, shared by the
 // host and the device.
 //
-// The objective's targets (rddm_fast/objective.py) follow from I_0, I_in and epsilon; each output
+// The objective's targets (rddm_fast/theory/objective.py) follow from I_0, I_in and epsilon; each output
 // contributes its weight times |output - target| or its square, and the derivative of that.
 #pragma once
 

@@ -1,6 +1,6 @@
 // The arithmetic of one reverse step, for one pixel, shared by the host and the device.
 //
-// It is rddm_fast/objective.py's read_out followed by a linear combination:
+// It is rddm_fast/theory/objective.py's read_out followed by a linear combination:
 //
 //   (I_res, epsilon, I_0) = read_out(objective, I_t, out0, out1, I_in)
 //   I_next = offset + k_t I_t + k_res I_res + k_noise epsilon + k_0 I_0 + sigma noise
@@ -16,7 +16,7 @@
 
 namespace rddm {
 
-// The codes of rddm_fast.objective.Objective.
+// The codes of rddm_fast.theory.objective.Objective.
 enum class Objective : int {
   kPredResNoise = 0,
   kPredResAddNoise = 1,
@@ -35,7 +35,7 @@ constexpr bool has_two_outputs(Objective objective) {
 constexpr bool needs_input(Objective objective) { return objective > Objective::kPredResAddNoise; }
 
 // What a step multiplies by, in the precision T that it computes in: built once a call, in double,
-// or a row of a table (rddm_fast/ops/step_coefficients.py). The two divisions of the read-out
+// or a row of a table (rddm_fast/ops/step_table.py). The two divisions of the read-out
 // become multiplications and 1 - alpha_bar loses nothing.
 template <class T>
 struct StepCoefficients {

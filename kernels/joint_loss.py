@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from rddm_fast.objective import Objective
+from rddm_fast.theory.objective import Objective
 
 from .images import in_layout_of, launch_config, load_or_zeros, result_for
 from .noise import drawn_noise

@@ -9,8 +9,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from rddm_fast.objective import Objective
-from rddm_fast.ops.step_coefficients import FIELDS, coefficients
+from rddm_fast.ops.step_table import FIELDS, coefficients
+from rddm_fast.theory.objective import Objective
 
 from .images import in_layout_of, launch_config, load_or_zeros, pixel_layout, result_for
 from .noise import drawn_noise

@@ -12,20 +12,20 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from .system.version import __version__
 
 _HOMES = {
-    "FastSampler": "fast",
-    "ModelError": "checkpoint",
-    "Objective": "objective",
-    "ResidualDiffusion": "diffusion",
-    "ResidualUnets": "unet",
-    "Schedule": "schedule",
-    "Unet": "unet",
-    "load_model": "checkpoint",
-    "load_published": "checkpoint",
-    "reverse_step": "ops",
-    "save_model": "checkpoint",
+    "FastSampler": "fast.engine",
+    "ModelError": "models.published",
+    "Objective": "theory.objective",
+    "ResidualDiffusion": "diffusion.residual",
+    "ResidualUnets": "diffusion.residual_unets",
+    "Schedule": "theory.schedule",
+    "Unet": "diffusion.unet",
+    "load_model": "models.folder",
+    "load_published": "models.published",
+    "reverse_step": "ops.reverse_step",
+    "save_model": "models.folder",
 }
 __all__ = [
     "FastSampler",
@@ -43,13 +43,15 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from .checkpoint import ModelError, load_model, load_published, save_model
-    from .diffusion import ResidualDiffusion
-    from .fast import FastSampler
-    from .objective import Objective
-    from .ops import reverse_step  # type: ignore[no-redef]  # the function, and the module that defines it
-    from .schedule import Schedule
-    from .unet import ResidualUnets, Unet
+    from .diffusion.residual import ResidualDiffusion
+    from .diffusion.residual_unets import ResidualUnets
+    from .diffusion.unet import Unet
+    from .fast.engine import FastSampler
+    from .models.folder import load_model, save_model
+    from .models.published import ModelError, load_published
+    from .ops.reverse_step import reverse_step  # type: ignore[no-redef]  # the function, and the module that defines it
+    from .theory.objective import Objective
+    from .theory.schedule import Schedule
 
 
 def __getattr__(name: str) -> Any:

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from models import images, small_model
+from small_models import images, small_model
 from torch.utils.data import Dataset
 
-from rddm_fast.train import Trainer, TrainSettings
+from rddm_fast.training.settings import TrainSettings
+from rddm_fast.training.trainer import Trainer
 
 
 class Pairs(Dataset[dict[str, Any]]):

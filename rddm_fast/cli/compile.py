@@ -23,7 +23,7 @@ def compile(
     **published: Any,
 ) -> None:
     """Compile a model's networks ahead of time: later processes find the result in torch's cache."""
-    from ..fast import FastSampler
+    from ..fast.engine import FastSampler
 
     shapes = [size_of(text) for text in size]
     diffusion = model_named(model, **published).to(device_of(device))

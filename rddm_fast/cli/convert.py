@@ -21,7 +21,7 @@ def convert(
     **published: Any,
 ) -> None:
     """Save a published checkpoint's EMA weights as a model folder, which needs no options from then on."""
-    from ..checkpoint import save_model
+    from ..models.folder import save_model
 
     diffusion = published_model(checkpoint, **published)
     save_model(output, diffusion, info={"converted_from": checkpoint.name})

@@ -12,7 +12,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from ..files import write_text_whole
+from ..system.files import write_text_whole
 from .app import command, out, progress_bar
 
 
@@ -29,7 +29,7 @@ def demo(
     degradation: Annotated[str | None, typer.Option(help="What a model of your own undoes, such as rain.")] = None,
 ) -> None:
     """Restore the package's photographs, and compare quality and time with the eager reference."""
-    from .. import demo as demonstration
+    from ..restoration import demo as demonstration
 
     results = []
     with progress_bar() as bar:

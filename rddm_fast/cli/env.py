@@ -12,6 +12,6 @@ from .app import command
 @command
 def env(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """Print versions, what was compiled, and which backend each op uses; for pasting into an issue."""
-    from ..env_report import main as report
+    from ..ops.env_report import main as report
 
     report(["--json"] if as_json else [])

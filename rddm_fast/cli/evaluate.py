@@ -60,9 +60,9 @@ def evaluate(
     LPIPS, FID and IS are measured where their network's file is given; inception-2015-12-05.pt of StyleGAN2-ADA serves
     for the last two. Under torchrun the images are shared among the processes.
     """
-    from ..evaluate import Evaluator
-    from ..evaluate import evaluate as measure
-    from ..pairs import find_pairs
+    from ..images.pairs import find_pairs
+    from ..restoration.evaluate import Evaluator
+    from ..restoration.evaluate import evaluate as measure
 
     pairs = find_pairs(pred, gt, mask)
     if any(pair.target is None for pair in pairs):

@@ -28,7 +28,7 @@ def export(
     **published: Any,
 ) -> None:
     """Write the whole sampling loop as a .pt2 file, which torch or libtorch runs without this package."""
-    from ..export import export as write
+    from ..fast.export import export as write
 
     shape = size_of(size)
     diffusion = model_named(model, **published).to(device_of(device))

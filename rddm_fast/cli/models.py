@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ..diffusion import ResidualDiffusion
-from ..schedule import Schedule
+from ..diffusion.residual import ResidualDiffusion
+from ..theory.schedule import Schedule
 
 PUBLISHED = "What a published .pt does not store"
 
@@ -61,7 +61,7 @@ def published_model(
     ] = None,
 ) -> ResidualDiffusion:
     """A published checkpoint; its keyword arguments are the options of the commands that take one."""
-    from ..checkpoint import MissingArgument, load_published
+    from ..models.published import MissingArgument, load_published
 
     try:
         return load_published(
@@ -94,7 +94,7 @@ def _schedule(name: str) -> Schedule:
 
 def model_named(name: str, **published: Any) -> ResidualDiffusion:
     """A built-in model, a model folder, or a published checkpoint."""
-    from ..checkpoint import load_model
+    from ..models.folder import load_model
 
     path = Path(name)
     if path.suffix.lower() in (".pt", ".pth", ".ckpt") and not path.is_dir():

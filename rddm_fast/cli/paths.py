@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from ..files import write_text_whole
+from ..system.files import write_text_whole
 from .app import Device, command, device_of, out
 from .models import model_named
 
@@ -34,8 +34,8 @@ def paths(
     **published: Any,
 ) -> None:
     """Draw what one seed becomes under several schedules and orders, a row each, and how far apart the rows are."""
-    from ..path_figure import SCHEDULES, distances, draw_rows, path_rows
-    from ..paths import ORDERS
+    from ..diffusion.path_figure import SCHEDULES, distances, draw_rows, path_rows
+    from ..theory.steps import ORDERS
 
     diffusion = model_named(model, **published).to(device_of(device))
     rows = path_rows(diffusion, under or SCHEDULES, order or ORDERS, steps=steps, count=count, seed=seed)

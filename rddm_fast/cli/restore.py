@@ -33,7 +33,7 @@ def restore(
     **published: Any,
 ) -> None:
     """Restore images. A bad file is named and skipped, the rest is done, and the exit code is 1."""
-    from ..restore import Restorer, restore_files
+    from ..restoration.restore import Restorer, restore_files
 
     diffusion = model_named(model, **published).to(device_of(device))
     settings: dict[str, Any] = {"steps": steps, "dtype": dtype_of(dtype), "compile": compile}

@@ -117,12 +117,12 @@ def train(
     seed: Annotated[int | None, typer.Option(help="Of weights, patches and noise.", rich_help_panel=_RUN)] = None,
 ) -> None:
     """Train a model. An interrupted run goes on with the same command, also after a kill."""
-    from ..files import write_text_whole
-    from ..processes import rank
-    from ..settings import RunSettings
-    from ..train import Interrupted
-    from ..train import Progress as Report
-    from ..training_run import trainer_of
+    from ..system.files import write_text_whole
+    from ..system.processes import rank
+    from ..training.from_settings import trainer_of
+    from ..training.settings import RunSettings
+    from ..training.trainer import Interrupted
+    from ..training.trainer import Progress as Report
 
     given = locals()
     run = RunSettings.of(*_layers(preset, config, {name: given[name] for name in _FIELDS}, settings or []))
@@ -160,8 +160,8 @@ def _layers(
     named: str | None, config: Path | None, flags: dict[str, Any], settings: list[str]
 ) -> list[dict[str, dict[str, Any]]]:
     """The preset's settings, the file's, the flags' and those of --set, each over the ones before."""
-    from ..presets import preset
-    from ..settings import read_settings, setting
+    from ..training.presets import preset
+    from ..training.settings import read_settings, setting
 
     file = read_settings(config) if config is not None else {}
     named = named or file.pop("preset", None)

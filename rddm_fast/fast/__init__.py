@@ -1,6 +1,7 @@
-"""The fast path: what does not depend on the image, computed once when a sampler is built."""
+"""The same computation as `rddm_fast.diffusion`, fast: what does not depend on the image is computed once."""
 
 from .engine import FastSampler
-from .fold import fold
 
-__all__ = ["FastSampler", "fold"]
+__all__ = [
+    "FastSampler",
+]

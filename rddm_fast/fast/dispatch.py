@@ -13,7 +13,7 @@ OPS = ("channel_norm", "linear_attention")
 def choose(op: str, device_type: str, dtype: torch.dtype, channels: int, pixels: int, *, triton: bool) -> str:
     """The implementation of `op` for a channels-last image of `channels` and `pixels` (H W) on a device of that type.
 
-    The names are those that the modules of `rddm_fast.fast.modules` take as `impl`. `triton` says whether Triton serves
+    The names are those that the modules of `rddm_fast.fast.folded` take as `impl`. `triton` says whether Triton serves
     the device. What each line rests on was measured on one thread of an x86-64 CPU with AVX-512, with torch 2.13, for
     64 to 512 channels of 8 x 8 to 256 x 256 pixels, in float32 and bfloat16:
 

@@ -13,16 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..diffusion import ResidualDiffusion
+from ..diffusion.residual import ResidualDiffusion
+from ..models.published import from_published
 from ..ops import backends
 from ..ops.group_norm_silu import LACKING as GROUP_NORM_SILU_LACKS
-from ..published import from_published
-from ..sampler import Step
+from ..theory.steps import Step
 from .dispatch import implementation
 from .fold import fold, packs
 from .graphs import CapturedLoop
 from .loop import Loop
-from .shares import shares
+from .time_shares import shares
 from .together import can_be_together
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -33,7 +33,7 @@ class FastSampler:
 
     Args:
         diffusion: a `ResidualDiffusion` (ours, `compat`'s, or an object of the published class: see
-            `rddm_fast.published.from_published`) whose networks are RDDM's U-Nets, or a built-in model's name or a
+            `models.published.from_published`) whose networks are RDDM's U-Nets, or a built-in model's name or a
             model folder. It is left as it was; changing its weights later does not change this sampler.
         steps, eta: sampling steps and their stochasticity; the model's own if None.
         dtype: what the networks compute in: float32, bfloat16 or float16. By default bfloat16 on a GPU, and on a CPU
@@ -61,7 +61,7 @@ class FastSampler:
         max_graphs: int = 8,
     ) -> None:
         if isinstance(diffusion, str | PathLike):
-            from ..checkpoint import load_model
+            from ..models.folder import load_model
 
             diffusion = load_model(diffusion)
         elif not isinstance(diffusion, ResidualDiffusion):

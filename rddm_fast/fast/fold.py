@@ -5,7 +5,7 @@
   were trained with, whatever the dtype the folded network runs in.
 * The time embedding depends on the step: each block's scale and shift become a table with one row a step.
 * The first convolution is linear: its part that sees the degraded image and the mask is computed once an image.
-* Everything runs channels-last, with the modules of `rddm_fast.fast.modules`.
+* Everything runs channels-last, with the modules of `rddm_fast.fast.folded`.
 * On the CPU the convolutions' weights are packed into oneDNN's layout once.
 """
 
@@ -17,11 +17,11 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from ..unet import (
+from ..diffusion.residual_unets import ResidualUnets
+from ..diffusion.unet import (
     Attention,
     ChannelNorm,
     LinearAttention,
-    ResidualUnets,
     ResnetBlock,
     SharedUnet,
     Unet,
@@ -29,7 +29,7 @@ from ..unet import (
     reflected,
     standardised,
 )
-from .modules import FLOAT32_EPS, FoldedBlock, LastAxisNorm, PackedConv2d, PixelsFirstLinearAttention, SdpaAttention
+from .folded import FLOAT32_EPS, FoldedBlock, LastAxisNorm, PackedConv2d, PixelsFirstLinearAttention, SdpaAttention
 
 
 class SplitStem(nn.Module):

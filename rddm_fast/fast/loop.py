@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor
 
-from ..objective import Objective
-from ..ops import StepTable, reverse_step_
-from ..sampler import Step
+from ..ops.reverse_step_in_place import reverse_step_
+from ..ops.step_table import StepTable
+from ..theory.objective import Objective
+from ..theory.steps import Step
 from .fold import FoldedNetworks
 from .together import can_be_together, together
 

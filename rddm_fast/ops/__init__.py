@@ -9,7 +9,7 @@ from .linear_attention import linear_attention, linear_attention_reference
 from .noise import noise
 from .reverse_step import reverse_step, reverse_step_reference
 from .reverse_step_in_place import reverse_step_
-from .step_coefficients import StepTable
+from .step_table import StepTable
 
 __all__ = [
     "BackendUnavailable",

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ..objective import Objective, targets
+from ..theory.objective import Objective, targets
 from . import backends
 from .noise import noise as draw
 from .noise import signed64
@@ -150,7 +150,7 @@ def joint_loss(
 
         lam mean |out0 - target0| + (1 - lam) mean |out1 - target1|
 
-    The targets are the objective's (`rddm_fast.objective.targets`): for pred_res_noise the residual I_in - I_0 and the
+    The targets are the objective's (`theory.objective.targets`): for pred_res_noise the residual I_in - I_0 and the
     noise. For an objective with one output the loss is its mean distance alone, and `lam` is not used.
 
     Args:

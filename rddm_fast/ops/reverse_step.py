@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..objective import Objective, read_out
+from ..theory.objective import Objective, read_out
 from . import backends
 from .noise import noise as draw
 from .noise import signed64

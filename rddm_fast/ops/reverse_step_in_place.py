@@ -11,12 +11,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..objective import Objective, read_out
+from ..theory.objective import Objective, read_out
 from . import backends
 from .noise import noise as draw
 from .noise import signed64
 from .reverse_step import check_images
-from .step_coefficients import FIELDS, StepTable
+from .step_table import FIELDS, StepTable
 
 _SCHEMA = (
     "(Tensor(a!) I_t, Tensor out0, Tensor? out1, Tensor? I_in, Tensor? noise, int? seed, Tensor? seed_tensor, "

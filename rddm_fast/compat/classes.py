@@ -1,0 +1,367 @@
+"""The published class names and arguments, so that a script changes its import line and nothing else.
+
+    from rddm_fast.compat import GaussianDiffusion, ResidualDiffusion, Trainer, Unet, UnetRes, set_seed
+
+Both published generations are covered: `share_encoder` (the deraining experiment) and `num_unet`,
+`test_res_or_noise` (the others). What the published code makes one edit in the source is a keyword here:
+`ResidualDiffusion(..., convert_to_ddim=False, path_independent=False, schedule=None)`. Arguments are never
+mutated. The classes it builds on, with the paper's names, are in `rddm_fast.diffusion` and `rddm_fast.diffusion.unet`.
+"""
+
+from __future__ import annotations
+
+import random
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..diffusion import unet
+from ..diffusion.residual import ResidualDiffusion as _ResidualDiffusion
+from ..diffusion.residual import to_signed
+from ..diffusion.residual_unets import ResidualUnets
+from ..theory.objective import Objective, Prediction, at_test, decision
+from ..theory.schedule import Schedule
+from ..theory.steps import Step, two_pass
+from ..training.aosa import AutoObjective
+from .gaussian import GaussianDiffusion
+from .trainer import Trainer
+
+__all__ = ["GaussianDiffusion", "ResidualDiffusion", "Trainer", "Unet", "UnetRes", "set_seed"]
+
+AUTO = "auto_res_noise"
+
+_GENERATIONS = {0: "two", 1: "shared", -1: "one"}
+
+
+def set_seed(SEED: int) -> None:
+    """Seed Python, NumPy and torch on every device."""
+    random.seed(SEED)
+    np.random.seed(SEED)
+    torch.manual_seed(SEED)
+
+
+def _image_arguments(out_dim: int | None, channels: int, learned_variance: bool, sinusoidal: bool) -> dict[str, int]:
+    if sinusoidal:
+        raise ValueError(
+            "learned or random sinusoidal time embeddings are refused by the published ResidualDiffusion "
+            "and not built here: leave learned_sinusoidal_cond and random_fourier_features False"
+        )
+    return {"channels": channels, "out_dim": out_dim or channels * (2 if learned_variance else 1)}
+
+
+class Unet(unet.Unet):
+    """`rddm_fast.diffusion.unet.Unet` with the published arguments."""
+
+    random_or_learned_sinusoidal_cond = False
+
+    def __init__(
+        self,
+        dim: int,
+        init_dim: int | None = None,
+        out_dim: int | None = None,
+        dim_mults: Sequence[int] = (1, 2, 4, 8),
+        channels: int = 3,
+        self_condition: bool = False,
+        resnet_block_groups: int = 8,
+        learned_variance: bool = False,
+        learned_sinusoidal_cond: bool = False,
+        random_fourier_features: bool = False,
+        learned_sinusoidal_dim: int = 16,
+        condition: bool = False,
+        input_condition: bool = False,
+        img_to_img_translation: bool = False,
+    ) -> None:
+        super().__init__(
+            dim,
+            init_dim=init_dim,
+            dim_mults=dim_mults,
+            self_condition=self_condition,
+            resnet_block_groups=resnet_block_groups,
+            condition=condition,
+            input_condition=input_condition,
+            img_to_img_translation=img_to_img_translation,
+            **_image_arguments(out_dim, channels, learned_variance, learned_sinusoidal_cond or random_fourier_features),
+        )
+
+
+class UnetRes(ResidualUnets):
+    """The networks of an RDDM model, with the published arguments of both generations.
+
+    Pass `share_encoder` (0: two U-Nets, 1: one encoder with two decoders, -1: one U-Net), or `num_unet` (2 or
+    1) with `objective` and `test_res_or_noise`. With neither it is `share_encoder=1`, as published.
+    """
+
+    random_or_learned_sinusoidal_cond = False
+
+    def __init__(
+        self,
+        dim: int,
+        init_dim: int | None = None,
+        out_dim: int | None = None,
+        dim_mults: Sequence[int] = (1, 2, 4, 8),
+        channels: int = 3,
+        self_condition: bool = False,
+        resnet_block_groups: int = 8,
+        learned_variance: bool = False,
+        learned_sinusoidal_cond: bool = False,
+        random_fourier_features: bool = False,
+        learned_sinusoidal_dim: int = 16,
+        share_encoder: int | None = None,
+        condition: bool = False,
+        input_condition: bool = False,
+        *,
+        num_unet: int | None = None,
+        objective: str = "pred_res_noise",
+        test_res_or_noise: str | None = "res_noise",
+        img_to_img_translation: bool = False,
+    ) -> None:
+        if num_unet is not None and share_encoder is not None:
+            raise ValueError("pass share_encoder or num_unet, not both: they are two generations' names for one choice")
+        if num_unet not in (None, 1, 2):
+            raise ValueError(f"num_unet is 1 or 2, not {num_unet}")
+        if share_encoder not in (None, *_GENERATIONS):
+            raise ValueError(
+                f"share_encoder is 0 (two U-Nets), 1 (shared encoder) or -1 (one U-Net), not {share_encoder}"
+            )
+        if num_unet is not None:
+            networks = "two" if num_unet == 2 else "one"
+        else:
+            networks = _GENERATIONS[1 if share_encoder is None else share_encoder]
+        images = _image_arguments(
+            out_dim, channels, learned_variance, learned_sinusoidal_cond or random_fourier_features
+        )
+        super().__init__(
+            dim,
+            networks=networks,
+            init_dim=init_dim,
+            dim_mults=dim_mults,
+            self_condition=self_condition,
+            resnet_block_groups=resnet_block_groups,
+            condition=condition,
+            input_condition=input_condition,
+            img_to_img_translation=img_to_img_translation,
+            **images,
+        )
+        self.condition = condition
+        self.input_condition = input_condition
+        self.channels = channels
+        self.out_dim = images["out_dim"]
+        self.self_condition = self_condition
+        self.num_unet = num_unet
+        self.share_encoder = share_encoder
+        self.objective = objective
+        self.test_res_or_noise = test_res_or_noise
+
+    def forward(
+        self,
+        x: Tensor,
+        time: Tensor | Sequence[Any],
+        x_self_cond: Tensor | None = None,
+        only: tuple[int, ...] | None = None,
+    ) -> list[Tensor]:
+        """The published call. A single noise network takes the second of the two times it is given."""
+        if self.num_unet == 1 and self.objective == "pred_noise" and isinstance(time, (list, tuple)):
+            time = time[1]
+        return super().forward(x, time, x_self_cond, only)
+
+
+class ResidualDiffusion(_ResidualDiffusion):
+    """`rddm_fast.diffusion.ResidualDiffusion` with the published arguments, methods and return values.
+
+    Differences that a keyword makes, where the published code wants its source edited:
+
+    * `convert_to_ddim=True`: the schedule is DDIM's, by the coefficient transformation.
+    * `path_independent=True`: the networks see alpha_bar_t T and beta_bar_t T as their times.
+    * `official_two_pass=True`: few-step sampling runs the loop that the path-independent experiment ships, a pass for
+      the residual and one for the noise (see `rddm_fast.diffusion.paths`, which has the paper's paths).
+    * `schedule`: any `rddm_fast.theory.schedule.Schedule`. By default the generation's own: triangular for
+      `share_encoder`, power (ratio 1) for `num_unet`.
+
+    As published, `sum_scale` None or 0 means 0.01 when restoring and 1 when generating, and a restoring model
+    samples with eta = 0 whatever `ddim_sampling_eta` says.
+
+    With `objective="auto_res_noise"` (AOSA, one network) the parameter `alpha_res` weighs the two readings of the
+    output; `decided` says which it has chosen. `alpha_res_to_0_or_1` fixes it from the start, 1 to the residual and 0
+    to the noise, and is kept in `alpha_res`, and so in checkpoints.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        image_size: int,
+        timesteps: int = 1000,
+        sampling_timesteps: int | None = None,
+        loss_type: str = "l1",
+        objective: str = "pred_res_noise",
+        ddim_sampling_eta: float = 0.0,
+        condition: bool = False,
+        sum_scale: float | None = None,
+        input_condition: bool = False,
+        input_condition_mask: bool = False,
+        test_res_or_noise: str | None = "None",
+        img_to_img_translation: bool = False,
+        convert_to_ddim: bool = False,
+        path_independent: bool = False,
+        schedule: Schedule | None = None,
+        alpha_res_to_0_or_1: int | None = None,
+        official_two_pass: bool = False,
+    ) -> None:
+        if alpha_res_to_0_or_1 not in (None, 0, 1):
+            raise ValueError(f"alpha_res_to_0_or_1 is 1 (residual), 0 (noise) or None, not {alpha_res_to_0_or_1!r}")
+        self.automatic = objective == AUTO
+        self.official_two_pass = official_two_pass
+        scale = sum_scale or (0.01 if condition else 1.0)
+        later_generation = getattr(model, "num_unet", None) is not None
+        if schedule is not None:
+            if convert_to_ddim:
+                raise ValueError("pass schedule or convert_to_ddim=True, not both")
+            if sum_scale:
+                schedule = replace(schedule, sum_scale=sum_scale)
+        elif convert_to_ddim:
+            if scale != 1:
+                warnings.warn(
+                    f"a schedule converted from DDIM ends at beta_bar_T = 1, but sampling would start from noise of "
+                    f"variance sum_scale={scale}: pass sum_scale=1",
+                    stacklevel=2,
+                )
+            schedule = replace(Schedule.from_ddim(timesteps), sum_scale=scale)
+        elif later_generation:
+            schedule = Schedule.power(timesteps, scale)
+        else:
+            schedule = Schedule.triangular(timesteps, scale)
+        mode = test_res_or_noise
+        if later_generation and mode in (None, "None"):
+            mode = getattr(model, "test_res_or_noise", None)
+        super().__init__(
+            model,
+            schedule,
+            objective="pred_res" if self.automatic else objective,
+            condition=condition,
+            input_condition=input_condition,
+            input_condition_mask=input_condition_mask,
+            img_to_img_translation=img_to_img_translation,
+            path_independent=path_independent,
+            test_res_or_noise=mode,
+            loss_type=loss_type,
+            sampling_timesteps=sampling_timesteps,
+            eta=0.0 if condition else ddim_sampling_eta,
+            image_size=image_size,
+        )
+        self.later_generation = later_generation
+        if self.automatic:
+            start = 0.5 if alpha_res_to_0_or_1 is None else float(alpha_res_to_0_or_1)
+            self.alpha_res = nn.Parameter(torch.full((1,), start), requires_grad=alpha_res_to_0_or_1 is None)
+            self.read_objective_of_alpha_res()
+            self.register_load_state_dict_post_hook(lambda module, _keys: module.read_objective_of_alpha_res())
+
+    def steps(self, sampling_timesteps: int | None = None, eta: float | None = None) -> list[Step]:
+        """The reverse steps, of both passes with `official_two_pass`."""
+        steps = super().steps(sampling_timesteps, eta)
+        return two_pass(steps) if self.official_two_pass and len(steps) < self.num_timesteps else steps
+
+    @property
+    def decided(self) -> Objective | None:
+        """What AOSA has chosen: pred_res or pred_noise; None while it has not, and for an objective that was given."""
+        return decision(self.alpha_res) if self.automatic else None
+
+    @property
+    def alpha_res_to_0_or_1(self) -> int | None:
+        """The decision as published: 1 for the residual, 0 for the noise, None for none."""
+        return None if self.decided is None else int(self.decided is Objective.pred_res)
+
+    def read_objective_of_alpha_res(self) -> None:
+        """Sample with what `alpha_res` says now, above 1/2 as a residual; it is asked again after loading."""
+        self.objective = Objective.pred_res if float(self.alpha_res.detach()) > 0.5 else Objective.pred_noise
+        self.read_objective, self.read_outputs = at_test(self.objective, None)
+
+    @property
+    def is_ddim_sampling(self) -> bool:
+        return self.sampling_timesteps < self.num_timesteps
+
+    @property
+    def sum_scale(self) -> float:
+        return self.schedule.sum_scale
+
+    @property
+    def ddim_sampling_eta(self) -> float:
+        return self.eta
+
+    def init(self, schedule: Schedule | None = None) -> None:
+        """Rebuild the coefficients for testing: of another `schedule`, or this one's with its first increment."""
+        if schedule is None:
+            recipe = self.schedule.recipe
+            if recipe.get("family") == "ddim":
+                recipe = {**recipe, "boundary": "test"}
+            schedule = replace(self.schedule, recipe=recipe)
+        self.schedule = schedule
+        for name, values in schedule.buffers().items():
+            setattr(self, name, values.to(self.alphas_cumsum.device))
+
+    def q_sample(  # type: ignore[override]
+        self, x_start: Tensor, x_res: Tensor, t: Tensor, noise: Tensor | None = None
+    ) -> Tensor:
+        """I_t from the clean image and the residual, both in [-1, 1]."""
+        return super().q_sample(x_start, x_res, t, noise)
+
+    def model_predictions(
+        self,
+        x_input: Tensor | float,
+        x: Tensor,
+        t: Tensor,
+        x_input_condition: Tensor | float = 0,
+        x_self_cond: Tensor | None = None,
+        clip_denoised: bool = True,
+    ) -> Prediction:
+        """(pred_res, pred_noise, pred_x_start) for `x` at `t`; `x_input` 0 when generating."""
+        I_in = x_input if isinstance(x_input, Tensor) else None
+        mask = x_input_condition if isinstance(x_input_condition, Tensor) else None
+        return self.predict(x, t, I_in, mask, x_self_cond, clip=clip_denoised)
+
+    def p_losses(
+        self, imgs: Tensor | Sequence[Tensor], t: Tensor, noise: Tensor | None = None
+    ) -> Tensor | list[Tensor]:
+        """The training loss of images already in [-1, 1]: `[truth, input(, mask)]`, or the truth alone.
+
+        One scalar, the sum over the outputs, for `share_encoder`; a list, one an output, for `num_unet`.
+        """
+        truth, *rest = [imgs] if isinstance(imgs, Tensor) else imgs
+        I_in = rest[0] if rest else None
+        mask = rest[1] if self.input_condition and len(rest) > 1 else None
+        if self.automatic:
+            noise = torch.randn_like(truth) if noise is None else noise
+            return [AutoObjective(self, self.alpha_res)(truth, I_in, t, mask, noise).total]
+        losses = self.losses(truth, I_in, t, mask, noise)
+        return losses if self.later_generation else torch.stack(losses).sum()
+
+    def forward(self, img: Tensor | Sequence[Tensor], noise: Tensor | None = None) -> Tensor | list[Tensor]:
+        """The training loss of images in [0, 1] at random times."""
+        images = [img] if isinstance(img, Tensor) else list(img)
+        keep = 2 if self.input_condition and self.input_condition_mask else len(images)
+        signed = [to_signed(x) if i < keep else x for i, x in enumerate(images)]
+        first, end = AutoObjective(self, self.alpha_res).times() if self.automatic else (0, self.num_timesteps)
+        t = torch.randint(first, end, (signed[0].shape[0],), device=signed[0].device).long()
+        return self.p_losses(signed if not isinstance(img, Tensor) else signed[0], t, noise)
+
+    @torch.no_grad()
+    def sample(  # type: ignore[override]
+        self,
+        x_input: Tensor | Sequence[Tensor] | None = None,
+        batch_size: int = 16,
+        last: bool = True,
+        **options: Any,
+    ) -> list[Tensor]:
+        """`[noisy input, result]` when restoring `x_input` (a list: image, mask), `[result]` when generating.
+
+        `last=False` returns the image after every step. All are in [0, 1], not clamped. `options` are those
+        of `rddm_fast.diffusion.ResidualDiffusion.sample`: `callback`, `progress`, `generator`, ….
+        """
+        given = [] if x_input is None else ([x_input] if isinstance(x_input, Tensor) else list(x_input))
+        I_in = given[0] if given and self.condition else None
+        mask = given[1] if len(given) > 1 and self.input_condition else None
+        return super().sample(I_in, mask, batch_size=batch_size, every_step=not last, **options)

@@ -1,0 +1,10 @@
+"""The readable reference: networks, the reverse process and `ResidualDiffusion`."""
+
+from .residual import LOSSES, ResidualDiffusion, to_signed, to_unit
+
+__all__ = [
+    "LOSSES",
+    "ResidualDiffusion",
+    "to_signed",
+    "to_unit",
+]

@@ -1,0 +1,202 @@
+"""What takes the place of the U-Net's modules when it is folded: the same functions on channels-last images.
+
+Where a pixel's channels lie together, the channel norm is torch's layer norm, linear attention is matrix products
+without copies, and full attention is `scaled_dot_product_attention`. `dispatch` says where kernels of ours do it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..diffusion.unet import Attention, Block, ChannelNorm, LinearAttention, ResnetBlock
+from ..ops.channel_norm import channel_norm
+from ..ops.group_norm_silu import group_norm_silu
+from ..ops.linear_attention import linear_attention
+from .dispatch import implementation
+
+FLOAT32_EPS = 1e-5
+
+
+class FoldedBlock(nn.Module):
+    """A residual block for known steps: its scale and shift are a table, its norms and activations one op each."""
+
+    table: Tensor
+
+    def __init__(self, block: ResnetBlock, table: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("table", table)
+        self.conv1, self.conv2 = block.block1.proj, block.block2.proj
+        self.norm1, self.norm2 = NormSilu(block.block1), NormSilu(block.block2)
+        self.res_conv = block.res_conv
+
+    def forward(self, x: Tensor, step: Tensor) -> Tensor:
+        h = self.norm1(self.conv1(x), self.table.index_select(0, step))
+        h = self.conv2(h)
+        return self.norm2(h, residual=self.res_conv(x).to(h.dtype))  # they differ under autocast
+
+
+class NormSilu(nn.Module):
+    """Group norm, scale and shift, SiLU and the residual: `ops.group_norm_silu` with parameters in float32.
+
+    impl: the op's backend; "reference" where nothing but torch's own ops may be in a graph.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    impl: str | None = None
+
+    def __init__(self, block: Block) -> None:
+        super().__init__()
+        norm = block.norm
+        self.groups, self.eps = norm.num_groups, norm.eps
+        self.register_buffer("weight", norm.weight.detach().float().clone())
+        self.register_buffer("bias", norm.bias.detach().float().clone())
+
+    def forward(self, x: Tensor, scale_shift: Tensor | None = None, residual: Tensor | None = None) -> Tensor:
+        given: dict[str, Any] = {"eps": self.eps, "scale_shift": scale_shift, "residual": residual, "impl": self.impl}
+        return group_norm_silu(x, self.weight, self.bias, self.groups, **given)
+
+
+class LastAxisNorm(nn.Module):
+    """`unet.ChannelNorm` of a channels-last image: `ops.channel_norm` with the epsilon of float32.
+
+    impl: the op's backend; "torch" where nothing but torch's own ops may be in a graph. None is what `dispatch` says.
+    """
+
+    impl: str | None = None
+
+    def __init__(self, norm: ChannelNorm) -> None:
+        super().__init__()
+        self.g = nn.Parameter(norm.g.detach().flatten().clone(), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return channel_norm(x, self.g, FLOAT32_EPS, impl=self.impl or implementation("channel_norm", x))
+
+
+class PixelsFirstLinearAttention(nn.Module):
+    """`unet.LinearAttention` on (pixels, features) matrices, which is how a channels-last image lies in memory.
+
+    The keys' softmax over all pixels is gathered in one walk over them, rescaled whenever a larger key turns up. Its
+    result, a small (features x features) matrix a head, is multiplied with the output projection, so that a second
+    walk has one matrix product for each pixel's queries. Both walks take CHUNK pixels at a time: queries, keys and
+    values, 16 times the image for the first stage of a published network, stay in a CPU's cache.
+
+    impl: "chunked" is that, "whole" the same with all pixels at once; "triton" and "reference" are `linear_attention`'s
+        and `channel_norm`'s, between the two projections. None is what `dispatch` says.
+    """
+
+    CHUNK = 4096
+    impl: str | None = None
+
+    def __init__(self, attention: LinearAttention) -> None:
+        super().__init__()
+        self.heads, self.scale = attention.heads, attention.scale
+        project, norm = attention.to_out[0], attention.to_out[1]
+        assert (
+            isinstance(project, nn.Conv2d) and project.bias is not None and isinstance(norm, ChannelNorm | LastAxisNorm)
+        )
+        self.inner = project.weight.shape[1]
+        self.to_qkv = nn.Parameter(attention.to_qkv.weight.detach().flatten(1).clone(), requires_grad=False)
+        self.to_out = nn.Parameter(project.weight.detach().flatten(1).t().contiguous(), requires_grad=False)
+        self.bias = nn.Parameter(project.bias.detach().clone(), requires_grad=False)
+        self.g = nn.Parameter(norm.g.detach().flatten().clone(), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        impl = self.impl or implementation("linear_attention", x)
+        pixels = x.permute(0, 2, 3, 1)
+        if impl in ("chunked", "whole"):
+            out = self._walk(pixels.flatten(1, 2), self.CHUNK if impl == "chunked" else x.shape[2] * x.shape[3])
+            return out.view(pixels.shape).permute(0, 3, 1, 2)
+        qkv = F.linear(pixels, self.to_qkv).permute(0, 3, 1, 2)
+        out = linear_attention(qkv, self.heads, impl=impl).permute(0, 2, 3, 1)
+        out = F.linear(out, self.to_out.t(), self.bias).permute(0, 3, 1, 2)
+        return channel_norm(out, self.g, FLOAT32_EPS, impl=impl)
+
+    def _walk(self, pixels: Tensor, chunk: int) -> Tensor:
+        """The output (B, H W, C) for (B, H W, C) `pixels`, `chunk` of them at a time."""
+        chunks = pixels.split(chunk, dim=1)
+        to_out = self.to_out.unflatten(0, (self.heads, -1))
+        projection = (self._context(chunks) * (self.scale / pixels.shape[1]) @ to_out).flatten(1, 2)
+        parts = []
+        for part in chunks:
+            q = F.linear(part, self.to_qkv[: self.inner]).unflatten(-1, (self.heads, -1)).softmax(dim=-1).flatten(-2)
+            parts.append(F.layer_norm(q @ projection + self.bias, self.g.shape, self.g, None, FLOAT32_EPS))
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+    def _context(self, chunks: Sequence[Tensor]) -> Tensor:
+        """softmax(k) over all pixels, transposed, times v: (B, heads, features, features)."""
+        largest = context = total = None
+        for chunk in chunks:
+            k, v = F.linear(chunk, self.to_qkv[self.inner :]).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
+            top = k.amax(dim=-2, keepdim=True)
+            if largest is not None:
+                top = torch.maximum(top, largest)
+            k = (k - top).exp_()
+            k_v, k_sum = k.transpose(-1, -2) @ v, k.sum(dim=-2).unsqueeze(-1)
+            if largest is None:
+                context, total = k_v, k_sum
+            else:
+                shrink = (largest - top).exp_().transpose(-1, -2)
+                context, total = context * shrink + k_v, total * shrink + k_sum
+            largest = top
+        assert context is not None and total is not None
+        return context / total
+
+
+class SdpaAttention(nn.Module):
+    """`unet.Attention` by torch's fused attention, which never holds the (pixels x pixels) matrix."""
+
+    def __init__(self, attention: Attention) -> None:
+        super().__init__()
+        self.heads, self.scale = attention.heads, attention.scale
+        self.to_qkv, self.to_out = attention.to_qkv, attention.to_out
+
+    def forward(self, x: Tensor) -> Tensor:
+        return attend(self, x)
+
+
+def attend(attention: Any, x: Tensor) -> Tensor:
+    """What `attention`, a `unet.Attention` or one with its parts, makes of a channels-last image."""
+    q, k, v = _heads(attention.to_qkv(x), attention.heads)
+    return attention.to_out(_image(F.scaled_dot_product_attention(q, k, v, scale=attention.scale), *x.shape[2:]))
+
+
+def _heads(qkv: Tensor, heads: int) -> tuple[Tensor, ...]:
+    """A channels-last (B, 3 heads features, H, W) image as q, k, v of shape (B, heads, H W, features)."""
+    b, channels, h, w = qkv.shape
+    parts = qkv.permute(0, 2, 3, 1).reshape(b, h * w, 3, heads, channels // (3 * heads))
+    return parts.permute(2, 0, 3, 1, 4).unbind(0)
+
+
+def _image(x: Tensor, height: int, width: int) -> Tensor:
+    """(B, heads, H W, features) as a channels-last (B, heads features, H, W) image."""
+    b, heads, _, features = x.shape
+    return x.transpose(1, 2).reshape(b, height, width, heads * features).permute(0, 3, 1, 2)
+
+
+class PackedConv2d(nn.Module):
+    """A convolution on the CPU whose weight lies in oneDNN's own layout, once, instead of being reordered at each call.
+
+    It is what torch's own compiler does when it freezes a model's weights. For 1x1 convolutions there is nothing to
+    gain, and on 8x8 images oneDNN takes 20 to 30 times as long with a packed weight as without.
+    """
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        self.padding, self.stride, self.dilation = (
+            list(map(int, a)) for a in (conv.padding, conv.stride, conv.dilation)
+        )
+        self.bias = conv.bias
+        self.packed = torch._C._nn.mkldnn_reorder_conv2d_weight(
+            conv.weight.detach().to_mkldnn(), self.padding, self.stride, self.dilation, 1
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.ops.mkldnn._convolution_pointwise(
+            x, self.packed, self.bias, self.padding, self.stride, self.dilation, 1, "none", [], ""
+        )

@@ -1,0 +1,243 @@
+"""Data sets to train on: pairs of image files, and photographs degraded as they are asked for.
+
+Both give dictionaries of float32 tensors (C, H, W) with values in [0, 1]: `target`, `input`, `mask` where
+there is one, and `name`. Both are deterministic: item `index` of a data set built with the same arguments is
+always the same, whatever the order, the number of workers or the steps done before. To train, let `length` be
+all items of the training (steps times batch), read them in order, and resume from item `steps_done * batch`:
+the stream goes on as if never interrupted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from .degrade import KINDS, FloatImage, degrade
+from .pairs import DataError, Pair
+from .picture import ImageError, read_image
+
+Item = dict[str, Any]
+
+
+class PairedImages(Dataset[Item]):
+    """Pairs of images from files.
+
+    pairs: what `rddm_fast.images.pairs.find_pairs` found.
+    patch: side of random square patches in pixels, the same place in input, target and mask; smaller images
+        are extended by reflection at the right and the bottom. None for whole images.
+    flip: the chance that an item is mirrored left to right; None for 0.5 with patches and 0 for whole images
+        (the published code mirrors every item by mistake).
+    scale: images are scaled by this factor first, with antialiasing, so 0.5 halves both sides.
+    length: number of items; item i belongs to pass i // len(pairs) over the pairs, each pass in another
+        random order. None for each pair once, in the order given.
+    grey: whether images become one channel, (1, H, W), the mean of the colours; else they are (3, H, W).
+    seed: not negative.
+
+    An item holds `input`, `target` for pairs that have one, `mask` (1, H, W) likewise, all float32 in [0, 1],
+    and `name`. Alpha is left out.
+
+    Indexing raises DataError when the images of a pair differ in size, ImageError for one that cannot be
+    read, with the list and line that named it.
+    """
+
+    def __init__(
+        self,
+        pairs: Sequence[Pair],
+        *,
+        patch: int | None = None,
+        flip: float | None = None,
+        scale: float = 1.0,
+        length: int | None = None,
+        grey: bool = False,
+        seed: int = 0,
+    ) -> None:
+        if not pairs:
+            raise ValueError("no pairs given")
+        if flip is None:
+            flip = 0.0 if patch is None else 0.5
+        counts_valid = (patch is None or patch >= 1) and (length is None or length >= 0) and seed >= 0
+        if not counts_valid or not 0 <= flip <= 1 or scale <= 0:
+            raise ValueError(
+                f"patch must be at least 1, flip in [0, 1], scale above 0, length and seed at least 0, "
+                f"got patch {patch}, flip {flip:g}, scale {scale:g}, length {length}, seed {seed}"
+            )
+        self.pairs = list(pairs)
+        self.patch = patch
+        self.flip = flip
+        self.scale = scale
+        self.shuffled = length is not None
+        self.length = len(self.pairs) if length is None else length
+        self.grey = grey
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> Item:
+        if not 0 <= index < self.length:
+            raise IndexError(f"index {index} is out of range for {self.length} items")
+        pair = self.pairs[self._which(index)]
+        images = self._read(pair)
+        rng = np.random.default_rng((self.seed, index))
+        if self.patch is not None:
+            images = _crop(images, self.patch, rng)
+        if rng.random() < self.flip:
+            images = {key: image.flip(2) for key, image in images.items()}
+        return {**{key: image.contiguous() for key, image in images.items()}, "name": pair.name}
+
+    def _which(self, index: int) -> int:
+        if not self.shuffled:
+            return index
+        passes, place = divmod(index, len(self.pairs))
+        order = np.random.default_rng((self.seed, passes, 1)).permutation(len(self.pairs))
+        return int(order[place])
+
+    def _read(self, pair: Pair) -> dict[str, Tensor]:
+        paths = {"input": pair.input, "target": pair.target, "mask": pair.mask}
+        images: dict[str, Tensor] = {}
+        for key, path in paths.items():
+            if path is None:
+                continue
+            try:
+                pixels = read_image(path).pixels
+            except ImageError as error:
+                if not pair.origin:
+                    raise
+                raise ImageError(f"{error} (named in {pair.origin})") from error
+            if images and pixels.shape[1:] != images["input"].shape[1:]:
+                sizes = [f"{image.shape[2]}x{image.shape[1]}" for image in (images["input"], pixels)]
+                raise DataError(f"{pair.input} is {sizes[0]} but its {key} {path} is {sizes[1]}")
+            images[key] = pixels
+        if self.scale != 1:
+            height, width = images["input"].shape[1:]
+            size = (max(1, round(height * self.scale)), max(1, round(width * self.scale)))
+            images = {key: _resize(image, size) for key, image in images.items()}
+        one_channel = {"input", "target", "mask"} if self.grey else {"mask"}
+        for key in one_channel & images.keys():
+            images[key] = images[key].mean(0, keepdim=True)
+        return images
+
+
+class PhotoPatches(Dataset[Item]):
+    """Random patches of photographs, degraded as they are asked for.
+
+    photographs: image files; read once, kept in memory with 8 bits a sample.
+    kind: a degradation, a name in `rddm_fast.images.degrade.KINDS`.
+    patch: side of the square patches in pixels; every photograph must be at least that large.
+    length: number of items. Item i is drawn from the seed (seed, i) alone.
+    seed: not negative.
+    flip: mirror half of the patches left to right.
+    rotate: turn patches by 0, 90, 180 or 270 degrees before they are degraded.
+    shrink: greatest factor by which a region is scaled down to a patch, 1 for never. The factor is drawn for
+        each patch, half of the patches stay unscaled, and regions are never larger than the photograph.
+    strength: arguments of the degradation, as in `rddm_fast.images.degrade`.
+
+    An item holds `target` and `input`, float32 (3, patch, patch); `mask`, float32 (1, patch, patch), for the
+    kinds that have one; and `name`, the photograph's file name. A photograph is drawn with a chance
+    proportional to the square root of its area, so that small ones are not repeated as often as large ones.
+
+    Raises ImageError for a file that cannot be read, ValueError for a photograph smaller than a patch and for
+    arguments out of range.
+    """
+
+    def __init__(
+        self,
+        photographs: Sequence[str | PathLike[str]],
+        kind: str = "rain",
+        *,
+        patch: int = 64,
+        length: int,
+        seed: int = 0,
+        flip: bool = True,
+        rotate: bool = False,
+        shrink: float = 1.0,
+        strength: Mapping[str, object] | None = None,
+    ) -> None:
+        if not photographs:
+            raise ValueError("no photographs given")
+        if kind not in KINDS:
+            raise ValueError(f"unknown degradation {kind!r}; choose one of {', '.join(KINDS)}")
+        if patch < 1 or length < 0 or seed < 0 or shrink < 1:
+            raise ValueError(
+                f"patch must be at least 1, length and seed at least 0 and shrink at least 1, "
+                f"got patch {patch}, length {length}, seed {seed}, shrink {shrink:g}"
+            )
+        self.paths = [Path(path) for path in photographs]
+        self.kind = kind
+        self.patch = patch
+        self.length = length
+        self.seed = seed
+        self.flip = flip
+        self.rotate = rotate
+        self.shrink = shrink
+        self.strength = dict(strength or {})
+        self._photographs = [_read_uint8(path) for path in self.paths]
+        for path, photograph in zip(self.paths, self._photographs, strict=True):
+            if min(photograph.shape[:2]) < patch:
+                height, width = photograph.shape[:2]
+                raise ValueError(f"{path} is {width}x{height}, smaller than a patch of {patch}")
+        weight = np.sqrt([photograph.shape[0] * photograph.shape[1] for photograph in self._photographs])
+        self._cumulative = np.cumsum(weight / weight.sum())
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> Item:
+        if not 0 <= index < self.length:
+            raise IndexError(f"index {index} is out of range for {self.length} patches")
+        rng = np.random.default_rng((self.seed, index))
+        which = min(int(np.searchsorted(self._cumulative, rng.random(), side="right")), len(self.paths) - 1)
+        target = self._draw_patch(self._photographs[which], rng)
+        degraded = degrade(target, self.kind, rng, **self.strength)
+        item: Item = {"target": _to_tensor(target), "input": _to_tensor(degraded.image)}
+        item["name"] = self.paths[which].name
+        if degraded.mask is not None:
+            item["mask"] = torch.from_numpy(degraded.mask)[None]
+        return item
+
+    def _draw_patch(self, photograph: npt.NDArray[np.uint8], rng: np.random.Generator) -> FloatImage:
+        height, width = photograph.shape[:2]
+        factor = max(1.0, rng.uniform(2 - self.shrink, self.shrink))  # 1 in half of the cases
+        side = min(round(self.patch * factor), height, width)
+        top, left = rng.integers(height - side + 1), rng.integers(width - side + 1)
+        region = photograph[top : top + side, left : left + side]
+        if self.flip and rng.random() < 0.5:
+            region = region[:, ::-1]
+        if self.rotate:
+            region = np.rot90(region, int(rng.integers(4)))
+        if side == self.patch:
+            return np.ascontiguousarray(region).astype(np.float32) / np.float32(255)
+        pixels = torch.from_numpy(np.ascontiguousarray(region)).permute(2, 0, 1).float() / 255
+        return np.ascontiguousarray(_resize(pixels, (self.patch, self.patch)).permute(1, 2, 0).numpy())
+
+
+def _crop(images: dict[str, Tensor], patch: int, rng: np.random.Generator) -> dict[str, Tensor]:
+    """The same random patch of each (C, H, W), extended by reflection where it is smaller than the patch."""
+    height, width = images["input"].shape[1:]
+    missing = ((0, 0), (0, max(0, patch - height)), (0, max(0, patch - width)))
+    if any(after for _, after in missing):
+        # numpy's reflection, unlike torch's, may be longer than the image.
+        images = {key: torch.from_numpy(np.pad(image.numpy(), missing, "reflect")) for key, image in images.items()}
+    top, left = rng.integers(max(1, height - patch + 1)), rng.integers(max(1, width - patch + 1))
+    return {key: image[:, top : top + patch, left : left + patch] for key, image in images.items()}
+
+
+def _resize(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """Scale (C, H, W) to another size; an antialiased triangle filter, which does not leave [0, 1]."""
+    return torch.nn.functional.interpolate(image[None], size, mode="bilinear", antialias=True)[0].clamp(0, 1)
+
+
+def _read_uint8(path: Path) -> npt.NDArray[np.uint8]:
+    return (read_image(path).pixels * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
+
+
+def _to_tensor(image: FloatImage) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))

@@ -1,0 +1,167 @@
+"""Real photographs to train on, found in packages that a machine may already have.
+
+The photographs are not part of rddm_fast. They come with scikit-image and with two Debian packages of desktop
+wallpapers. `SOURCES` names those files that are photographs, one file a picture (the wallpapers ship in many
+sizes, and many of them are drawings). The lists are fixed, so that a training run can be repeated on another
+machine. None of the demo photographs in rddm_fast/restoration/photos is among them.
+
+`python -m rddm_fast.images.photographs FOLDER` gathers them as PNG files, scaled down.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+
+from ..system.extras import require
+
+
+@dataclass(frozen=True)
+class Source:
+    """A package and its photographs: `pattern` with a name in it is a file, relative to `folder`."""
+
+    install: str
+    folder: str
+    pattern: str
+    names: tuple[str, ...]
+
+
+SOURCES: dict[str, Source] = {
+    "plasma-workspace-wallpapers": Source(
+        install="apt install plasma-workspace-wallpapers",
+        folder="/usr/share/wallpapers",
+        pattern="{}/contents/images/2560x1600.jpg",
+        names=(
+            *("BytheWater", "ColdRipple", "ColorfulCups", "DarkestHour", "EveningGlow", "FallenLeaf"),
+            *("Grey", "Kite", "OneStandsOut", "Path", "summer_1am"),
+        ),
+    ),
+    "mate-backgrounds": Source(
+        install="apt install mate-backgrounds",
+        folder="/usr/share/backgrounds/mate",
+        pattern="nature/{}.jpg",
+        names=(
+            *("Aqua", "Blinds", "Dune", "FreshFlower", "Garden", "GreenMeadow", "LadyBird"),
+            *("RainDrops", "Storm", "TwoWings", "Wood", "YellowFlower"),
+        ),
+    ),
+    "scikit-image": Source(
+        install="pip install scikit-image",
+        folder="skimage",  # a Python package: wherever it is installed
+        pattern="data/{}",
+        names=(
+            *("brick.png", "coins.png", "grass.png", "gravel.png", "ihc.png", "moon.png"),
+            *("motorcycle_left.png", "page.png", "retina.jpg", "text.png"),
+        ),
+    ),
+}
+
+
+def find_training_photographs(roots: Mapping[str, str | PathLike[str]] | None = None) -> list[Path]:
+    """The photographs of `SOURCES` that are on this machine, always in the same order.
+
+    roots: the folder of a package, for packages unpacked elsewhere than they install themselves, by the names
+        in `SOURCES`; "scikit-image" means the folder `skimage`. Packages not named are looked for where they
+        install.
+
+    A package that is not there at all is passed over; raises FileNotFoundError when there is none, or when a
+    package is there without one of its photographs (another version of it: the training set would not be the
+    same), and ValueError for an unknown name in `roots`.
+    """
+    return [path for photographs in _found(roots).values() for path in photographs.values()]
+
+
+def gather(
+    folder: str | PathLike[str],
+    scale: float = 4.0,
+    shortest: int = 300,
+    roots: Mapping[str, str | PathLike[str]] | None = None,
+) -> list[Path]:
+    """Write the training photographs to `folder` as 8-bit RGB PNG files named package-photograph.png.
+
+    Each is scaled down by `scale` with a Lanczos filter, but not below `shortest` pixels on its shorter side,
+    and never enlarged. Returns the files written. Errors as in `find_training_photographs`.
+    """
+    if scale < 1:
+        raise ValueError(f"scale must be at least 1 (photographs are only scaled down), got {scale:g}")
+    image_module = require("PIL.Image", "cli")
+    folder = Path(folder)
+    found = _found(roots)
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for package, photographs in found.items():
+        for name, path in photographs.items():
+            with image_module.open(path) as opened:
+                photograph = opened.convert("RGB")
+            shorter = min(photograph.size)
+            factor = min(1.0, max(1 / scale, shortest / shorter))
+            size = tuple(round(side * factor) for side in photograph.size)
+            written.append(folder / f"{package}-{Path(name).stem}.png")
+            photograph.resize(size, image_module.Resampling.LANCZOS).save(written[-1])
+    return written
+
+
+def _found(roots: Mapping[str, str | PathLike[str]] | None) -> dict[str, dict[str, Path]]:
+    """Package -> name -> file, for the packages that are there."""
+    roots = roots or {}
+    if unknown := sorted(set(roots) - set(SOURCES)):
+        raise ValueError(f"unknown package {unknown[0]!r} in roots; the packages are {', '.join(SOURCES)}")
+
+    found = {}
+    for package, source in SOURCES.items():
+        root = Path(roots[package]) if package in roots else _installed_folder(source.folder)
+        if root is None or not root.is_dir():
+            continue
+        photographs = {name: root / source.pattern.format(name) for name in source.names}
+        present = [path.is_file() for path in photographs.values()]
+        if not any(present):
+            continue
+        if not all(present):
+            missing = list(photographs.values())[present.index(False)]
+            raise FileNotFoundError(f"{missing} is missing: another version of {package} is installed")
+        found[package] = photographs
+    if not found:
+        commands = "; ".join(source.install for source in SOURCES.values())
+        raise FileNotFoundError(f"no training photographs found; any of these brings some: {commands}")
+    return found
+
+
+def _installed_folder(folder: str) -> Path | None:
+    if folder.startswith("/"):
+        return Path(folder)
+    spec = importlib.util.find_spec(folder)
+    return Path(spec.origin).parent if spec is not None and spec.origin is not None else None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m rddm_fast.images.photographs",
+        description="Gather real photographs to train on, scaled down, as PNG.",
+    )
+    parser.add_argument("folder", help="where to write them")
+    parser.add_argument("--scale", type=float, default=4.0, help="scale down by this factor (default: 4)")
+    parser.add_argument(
+        "--root",
+        action="append",
+        default=[],
+        metavar="PACKAGE=FOLDER",
+        help="where a package is unpacked; may be repeated",
+    )
+    arguments = parser.parse_args()
+    if malformed := [root for root in arguments.root if "=" not in root]:
+        parser.error(f"--root takes PACKAGE=FOLDER, got {malformed[0]!r}")
+    try:
+        roots = dict(root.split("=", 1) for root in arguments.root)
+        written = gather(arguments.folder, arguments.scale, roots=roots)
+    except (OSError, ValueError) as error:
+        sys.exit(f"error: {error}")
+    print(f"{len(written)} photographs written to {arguments.folder}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,275 @@
+"""Reading and writing pictures for restoration: all that was in the file comes back out, restored.
+
+A picture is float32 in [0, 1] whatever its file held: 8 or 16 bits a sample, grey, colour, palette or CMYK,
+with or without alpha. `Picture` remembers which, and `write_image` goes back to it as far as the output's
+format can.
+
+Pillow reads and writes everything except 16-bit colour, which it cuts to 8 bits without a word; OpenCV takes
+those.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from dataclasses import dataclass, replace
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ..system.extras import require
+from ..system.files import write_whole
+
+FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF")
+READ_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif"})
+WRITE_SUFFIXES = READ_SUFFIXES - {".gif"}
+
+_JPEG: dict[str, Any] = {"format": "JPEG", "quality": 95, "subsampling": 0}
+_TIFF: dict[str, Any] = {"format": "TIFF", "compression": "tiff_deflate"}
+_PILLOW_OPTIONS: dict[str, dict[str, Any]] = {
+    ".jpg": _JPEG,
+    ".jpeg": _JPEG,
+    ".png": {"format": "PNG"},
+    ".tif": _TIFF,
+    ".tiff": _TIFF,
+    ".bmp": {"format": "BMP"},
+    ".webp": {"format": "WEBP", "lossless": True},
+}
+
+_GREY_MODES = {"1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N"}
+
+
+class ImageError(ValueError):
+    """An image file that cannot be read or written; the message is one sentence that names the file."""
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """An image and what its file was like.
+
+    pixels: float32 (3, H, W) in [0, 1]; a grey picture has three equal channels.
+    alpha: float32 (1, H, W) in [0, 1], or None.
+    grey: whether the file had one colour channel.
+    bits: 8 or 16, per sample.
+    path: the file it was read from, or None.
+    icc: its colour profile, or None.
+    dpi: its resolution (x, y) in dots an inch, or None.
+    """
+
+    pixels: Tensor
+    alpha: Tensor | None = None
+    grey: bool = False
+    bits: int = 8
+    path: Path | None = None
+    icc: bytes | None = None
+    dpi: tuple[float, float] | None = None
+
+    def with_pixels(self, pixels: Tensor) -> Picture:
+        """The same picture with other pixels, float (3, H, W) of the same size."""
+        if pixels.shape != self.pixels.shape:
+            shapes = tuple(self.pixels.shape), tuple(pixels.shape)
+            raise ValueError(f"expected pixels of shape {shapes[0]}, got {shapes[1]}")
+        return replace(self, pixels=pixels)
+
+
+def read_image(path: str | PathLike[str]) -> Picture:
+    """Read a JPEG, PNG, TIFF, BMP, WebP or GIF file; the content decides, not the suffix.
+
+    The EXIF orientation is applied. Palettes become colours, CMYK becomes RGB (by Pillow's plain formula; the
+    CMYK profile is dropped). 1, 2 and 4 bits a sample become 8.
+
+    Raises ImageError for a file that is missing, a folder, empty, of another format, damaged, too large to be
+    trusted, animated or of several pages, or of other than 1, 2, 4, 8 or 16 bits a sample. Raises ImportError
+    where Pillow, or OpenCV for 16-bit colour, is not installed.
+    """
+    path = Path(path)
+    data = _read_bytes(path)
+    pil = require("PIL.Image", "cli")
+    try:
+        with pil.open(io.BytesIO(data), formats=FORMATS) as image:
+            bits = _bits_a_sample(image, data)
+            if bits not in (1, 2, 4, 8, 16):
+                raise ImageError(f"{path} has {bits}-bit or floating-point samples; use 8 or 16 bits")
+            if bits == 16 and image.mode in ("CMYK", "LAB"):
+                raise ImageError(f"{path} is {image.mode} with 16-bit samples; convert it to RGB first")
+            # A phone's JPEG may carry a second picture (MPO); the first is the photograph.
+            frames = getattr(image, "n_frames", 1)
+            if frames > 1 and image.format != "MPO":
+                raise ImageError(f"{path} holds {frames} frames or pages; split it into single images first")
+            image.load()
+            samples, grey = _samples(image, data, bits)
+            orientation = image.getexif().get(0x0112, 1)
+            icc = image.info.get("icc_profile") if image.mode not in ("CMYK", "LAB") else None
+            dpi = image.info.get("dpi")
+    except (ImageError, ImportError, MemoryError):
+        raise
+    except pil.UnidentifiedImageError:
+        raise ImageError(f"{path} is not a readable JPEG, PNG, TIFF, BMP, WebP or GIF image") from None
+    except pil.DecompressionBombError as error:
+        raise ImageError(f"{path} is too large to be trusted: {error}") from error
+    except Exception as error:  # decoders raise whatever damage leads them to: OSError, SyntaxError, ...
+        raise ImageError(f"{path} is damaged and cannot be read: {error}") from error
+
+    samples = _upright(samples, orientation)
+    values = torch.from_numpy(np.ascontiguousarray(samples.transpose(2, 0, 1)).astype(np.float32))
+    values /= 65535.0 if bits == 16 else 255.0
+    colours = 1 if values.shape[0] <= 2 else 3
+    return Picture(
+        pixels=values[:colours].repeat(3 // colours, 1, 1),
+        alpha=values[colours:].clone() if values.shape[0] > colours else None,
+        grey=grey,
+        bits=16 if bits == 16 else 8,
+        path=path,
+        icc=icc,
+        dpi=(float(dpi[0]), float(dpi[1])) if dpi else None,
+    )
+
+
+def write_image(path: str | PathLike[str], picture: Picture, *, overwrite_input: bool = False) -> None:
+    """Write a picture in the format that the suffix names; the folder is created if need be.
+
+    Pixels and alpha are clamped to [0, 1] and rounded to nearest. Kept where the format can: 16 bits (PNG,
+    TIFF), one grey channel (all but WebP and 16-bit grey with alpha, which become colour), alpha (PNG, TIFF,
+    WebP), the colour profile (all but BMP and 16-bit colour TIFF), the resolution. In JPEG and BMP, a picture
+    with alpha is laid over white. JPEG is written at quality 95 without chroma subsampling, the others
+    without loss.
+
+    The file appears whole or not at all. Raises ImageError for a suffix that is not in `WRITE_SUFFIXES`, for
+    pixels that are not finite, for a file that cannot be written, and for the file that the picture was read
+    from unless `overwrite_input` is true.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in WRITE_SUFFIXES:
+        raise ImageError(f"{path} cannot be written: use one of {', '.join(sorted(WRITE_SUFFIXES))}")
+    if not overwrite_input and picture.path is not None and path.exists() and path.samefile(picture.path):
+        raise ImageError(f"{path} is the file that the picture was read from; choose another name")
+    for values in (picture.pixels, picture.alpha):
+        if values is not None and not torch.isfinite(values).all():
+            raise ImageError(f"{path} was not written: the picture has values that are not finite")
+    data = _encode(path.suffix.lower(), picture)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, lambda unfinished: unfinished.write_bytes(data))
+    except OSError as error:
+        raise ImageError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def _read_bytes(path: Path) -> bytes:
+    if path.is_dir():
+        raise ImageError(f"{path} is a folder, not an image")
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise ImageError(f"{path} does not exist") from None
+    except OSError as error:
+        raise ImageError(f"{path} cannot be read: {error.strerror}") from error
+    if not data:
+        raise ImageError(f"{path} is empty (0 bytes)")
+    return data
+
+
+def _bits_a_sample(image: Any, data: bytes) -> int:
+    """Bits a sample in the file (Pillow's mode does not tell, for 16-bit colour); 32 for floating point."""
+    if image.format == "PNG":
+        return data[24]  # the bit depth's place in the header chunk, which comes first
+    if image.format == "TIFF":
+        bits = max(image.tag_v2.get(258, (1,)))
+        return 32 if image.mode == "F" else bits
+    return 8
+
+
+def _samples(image: Any, data: bytes, bits: int) -> tuple[npt.NDArray[Any], bool]:
+    """Samples as stored, (H, W, 1 grey | 2 grey, alpha | 3 colour | 4 colour, alpha), and whether grey."""
+    # Pillow opens a 16-bit grey PNG with alpha as colour; the header's colour type 4 tells.
+    grey = image.mode in _GREY_MODES or (image.format == "PNG" and data[25] == 4)
+    if bits == 16 and not image.mode.startswith("I"):
+        cv2 = require("cv2", "cli")
+        samples = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        if samples is None or samples.dtype != np.uint16:
+            raise ValueError("OpenCV cannot decode it with 16 bits")
+        if grey:
+            return samples[..., [0, 3]], True
+        return samples[..., [2, 1, 0, 3] if image.mode == "RGBA" else [2, 1, 0]], False
+    if bits == 16:
+        return np.asarray(image)[..., None], True
+    opaque, transparent = ("L", "LA") if grey else ("RGB", "RGBA")
+    samples = np.asarray(image.convert(transparent if image.has_transparency_data else opaque))
+    return samples.reshape(*samples.shape[:2], -1), grey
+
+
+def _upright(samples: npt.NDArray[Any], orientation: int) -> npt.NDArray[Any]:
+    """Apply an EXIF orientation, 1 to 8, to (H, W, C)."""
+    if orientation in (5, 6, 7, 8):
+        samples = samples.swapaxes(0, 1)
+    if orientation in (2, 3, 6, 7):
+        samples = samples[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        samples = samples[::-1]
+    return samples
+
+
+def _encode(suffix: str, picture: Picture) -> bytes:
+    pil = require("PIL.Image", "cli")
+    bits = picture.bits if suffix in (".png", ".tif", ".tiff") else 8
+    colour = picture.pixels.detach().float().cpu().clamp(0, 1)
+    alpha = None if picture.alpha is None else picture.alpha.detach().float().cpu().clamp(0, 1)
+    if suffix in (".jpg", ".jpeg", ".bmp") and alpha is not None:
+        colour, alpha = colour * alpha + (1 - alpha), None
+    # The three channels of a restored grey picture are three estimates of one value.
+    channels = colour.mean(0, keepdim=True) if picture.grey else colour
+    icc = picture.icc
+    if picture.grey and (suffix == ".webp" or (bits == 16 and alpha is not None)):
+        channels, icc = channels.repeat(3, 1, 1), None  # a grey profile does not fit colour
+    if alpha is not None:
+        channels = torch.cat([channels, alpha])
+
+    scaled = (channels * (65535 if bits == 16 else 255)).round().permute(1, 2, 0).numpy()
+    samples: npt.NDArray[Any] = scaled.astype(np.uint16 if bits == 16 else np.uint8)
+    if bits == 16 and samples.shape[2] > 1:
+        return _encode_colour16(suffix, samples, icc, picture.dpi)
+
+    image = pil.fromarray(samples.squeeze(2) if samples.shape[2] == 1 else samples)
+    options = dict(_PILLOW_OPTIONS[suffix])
+    if icc is not None:
+        options["icc_profile"] = icc
+    if picture.dpi is not None:
+        options["dpi"] = picture.dpi
+    buffer = io.BytesIO()
+    image.save(buffer, **options)
+    return buffer.getvalue()
+
+
+def _encode_colour16(
+    suffix: str, samples: npt.NDArray[Any], icc: bytes | None, dpi: tuple[float, float] | None
+) -> bytes:
+    cv2 = require("cv2", "cli")
+    order = [2, 1, 0, 3][: samples.shape[2]]
+    options = []
+    if dpi is not None and suffix != ".png":
+        x, y = (round(value) for value in dpi)
+        inch = 2
+        options = [cv2.IMWRITE_TIFF_RESUNIT, inch, cv2.IMWRITE_TIFF_XDPI, x, cv2.IMWRITE_TIFF_YDPI, y]
+    _, encoded = cv2.imencode(suffix, np.ascontiguousarray(samples[..., order]), options)
+    data: bytes = encoded.tobytes()
+    if suffix != ".png":
+        return data
+    # OpenCV writes neither profile nor resolution: they are chunks to insert after the signature and the
+    # header chunk.
+    extra = b""
+    if icc is not None:
+        extra += _png_chunk(b"iCCP", b"icc\0\0" + zlib.compress(icc))
+    if dpi is not None:
+        dots_a_metre = [round(value / 0.0254) for value in dpi]
+        extra += _png_chunk(b"pHYs", struct.pack(">IIB", *dots_a_metre, 1))
+    header_end = 8 + 25
+    return data[:header_end] + extra + data[header_end:]
+
+
+def _png_chunk(name: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))

@@ -1,0 +1,1 @@
+"""Where a model comes from: its folder, a published checkpoint, a diffusers pipeline, or the built-in ones."""

@@ -1,0 +1,148 @@
+"""Models on disk: our folder of safetensors and JSON, and published training checkpoints.
+
+    MODEL/config.json         what the network is, its schedule and its objective; for people to read
+    MODEL/model.safetensors   its weights, by their published names
+
+A published checkpoint stores neither objective, time input nor schedule recipe; `load_published` asks for them.
+"""
+
+from __future__ import annotations
+
+import json
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..diffusion.residual import ResidualDiffusion
+from ..diffusion.residual_unets import ResidualUnets
+from ..system.errors import one_line
+from ..system.extras import require
+from ..system.files import write_text_whole, write_whole
+from ..theory.schedule import Schedule
+from .published import ModelError, load_networks
+
+FORMAT = "rddm_fast model"
+VERSION = 1
+MODELS = Path(__file__).parent / "built_in"
+_DIFFUSION_FIELDS = (
+    "condition",
+    "input_condition",
+    "input_condition_mask",
+    "img_to_img_translation",
+    "path_independent",
+    "test_res_or_noise",
+    "loss_type",
+    "sampling_timesteps",
+    "eta",
+    "clip_res",
+    "image_size",
+)
+
+
+# -- our format ---------------------------------------------------------------------------------------------
+
+
+def save_model(
+    folder: str | PathLike[str],
+    diffusion: ResidualDiffusion,
+    *,
+    dtype: torch.dtype | None = None,
+    info: dict[str, Any] | None = None,
+) -> None:
+    """Write `diffusion` to `folder` as model.safetensors and config.json.
+
+    `dtype` is what weights are stored in (None: as they are; float16 halves the file). `info` is any JSON
+    object to keep with the model: how it was trained, its licence. Raises ModelError if the network is not one
+    of `rddm_fast`'s.
+    """
+    safetensors = require("safetensors.torch", "models")
+    if not isinstance(diffusion.model, ResidualUnets):
+        raise ModelError(
+            f"only models made of ResidualUnets or compat.UnetRes can be saved, not {type(diffusion.model).__name__}"
+        )
+    tensors = {
+        name: (value.to(dtype) if dtype else value).contiguous().cpu()
+        for name, value in diffusion.model.state_dict().items()
+    }
+    config = {"format": FORMAT, "version": VERSION, **described(diffusion), "info": info or {}}
+    if config["schedule"]["family"] == "tables":
+        tensors["schedule.alpha_bar"] = torch.from_numpy(diffusion.schedule.alpha_bar)
+        tensors["schedule.beta_bar"] = torch.from_numpy(diffusion.schedule.beta_bar)
+    text = json.dumps(config, indent=2) + "\n"  # what cannot be written is found before anything is
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(folder / "model.safetensors", lambda path: safetensors.save_file(tensors, path))
+    write_text_whole(folder / "config.json", text)
+
+
+def described(diffusion: ResidualDiffusion) -> dict[str, Any]:
+    """What a model is beside its weights, ready for JSON; its network must be `ResidualUnets`."""
+    schedule = diffusion.schedule
+    recipe = schedule.recipe if "family" in schedule.recipe else {"family": "tables", "timesteps": schedule.timesteps}
+    return {
+        "objective": diffusion.objective.name,
+        "network": diffusion.model.config,
+        "schedule": {**recipe, "sum_scale": schedule.sum_scale},
+        "diffusion": {name: getattr(diffusion, name) for name in _DIFFUSION_FIELDS},
+    }
+
+
+def built_in_models() -> list[str]:
+    """The names of the models that come with the package."""
+    return sorted(path.parent.name for path in MODELS.glob("*/config.json"))
+
+
+def load_model(folder: str | PathLike[str]) -> ResidualDiffusion:
+    """The model in `folder`, or the built-in one of that name, on the CPU in float32, in evaluation mode.
+
+    A folder takes precedence over a built-in model of the same name. Raises ModelError for a folder or a file
+    that is missing, damaged or of another format.
+    """
+    safetensors = require("safetensors.torch", "models")
+    if not Path(folder).exists() and str(folder) in built_in_models():
+        folder = MODELS / folder
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ModelError(
+            f"there is no model folder {folder}: pass one with model.safetensors and config.json, or the name of a "
+            f"built-in model ({', '.join(built_in_models()) or 'none is installed'})"
+        )
+    config, weights = folder / "config.json", folder / "model.safetensors"
+    for file in (config, weights):
+        if not file.is_file():
+            raise ModelError(f"{folder} is not a model folder: it holds no {file.name}")
+    try:
+        described = json.loads(config.read_text())
+        if described.get("format") != FORMAT or described.get("version") != VERSION:
+            raise ModelError(f"{config} is not of format {FORMAT!r}, version {VERSION}: update rddm_fast or save again")
+        # Weights may be stored in half precision; a schedule's tables are float64 and stay so.
+        tensors = {
+            name: t if t.dtype == torch.float64 else t.float() for name, t in safetensors.load_file(weights).items()
+        }
+        diffusion = _built(described, tensors)
+    except ModelError:
+        raise
+    except KeyError as error:
+        raise ModelError(f"{config} has no field {error}: save the model again") from error
+    except Exception as error:
+        raise ModelError(f"{folder} cannot be read as a model: {one_line(error)}") from error
+    load_networks(diffusion, tensors, str(weights))
+    return diffusion.eval()
+
+
+def _built(config: dict[str, Any], tensors: dict[str, Tensor]) -> ResidualDiffusion:
+    recipe = config["schedule"]
+    if recipe["family"] == "tables":
+        names = ("schedule.alpha_bar", "schedule.beta_bar")
+        if missing := [name for name in names if name not in tensors]:
+            raise ModelError(f"model.safetensors holds no {missing[0]}, which config.json says it does: save it again")
+        tables = [tensors.pop(name) for name in names]
+        schedule = Schedule.from_tables(tables[0], tables[1], sum_scale=recipe["sum_scale"])
+    else:
+        schedule = Schedule.from_recipe(recipe)
+    return ResidualDiffusion(
+        ResidualUnets(**config["network"]), schedule, objective=config["objective"], **config["diffusion"]
+    )

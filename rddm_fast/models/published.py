@@ -1,0 +1,345 @@
+"""A model from the state of the published classes: its architecture from the keys, its schedule from the coefficients.
+
+The published state stores neither objective, time input nor schedule recipe. `from_published` asks a live object of
+the published class for them; a checkpoint's reader (`rddm_fast.models.published.load_published`) asks its caller.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..diffusion.residual import ResidualDiffusion
+from ..diffusion.residual_unets import ResidualUnets
+from ..system.errors import one_line
+from ..theory.objective import decision
+from ..theory.schedule import Schedule
+
+
+class ModelError(ValueError):
+    """A model that cannot be read; the message is one sentence that says what to do."""
+
+
+class MissingArgument(ModelError):
+    """Something that a published checkpoint does not store; `name` is the argument to pass."""
+
+    def __init__(self, name: str, reason: str, choices: str) -> None:
+        super().__init__(f"{reason}: pass {name}= ({choices})")
+        self.name, self.reason, self.choices = name, reason, choices
+
+
+def assembled(
+    state: Mapping[str, Tensor],
+    source: str,
+    *,
+    objective: str,
+    path_independent: bool,
+    condition: bool | None = None,
+    input_condition: bool | None = None,
+    self_condition: bool | None = None,
+    resnet_block_groups: int = 8,
+    schedule: Schedule | None = None,
+    sum_scale: float | None = None,
+    sampling_timesteps: int = 5,
+    **diffusion_options: Any,
+) -> ResidualDiffusion:
+    """The model whose published state dict (`model.` and the coefficients) this is; `source` names it in errors.
+
+    Arguments as in `rddm_fast.models.published.load_published`, the others as in `ResidualDiffusion`.
+    """
+    network, restoring = _architecture(state, condition, input_condition, self_condition, resnet_block_groups)
+    missing = [name for name in ("alphas_cumsum", "betas_cumsum") if name not in state]
+    if schedule is None and missing:
+        raise ModelError(f"{source} holds no coefficients ({missing[0]}): pass schedule=")
+    if schedule is None:
+        schedule = recognised(state["alphas_cumsum"], state["betas_cumsum"])
+    if sum_scale is None:
+        sum_scale = round(float(schedule.beta_bar[-1]) ** 2, 4)
+    diffusion = ResidualDiffusion(
+        ResidualUnets(**network),
+        replace(schedule, sum_scale=sum_scale),
+        objective=objective,
+        condition=restoring,
+        input_condition=network["input_condition"],
+        img_to_img_translation=network["img_to_img_translation"],
+        path_independent=path_independent,
+        sampling_timesteps=min(sampling_timesteps, schedule.timesteps),
+        **diffusion_options,
+    )
+    load_networks(diffusion, _networks_of(state), source)
+    return diffusion.eval()
+
+
+def load_networks(diffusion: ResidualDiffusion, state: Mapping[str, Tensor], source: str) -> None:
+    expected = {name: t.shape for name, t in diffusion.model.state_dict().items()}
+    problems = [
+        *(f"{name} is missing" for name in expected.keys() - state.keys()),
+        *(f"{name} is not part of this network" for name in state.keys() - expected.keys()),
+        *(
+            f"{name} has shape {tuple(state[name].shape)} instead of {tuple(shape)}"
+            for name, shape in expected.items()
+            if name in state and state[name].shape != shape
+        ),
+    ]
+    if problems:
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise ModelError(f"{source} does not fit its network: {min(problems)}{more}")
+    diffusion.model.load_state_dict(state)
+
+
+def _networks_of(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {key.removeprefix("model."): value for key, value in state.items() if key.startswith("model.")}
+
+
+def _architecture(
+    state: Mapping[str, Tensor],
+    condition: bool | None,
+    input_condition: bool | None,
+    self_condition: bool | None,
+    groups: int,
+) -> tuple[dict[str, Any], bool]:
+    """`ResidualUnets`' arguments, and whether the model restores."""
+    keys = _networks_of(state)
+    if any(key.startswith("ups_no_skip.") for key in keys):
+        networks, prefix, last = "shared", "", "final_conv_1.weight"
+    else:
+        networks, prefix, last = (
+            ("two" if any(k.startswith("unet1.") for k in keys) else "one"),
+            "unet0.",
+            "final_conv.weight",
+        )
+    try:
+        stem, time = keys[prefix + "init_conv.weight"], keys[prefix + "time_mlp.1.weight"]
+        channels = keys[prefix + last].shape[0]
+    except KeyError as error:
+        raise ModelError(f"the checkpoint's network is not an RDDM U-Net: it has no {error}") from error
+    dim = time.shape[1]
+    downs = [key for key in keys if re.fullmatch(re.escape(prefix) + r"downs\.\d+\.3\.weight", key)]
+    widths = [keys[f"{prefix}downs.{i}.3.weight"].shape[0] for i in range(len(downs))]
+    inputs = stem.shape[1] // channels
+
+    # The channels tell how many images are concatenated, not which; these are the published experiments.
+    if inputs == 1 + bool(input_condition) + bool(self_condition) and condition is None:
+        raise MissingArgument(
+            "condition",
+            "the network sees one image, and a published checkpoint does not store whether it generates or translates",
+            "False to generate, True to translate",
+        )
+    if inputs == 3 and input_condition is None and self_condition is None:
+        raise MissingArgument(
+            "input_condition",
+            "the network sees three images, and a published checkpoint does not store what the third is",
+            "True for a mask; for the previous estimate, self_condition=True instead",
+        )
+    restoring = inputs > 1 if condition is None else condition
+    translation = restoring and inputs == 1 + bool(input_condition) + bool(self_condition)
+    if inputs != 1 + (restoring and not translation) + bool(input_condition) + bool(self_condition):
+        raise ModelError(
+            f"the network sees {inputs} images, which condition={restoring}, input_condition={bool(input_condition)}, "
+            f"self_condition={bool(self_condition)} do not add up to: correct these arguments"
+        )
+    arguments = {
+        "dim": dim,
+        "networks": networks,
+        "init_dim": stem.shape[0],
+        "dim_mults": [width // dim for width in widths],
+        "channels": channels,
+        "self_condition": bool(self_condition),
+        "resnet_block_groups": groups,
+        "condition": restoring,
+        "input_condition": bool(input_condition),
+        "img_to_img_translation": translation,
+    }
+    return arguments, restoring
+
+
+def recognised(alphas_cumsum: Tensor, betas_cumsum: Tensor) -> Schedule:
+    """The published recipe whose coefficients these are, or a schedule of the tables themselves."""
+    T, scale = len(alphas_cumsum), round(float(betas_cumsum[-1]) ** 2, 4)
+    for candidate in (Schedule.triangular(T, scale), Schedule.power(T, scale), Schedule.from_ddim(T)):
+        a, b = torch.from_numpy(candidate.alpha_bar), torch.from_numpy(candidate.beta_bar)
+        # beta_bar is a root, so float32's error near its zero is the root of what it is elsewhere.
+        if torch.allclose(a, alphas_cumsum.double(), rtol=0, atol=3e-6) and torch.allclose(
+            b**2, betas_cumsum.double() ** 2, rtol=0, atol=3e-6
+        ):
+            return candidate
+    return Schedule.from_tables(alphas_cumsum, betas_cumsum, scale)
+
+
+# -- a live object of the published class -------------------------------------------------------------------
+
+
+class _Seen(Exception):
+    """Ends the published object's call as soon as its networks were given their times."""
+
+    def __init__(self, times: Any) -> None:
+        self.times = times
+
+
+def from_published(diffusion: Any) -> ResidualDiffusion:
+    """Our model of the weights and settings of `diffusion`, an object of the published ResidualDiffusion class.
+
+    Any class serves that has the published attributes and state-dict keys. Weights are copied, to the same device.
+    Which times the networks see is in the published code's text alone: it is found out by asking for one prediction
+    and looking at them. Where that code's text also changes the sampling loop (the two passes of the path-independent
+    experiment), ours is the simultaneous loop of the paper.
+
+    Raises ModelError where an attribute is missing, or the networks or their times are not RDDM's.
+    """
+    name = type(diffusion).__name__
+    wanted = ("model", "objective", "num_timesteps", "sampling_timesteps", "alphas_cumsum", "betas_cumsum")
+    if absent := [attribute for attribute in wanted if not hasattr(diffusion, attribute)]:
+        raise ModelError(
+            f"{name} is no RDDM diffusion object, it has no attribute {absent[0]!r}: pass a ResidualDiffusion, "
+            "a built-in model's name or a model folder"
+        )
+    condition = bool(getattr(diffusion, "condition", False))
+    groups = {module.num_groups for module in diffusion.model.modules() if isinstance(module, nn.GroupNorm)}
+    ours = assembled(
+        {key: value.detach().float().cpu() for key, value in diffusion.state_dict().items()},
+        name,
+        objective=str(diffusion.objective),
+        path_independent=_sees_coefficients(diffusion),
+        condition=condition,
+        input_condition=bool(getattr(diffusion, "input_condition", False)),
+        self_condition=bool(getattr(diffusion, "self_condition", False)),
+        resnet_block_groups=groups.pop() if len(groups) == 1 else 8,
+        sum_scale=getattr(diffusion, "sum_scale", None) or (0.01 if condition else 1.0),
+        sampling_timesteps=int(diffusion.sampling_timesteps),
+        # A restoring published model samples with eta 0, whatever it was given.
+        eta=0.0 if condition else float(getattr(diffusion, "ddim_sampling_eta", 0.0)),
+        test_res_or_noise=getattr(diffusion, "test_res_or_noise", None),
+        input_condition_mask=bool(getattr(diffusion, "input_condition_mask", False)),
+        loss_type=getattr(diffusion, "loss_type", "l1"),
+        image_size=getattr(diffusion, "image_size", None),
+    )
+    return ours.to(diffusion.alphas_cumsum.device)
+
+
+def _sees_coefficients(diffusion: Any) -> bool:
+    """Whether the networks are given alpha_bar_t T and beta_bar_t T, or t: by one prediction, cut short."""
+    T = int(diffusion.num_timesteps)
+    t = torch.full((1,), T // 2, dtype=torch.long, device=diffusion.alphas_cumsum.device)
+    image = torch.zeros(1, int(getattr(diffusion, "channels", 3)), 64, 64, device=t.device)
+    given = image if getattr(diffusion, "condition", False) else 0
+    mask = image if getattr(diffusion, "input_condition", False) else 0
+
+    def look(_module: nn.Module, arguments: tuple[Any, ...]) -> None:
+        raise _Seen(arguments[1] if len(arguments) > 1 else None)
+
+    handle = diffusion.model.register_forward_pre_hook(look)
+    try:
+        with torch.no_grad():
+            diffusion.model_predictions(given, image, t, mask)
+        times = None
+    except _Seen as seen:
+        times = seen.times
+    finally:
+        handle.remove()
+    first = times[0] if isinstance(times, list | tuple) else times
+    if isinstance(first, Tensor):
+        value = float(first.flatten()[0])
+        if abs(value - float(diffusion.alphas_cumsum[t]) * T) < 1e-3:
+            return True
+        if value == float(t):
+            return False
+    raise ModelError(
+        f"{type(diffusion).__name__} gives its networks the time {first!r} at t = {int(t)}, which is neither t nor "
+        "alpha_bar_t T: build a rddm_fast.ResidualDiffusion of its networks instead"
+    )
+
+
+def load_published(
+    path: str | PathLike[str],
+    *,
+    objective: str | None = None,
+    path_independent: bool | None = None,
+    condition: bool | None = None,
+    input_condition: bool | None = None,
+    self_condition: bool | None = None,
+    input_condition_mask: bool = False,
+    test_res_or_noise: str | None = None,
+    schedule: Schedule | None = None,
+    sum_scale: float | None = None,
+    sampling_timesteps: int = 5,
+    image_size: int | None = None,
+    resnet_block_groups: int = 8,
+    weights: str = "ema",
+) -> ResidualDiffusion:
+    """A model from a published training checkpoint (`model-N.pt`), architecture read off its keys.
+
+    Args:
+        path: the file; it is read with `weights_only=True`, so it cannot run code.
+        objective: what the networks predict, for example "pred_res_noise". The file does not store it, unless it was
+            selected (AOSA): then None takes what `alpha_res` has decided.
+        path_independent: the time input: False for t, True for alpha_bar_t T and beta_bar_t T. Not stored.
+        condition, input_condition, self_condition: needed only where the number of input channels leaves more
+            than one possibility; the error says so.
+        schedule: the recipe it was trained with. By default the file's own coefficients, recognised as a
+            published recipe where they are one.
+        sum_scale: variance of the starting noise; beta_bar_T^2 of the schedule, to four digits, if None.
+        weights: "ema" as published evaluation does, or "model" for the raw weights.
+
+    Raises ModelError, in one sentence: an unreadable file, a missing argument (by name), a network that does
+    not fit.
+    """
+    state = _published_state(Path(path), weights)
+    if objective is None and "alpha_res" in state and (decided := decision(state["alpha_res"])) is not None:
+        objective = decided.name
+    for name, value, choices in (
+        ("objective", objective, "what the networks predict, such as 'pred_res_noise' or 'pred_res'"),
+        ("path_independent", path_independent, "False if the networks see t, True if alpha_bar_t T and beta_bar_t T"),
+    ):
+        if value is None:
+            raise MissingArgument(name, f"a published checkpoint does not store {name}", choices)
+    return assembled(
+        state,
+        str(path),
+        objective=objective or "",
+        path_independent=bool(path_independent),
+        condition=condition,
+        input_condition=input_condition,
+        self_condition=self_condition,
+        resnet_block_groups=resnet_block_groups,
+        schedule=schedule,
+        sum_scale=sum_scale,
+        sampling_timesteps=sampling_timesteps,
+        input_condition_mask=input_condition_mask,
+        test_res_or_noise=test_res_or_noise,
+        image_size=image_size,
+    )
+
+
+def _published_state(path: Path, weights: str) -> dict[str, Tensor]:
+    """The diffusion object's state dict in a published file, wrappers' prefixes removed."""
+    if weights not in ("ema", "model"):
+        raise ModelError(f"weights is 'ema' or 'model', not {weights!r}")
+    if not path.is_file():
+        raise ModelError(f"there is no file {path}")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ModelError(
+            f"{path} holds more than tensors and plain values and is not loaded: {one_line(error)}"
+        ) from error
+    except Exception as error:
+        raise ModelError(f"{path} cannot be read as a checkpoint: {one_line(error)}") from error
+    if not isinstance(content, dict) or weights not in content:
+        raise ModelError(f"{path} is not a published training checkpoint: it has no entry {weights!r}")
+    entries = content[weights] or {}
+    wrapper = "ema_model." if weights == "ema" else ""
+    state = {}
+    for key, value in entries.items():
+        if key.startswith(wrapper) and isinstance(value, Tensor):
+            state[re.sub(r"(^|\.)((module|_orig_mod)\.)+", r"\1", key[len(wrapper) :])] = value.float()
+    if not state:
+        raise ModelError(f"{path} holds no weights under {weights!r}")
+    return state

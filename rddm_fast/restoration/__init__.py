@@ -1,0 +1,1 @@
+"""Files in, files and numbers out: restoring, measuring, the demo."""

@@ -1,0 +1,195 @@
+"""The demo: real photographs, degraded, restored by a built-in model, and measured against the truth."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..diffusion.residual import ResidualDiffusion
+from ..fast.engine import FastSampler
+from ..images.degrade import degrade
+from ..images.picture import read_image
+from ..models.folder import load_model
+from ..system.extras import require
+from ..system.files import write_whole
+from .metrics import psnr, ssim
+
+PHOTOS = Path(__file__).parent / "photos"
+DEGRADATIONS = {
+    "derain": "rain",
+    "lowlight": "lowlight",
+    "denoise": "noise",
+    "deshadow": "shadow",
+    "inpaint": "mask",
+}
+"""Built-in model to the degradation that it was trained to undo."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """One photograph's numbers; PSNR in dB, times in milliseconds (medians), images (3, H, W) in [0, 1].
+
+    difference: greatest absolute difference between the eager and the fast path's images.
+    """
+
+    name: str
+    size: str
+    psnr_before: float
+    psnr_after: float
+    ssim_before: float
+    ssim_after: float
+    eager_ms: float
+    fast_ms: float
+    difference: float
+    degraded: Tensor
+    restored: Tensor
+    truth: Tensor
+
+    def numbers(self) -> dict[str, str | float]:
+        """All but the images, ready for JSON."""
+        return {name: value for name, value in vars(self).items() if not isinstance(value, Tensor)}
+
+
+def photographs() -> list[Path]:
+    """The photographs that come with the package, on which no built-in model was trained."""
+    return sorted(PHOTOS.glob("*.png"))
+
+
+def run(
+    model: str = "derain", *, steps: int | None = 3, seed: int = 0, repeats: int = 3, kind: str | None = None
+) -> Iterator[Result]:
+    """Degrade each photograph, restore it by the eager reference and by the fast path, and yield the numbers.
+
+    Args:
+        model: a built-in model's name or a model folder.
+        steps: sampling steps; the model's own if None.
+        seed: of the degradations and of the starting noise.
+        repeats: timings of each path; the two take turns, after one run each that is not timed.
+        kind: degradation (`rddm_fast.images.degrade.KINDS`); the built-in model's own if None.
+
+    Raises ModelError for a model that cannot be loaded, ValueError where `kind` is needed.
+    """
+    if kind is None:
+        trained_for = load_model(model), DEGRADATIONS.get(model)
+        diffusion, kind = trained_for
+        if kind is None:
+            raise ValueError(f"{model} is no built-in model: say what it undoes, for example degradation rain")
+    else:
+        diffusion = load_model(model)
+    # Like `restore`, for pictures of many sizes: nothing is compiled for each.
+    fast = FastSampler(diffusion, steps=steps, dtype=torch.float32, compile=False, graphs=False)
+    for number, path in enumerate(photographs()):
+        truth = read_image(path).pixels
+        given, mask = degraded_with_mask(truth, kind, seed, number)
+        inputs = [given[None], *([mask[None]] if mask is not None and diffusion.input_condition else [])]
+        paths: dict[str, Callable[..., Tensor]] = {
+            "eager": lambda *x, generator: _eager(diffusion, *x, steps=steps, generator=generator),
+            "fast": fast,
+        }
+        images, times = _side_by_side(paths, inputs, seed, repeats)
+        yield Result(
+            name=path.stem,
+            size=f"{truth.shape[2]}x{truth.shape[1]}",
+            psnr_before=float(psnr(given, truth)),
+            psnr_after=float(psnr(images["fast"], truth)),
+            ssim_before=float(ssim(given, truth)),
+            ssim_after=float(ssim(images["fast"], truth)),
+            eager_ms=times["eager"],
+            fast_ms=times["fast"],
+            difference=float((images["eager"] - images["fast"]).abs().max()),
+            degraded=given,
+            restored=images["fast"],
+            truth=truth,
+        )
+
+
+def degraded(truth: Tensor, kind: str, seed: int, number: int) -> Tensor:
+    """What the demo makes of its photograph `number`: `truth` (3, H, W) in [0, 1], degraded by `kind`."""
+    return degraded_with_mask(truth, kind, seed, number)[0]
+
+
+def degraded_with_mask(truth: Tensor, kind: str, seed: int, number: int) -> tuple[Tensor, Tensor | None]:
+    """As `degraded`, and the mask (3, H, W), 1 where the photograph was changed, of the kinds that have one."""
+    image = np.ascontiguousarray(truth.permute(1, 2, 0).numpy())
+    result = degrade(image, kind, np.random.default_rng((seed, number)))
+    mask = None if result.mask is None else torch.from_numpy(result.mask).expand(3, -1, -1).contiguous()
+    return torch.from_numpy(result.image).permute(2, 0, 1).contiguous(), mask
+
+
+def _eager(
+    diffusion: ResidualDiffusion, x: Tensor, *masks: Tensor, steps: int | None, generator: torch.Generator
+) -> Tensor:
+    return diffusion.sample(x, *masks, sampling_timesteps=steps, generator=generator)[-1].clamp(0, 1)
+
+
+def _side_by_side(
+    paths: dict[str, Callable[..., Tensor]], inputs: Sequence[Tensor], seed: int, repeats: int
+) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """Each path's image (3, H, W) and median time in milliseconds."""
+    images: dict[str, Tensor] = {}
+    times: dict[str, list[float]] = {name: [] for name in paths}
+    for repeat in range(repeats + 1):
+        for name, path in paths.items():
+            generator = torch.Generator().manual_seed(seed)
+            started = time.perf_counter()
+            images[name] = path(*inputs, generator=generator)[0]
+            if repeat > 0:
+                times[name].append(1e3 * (time.perf_counter() - started))
+    return images, {name: statistics.median(values) for name, values in times.items()}
+
+
+def summary(results: Sequence[Result]) -> dict[str, float]:
+    """Means over the photographs, and the ratio of the summed times."""
+
+    def mean(name: str) -> float:
+        return statistics.fmean(getattr(result, name) for result in results)
+
+    eager, fast = mean("eager_ms"), mean("fast_ms")
+    names = ("psnr_before", "psnr_after", "ssim_before", "ssim_after")
+    return {
+        "images": len(results),
+        **{name: mean(name) for name in names},
+        "psnr_gain": mean("psnr_after") - mean("psnr_before"),
+        "eager_ms": eager,
+        "fast_ms": fast,
+        "speedup": eager / fast,
+        "difference": max(result.difference for result in results),
+    }
+
+
+def draw(path: str | PathLike[str], results: Sequence[Result], columns: int = 2) -> None:
+    """Write one picture: for each photograph input, restored and truth, with its PSNR; PNG or JPEG by suffix."""
+    pil = require("PIL.Image", "cli")
+    pil_draw, pil_font = require("PIL.ImageDraw", "cli"), require("PIL.ImageFont", "cli")
+    gap, caption = 6, 20
+    width = max(result.truth.shape[2] for result in results)
+    block = 3 * (width + gap) + 2 * gap
+    rows = [results[i : i + columns] for i in range(0, len(results), columns)]
+    heights = [max(result.truth.shape[1] for result in row) + caption + gap for row in rows]
+    sheet = pil.new("RGB", (columns * block - gap, sum(heights) + gap), "white")
+    pen, font = pil_draw.Draw(sheet), pil_font.load_default(13)
+    for number, result in enumerate(results):
+        row, column = divmod(number, columns)
+        top = sum(heights[:row]) + gap
+        shown = (
+            (f"input {result.psnr_before:.1f} dB", result.degraded),
+            (f"restored {result.psnr_after:.1f} dB", result.restored),
+            ("truth", result.truth),
+        )
+        for place, (text, image) in enumerate(shown):
+            left = column * block + gap + place * (width + gap)
+            pen.text((left, top), text, fill="black", font=font)
+            pixels = (image.permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
+            sheet.paste(pil.fromarray(pixels), (left, top + caption))
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    options = {"quality": 88} if path.suffix.lower() in (".jpg", ".jpeg") else {}
+    write_whole(path, lambda unfinished: sheet.save(unfinished, **options))

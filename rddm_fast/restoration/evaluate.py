@@ -1,0 +1,282 @@
+"""Measure restored images against their ground truth: what `rddm-fast evaluate` does, for use from Python.
+
+report = evaluate(find_pairs("restored", "truth"), Evaluator(space="y"))
+report.write("results", worst=8)
+
+Under `torchrun` or `accelerate launch` each process measures its share, and the first one has the report of all.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..images.pairs import DataError, Pair
+from ..images.picture import read_image
+from ..system.files import write_text_whole
+from ..system.processes import rank, share, world_size
+from .gallery import Row, write_gallery
+from .metrics import lab_mae, luma, psnr, rmse, ssim, ssim_volume
+from .perceptual import Inception, Lpips, frechet_distance, inception_score
+
+PathOrText = str | PathLike[str]
+SPACES = ("rgb", "y")
+
+
+@dataclass(frozen=True)
+class Record:
+    """What was measured of one pair.
+
+    values: number by name of the metric, in the order of the table; None where a region has no pixel.
+    rows: the networks' outputs that metrics of the whole set are made of.
+    error: why nothing was measured, one sentence that names the file, or None.
+    """
+
+    pair: Pair
+    values: dict[str, float | None] = field(default_factory=dict)
+    rows: dict[str, Tensor] = field(default_factory=dict)
+    error: str | None = None
+
+
+class Evaluator:
+    """Measures one pair of images.
+
+    Args:
+        space: "rgb", or "y" for PSNR, SSIM and RMSE on the luma alone, as published for deraining and low light.
+        resize: height and width that all images are scaled to first, bicubic with antialiasing, as published for
+            shadow removal; None leaves them as they are, and a pair of two sizes is then an error.
+        lpips, fid, inception: TorchScript files of networks (see `perceptual`), for the metrics of that name.
+        device: where to compute.
+
+    With a mask, PSNR and SSIM are also taken of both images multiplied by the mask ("shadow") and by its complement
+    ("non_shadow"), and the error in Lab over the pixels of each, as the scripts of shadow removal do. A mask's pixel
+    counts from half of full brightness.
+
+    Raises ValueError for another space and for files that are no TorchScript.
+    """
+
+    def __init__(
+        self,
+        *,
+        space: str = "rgb",
+        resize: tuple[int, int] | None = None,
+        lpips: PathOrText | None = None,
+        fid: PathOrText | None = None,
+        inception: PathOrText | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        if space not in SPACES:
+            raise ValueError(f"space is {space!r}: choose one of {', '.join(SPACES)}")
+        self.space, self.resize, self.device = space, resize, torch.device(device)
+        self.lpips = None if lpips is None else Lpips(lpips, device=device)
+        self.features = None if fid is None else Inception(fid, flag="return_features", device=device)
+        self.classes = None if inception is None else Inception(inception, flag="no_output_bias", device=device)
+
+    def read(self, pair: Pair) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Prediction and truth, float32 (3, H, W) in [0, 1], and the mask, bool (1, H, W), of one size."""
+        if pair.target is None:
+            raise DataError(f"{pair.input} has no ground truth to be measured against")
+        files = [pair.input, pair.target, *([pair.mask] if pair.mask else [])]
+        images = [read_image(file).pixels for file in files]
+        if self.resize is not None:
+            images = [_resized(image, self.resize) for image in images]
+        for file, image in zip(files[1:], images[1:], strict=True):
+            if image.shape != images[0].shape:
+                sizes = [f"{x.shape[2]}x{x.shape[1]}" for x in (images[0], image)]
+                raise DataError(f"{pair.input} is {sizes[0]} and {file} is {sizes[1]}: resize them to one size first")
+        pred, target, *masks = (image.to(self.device) for image in images)
+        return pred, target, masks[0].mean(0, keepdim=True) >= 0.5 if masks else None
+
+    def __call__(self, pair: Pair) -> Record:
+        """All metrics of one pair. A pair that cannot be read or measured becomes a record with an error."""
+        try:
+            pred, target, mask = self.read(pair)
+            values = self._values(pred, target, mask)
+            rows = {}
+            if self.features is not None:
+                rows = {"generated": self.features.row(pred), "real": self.features.row(target)}
+            if self.classes is not None:
+                rows["classes"] = self.classes.row(pred)
+            return Record(pair, values, rows)
+        except ValueError as error:
+            named = str(pair.input) in str(error) or str(pair.target) in str(error)
+            return Record(pair, error=str(error) if named else f"{pair.input} was not measured: {error}")
+
+    def _values(self, pred: Tensor, target: Tensor, mask: Tensor | None) -> dict[str, float | None]:
+        regions = {"": None} if mask is None else {"": None, "_shadow": mask, "_non_shadow": ~mask}
+        compared = (luma(pred), luma(target)) if self.space == "y" else (pred, target)
+        values: dict[str, float | None] = {}
+        for name, region in regions.items():
+            metrics = {"psnr": psnr, "ssim": ssim}
+            if self.space == "rgb":
+                metrics["ssim_volume"] = ssim_volume
+            if region is None:
+                metrics["rmse"] = rmse
+            empty = region is not None and not region.any()
+            images = compared if region is None else [image * region for image in compared]
+            for metric, function in metrics.items():
+                values[metric + name] = None if empty else function(*images).item()
+            values["mae_lab" + name] = None if empty else lab_mae(pred, target, region).item()
+            values["pixels" + name] = int(region.sum()) if region is not None else target[0].numel()
+        if self.lpips is not None:
+            values["lpips"] = self.lpips.distance(pred, target)
+        return values
+
+
+def _resized(image: Tensor, size: tuple[int, int]) -> Tensor:
+    # With antialiasing this is the kernel of MATLAB's imresize (a = -0.5); the two differ at the very border alone.
+    resized = F.interpolate(image[None], size=size, mode="bicubic", antialias=True, align_corners=False)
+    return resized[0].clamp(0, 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """The records of all pairs, in the pairs' order, and who made them."""
+
+    records: list[Record]
+    evaluator: Evaluator
+
+    @property
+    def measured(self) -> list[Record]:
+        return [record for record in self.records if record.error is None]
+
+    @property
+    def errors(self) -> list[str]:
+        return [record.error for record in self.records if record.error is not None]
+
+    def worst(self, count: int) -> list[Record]:
+        """The records of the lowest PSNR, worst first."""
+        return sorted(self.measured, key=lambda record: record.values["psnr"] or 0.0)[:count]
+
+    def summary(self) -> dict[str, Any]:
+        """Mean and standard deviation over the images of each metric, and the metrics of the whole set.
+
+        FID is left out for fewer than two images, which have no distribution.
+        `mae_lab_per_pixel` weighs the images by their pixels, where "metrics" has the mean of the images' means.
+        """
+        names = list(self.measured[0].values) if self.measured else []
+        result: dict[str, Any] = {
+            "images": len(self.measured),
+            "failed": self.errors,
+            "space": self.evaluator.space,
+            "resize": self.evaluator.resize,
+            "metrics": {name: self._spread(name) for name in names if not name.startswith("pixels")},
+            "mae_lab_per_pixel": {
+                name.removeprefix("pixels").removeprefix("_") or "all": self._per_pixel(name.removeprefix("pixels"))
+                for name in names
+                if name.startswith("pixels")
+            },
+        }
+        if self.evaluator.features is not None and len(self.measured) > 1:
+            result["fid"] = frechet_distance(self._rows("real"), self._rows("generated"))
+        if self.evaluator.classes is not None and self.measured:
+            mean, std = inception_score(self._rows("classes"))
+            result["inception_score"] = {"mean": mean, "std": std}
+        return result
+
+    def _numbers(self, name: str) -> list[float]:
+        return [value for record in self.measured if (value := record.values[name]) is not None]
+
+    def _spread(self, name: str) -> dict[str, float | None]:
+        numbers = self._numbers(name)
+        known = len(numbers) > 1 and all(map(math.isfinite, numbers))
+        return {
+            "mean": statistics.fmean(numbers) if numbers else None,
+            "std": statistics.stdev(numbers) if known else None,
+        }
+
+    def _per_pixel(self, region: str) -> float | None:
+        pairs = [(record.values["mae_lab" + region], record.values["pixels" + region]) for record in self.measured]
+        pixels = sum(count or 0 for _, count in pairs)
+        return sum((error or 0) * (count or 0) for error, count in pairs) / pixels if pixels else None
+
+    def _rows(self, name: str) -> Tensor:
+        return torch.stack([record.rows[name] for record in self.measured])
+
+    def table(self) -> str:
+        """The records as CSV: a line an image, empty where a region has no pixel."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        for number, record in enumerate(self.measured):
+            if number == 0:
+                writer.writerow(["name", *record.values])
+            writer.writerow([record.pair.name, *map(_cell, record.values.values())])
+        return text.getvalue()
+
+    def write(self, folder: PathOrText, *, worst: int = 8) -> dict[str, Any]:
+        """Write metrics.csv, summary.json and, of the `worst` images, worst.png; returns the summary."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        summary = self.summary()
+        write_text_whole(folder / "metrics.csv", self.table())
+        write_text_whole(folder / "summary.json", json.dumps(_json(summary), indent=2) + "\n")
+        if worst and self.measured:
+            write_gallery(folder / "worst.png", [self._row(record) for record in self.worst(worst)])
+        return summary
+
+    def _row(self, record: Record) -> Row:
+        pred, target, _ = self.evaluator.read(record.pair)
+        whole = [name for name in record.values if not name.startswith("pixels") and not name.endswith("shadow")]
+        shown = {name: value for name in whole if (value := record.values[name]) is not None}
+        return Row(record.pair.name, pred.cpu(), target.cpu(), shown)
+
+
+def _cell(value: float | None) -> str:
+    return "" if value is None else str(value) if isinstance(value, int) else f"{value:.6f}"
+
+
+def _json(value: Any) -> Any:
+    """`value` without the numbers that JSON does not have: infinity (equal images) becomes a string."""
+    if isinstance(value, dict):
+        return {key: _json(item) for key, item in value.items()}
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def evaluate(
+    pairs: Sequence[Pair], evaluator: Evaluator, on_done: Callable[[int, int], None] | None = None
+) -> Report | None:
+    """Measure `pairs`, each in one process of those that were started; None in all but the first.
+
+    on_done: called after each pair of this process's share, with how many are done and how many there are.
+    """
+    mine = share(range(len(pairs)))
+    records = {}
+    for done, number in enumerate(mine, 1):
+        records[number] = evaluator(pairs[number])
+        if on_done is not None:
+            on_done(done, len(mine))
+    if world_size() > 1:
+        gathered = _gathered(records)
+        if gathered is None:
+            return None
+        records = gathered
+    return Report([records[number] for number in range(len(pairs))], evaluator)
+
+
+def _gathered(records: dict[int, Record]) -> dict[int, Record] | None:
+    """The records of all processes in the first one, None in the others."""
+    joined = dist.is_initialized()
+    if not joined:
+        # A launcher ends all processes when one fails, so that a long wait is for a longer share.
+        dist.init_process_group("gloo", timeout=timedelta(days=1))
+    try:
+        shares: list[Any] | None = [None] * world_size() if rank() == 0 else None
+        dist.gather_object(records, shares)
+    finally:
+        if not joined:
+            dist.destroy_process_group()
+    return None if shares is None else {number: record for part in shares for number, record in part.items()}

@@ -1,0 +1,115 @@
+"""Metrics by trained networks: LPIPS, FID and the Inception Score, from TorchScript files that the user has.
+
+Nothing is downloaded and no package of networks is needed: a TorchScript file (`torch.jit.save`) holds the network and
+its weights. The files are called as follows, on the images in their own size.
+
+- LPIPS (Zhang et al., 2018): f(pred, target), float32 (1, 3, H, W) in [-1, 1], returns one number.
+  `torch.jit.trace(lpips.LPIPS(net="alex").eval(), (x, x)).save("lpips.pt")` makes such a file.
+- FID (Heusel et al., 2017): f(images, return_features=True) where it takes that argument, else f(images); uint8
+  (1, 3, H, W), returns (1, D) features.
+- Inception Score (Salimans et al., 2016): f(images, no_output_bias=True) where it takes that argument, else f(images);
+  uint8 (1, 3, H, W), returns (1, classes) probabilities.
+
+`inception-2015-12-05.pt`, as published with StyleGAN2-ADA, serves for both of the latter.
+"""
+
+from __future__ import annotations
+
+import warnings
+from os import PathLike
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ..system.extras import require
+
+
+class Scripted:
+    """A network in a TorchScript file, on a device.
+
+    path: the file.
+    flag: a bool argument that is passed as True where the network takes it.
+
+    Raises ValueError for a file that is missing or holds no TorchScript.
+    """
+
+    def __init__(self, path: str | PathLike[str], *, flag: str | None = None, device: torch.device | str = "cpu"):
+        self.path, self.device = Path(path), torch.device(device)
+        if not self.path.is_file():
+            raise ValueError(f"{path} does not exist: name a TorchScript file of the network")
+        try:
+            self.network = torch.jit.load(self.path, map_location=self.device).eval()
+        except RuntimeError:
+            raise ValueError(f"{path} is no TorchScript file: save the network with torch.jit.save") from None
+        takes = {argument.name for argument in self.network.forward.schema.arguments}
+        self.flags = {flag: True} if flag is not None and flag in takes else {}
+
+    @torch.no_grad()
+    def __call__(self, *images: Tensor) -> Tensor:
+        """The network's output for batches of images, on the CPU; ValueError, naming the file, where it fails."""
+        try:
+            output = self.network(*(image.to(self.device) for image in images), **self.flags)
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise ValueError(f"{self.path} cannot take images {tuple(images[0].shape)}: {reason}") from error
+        if not isinstance(output, Tensor):
+            raise ValueError(f"{self.path} returned {type(output).__name__}, where one tensor is expected")
+        return output.float().cpu()
+
+
+class Lpips(Scripted):
+    """Learned perceptual distance of images (3, H, W) in [0, 1]."""
+
+    def distance(self, pred: Tensor, target: Tensor) -> float:
+        output = self(pred[None].float() * 2 - 1, target[None].float() * 2 - 1)
+        if output.numel() != 1:
+            raise ValueError(f"{self.path} returned {tuple(output.shape)}, where one number is expected of LPIPS")
+        return output.item()
+
+
+class Inception(Scripted):
+    """One row of features or of probabilities for an image (3, H, W) in [0, 1]."""
+
+    def row(self, image: Tensor) -> Tensor:
+        output = self((image[None] * 255).round().clamp(0, 255).to(torch.uint8))
+        if output.dim() != 2 or len(output) != 1:
+            raise ValueError(f"{self.path} returned {tuple(output.shape)}, where (1, features) is expected")
+        return output[0]
+
+
+class _Given(nn.Identity):
+    """In the place of torchmetrics' feature extractor, where the features are known already."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.num_features = num_features
+
+
+def frechet_distance(real: Tensor, generated: Tensor) -> float:
+    """FID of two sets of features (N, D); ValueError for fewer than two images."""
+    if min(len(real), len(generated)) < 2:
+        raise ValueError("FID is a distance of distributions: it needs at least two images")
+    metric = require("torchmetrics.image.fid", "metrics").FrechetInceptionDistance(
+        feature=_Given(real.shape[1]), sync_on_compute=False
+    )
+    metric.update(real.double(), real=True)
+    metric.update(generated.double(), real=False)
+    return float(metric.compute())
+
+
+def inception_score(probabilities: Tensor, splits: int = 10) -> tuple[float, float]:
+    """Inception Score of class probabilities (N, classes): mean and standard deviation over `splits` random parts.
+
+    The parts are drawn from a fixed seed. The deviation is not a number where there is only one image.
+    """
+    module = require("torchmetrics.image.inception", "metrics")
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        warnings.filterwarnings("ignore", "Metric `InceptionScore` will save all extracted features")
+        warnings.filterwarnings("ignore", "std\\(\\): degrees of freedom")
+        torch.manual_seed(0)
+        metric = module.InceptionScore(feature=nn.Identity(), splits=splits, sync_on_compute=False)
+        # It takes logits: the logarithm of probabilities has them as its softmax.
+        metric.update(probabilities.double().clamp(min=1e-300).log())
+        mean, deviation = metric.compute()
+    return float(mean), float(deviation)

@@ -1,0 +1,194 @@
+"""Restore image files: what `rddm-fast restore` does, for use from Python.
+
+restorer = Restorer(load_model("derain"), steps=3)
+for outcome in restore_files(restorer, ["photos"], "restored"):
+    print(outcome.source, outcome.error or "restored")
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..diffusion.residual import ResidualDiffusion
+from ..fast.engine import FastSampler
+from ..images.find import find_images, plan_outputs
+from ..images.pairs import find_pairs
+from ..images.picture import ImageError, Picture, read_image, write_image
+from ..system.processes import rank, share
+from .tiles import tiled
+
+PathOrText = str | PathLike[str]
+
+
+class Restorer:
+    """A restoring model with its settings; called with one picture.
+
+    Args:
+        diffusion: a model with `condition=True`.
+        steps: sampling steps; the model's own if None.
+        eta: stochasticity, 0 to 1; the model's own if None.
+        seed: of the starting noise, the same for every picture, so that a picture's result does not depend on
+            which others are restored with it.
+        tile: greatest side in pixels that is restored at once (larger pictures in tiles); None for any.
+        overlap: of neighbouring tiles, in pixels.
+        dtype: what the networks compute in, as in `FastSampler`.
+        compile: compile the networks, and capture the loop on a GPU: worth its minute a size for many pictures of one
+            size, and so not done by default.
+
+    Raises ValueError for a model that generates instead.
+    """
+
+    def __init__(
+        self,
+        diffusion: ResidualDiffusion,
+        *,
+        steps: int | None = None,
+        eta: float | None = None,
+        seed: int = 0,
+        tile: int | None = 512,
+        overlap: int = 32,
+        dtype: torch.dtype | None = None,
+        compile: bool = False,
+    ) -> None:
+        if not diffusion.condition:
+            raise ValueError("this model generates images from noise: to restore, use a model with condition=True")
+        if tile is not None and not 0 <= overlap < tile:
+            raise ValueError(f"overlap must be 0 or more and less than the tile's {tile} pixels, not {overlap}")
+        self.needs_mask = diffusion.input_condition
+        self.device = diffusion.alphas_cumsum.device
+        graphs = compile and self.device.type == "cuda"
+        self.sampler = FastSampler(diffusion, steps=steps, eta=eta, dtype=dtype, compile=compile, graphs=graphs)
+        self.seed, self.tile, self.overlap = seed, tile, overlap
+
+    def __call__(
+        self,
+        picture: Picture,
+        mask: Picture | None = None,
+        advance: Callable[[int, int], None] | None = None,
+    ) -> Picture:
+        """`picture` restored; alpha, bits and the rest stay. `advance(done, of)` is called after each tile."""
+        image = picture.pixels[None].to(self.device)
+        masks = []
+        if mask is not None:
+            if mask.pixels.shape != picture.pixels.shape:
+                sizes = [f"{x.pixels.shape[2]}x{x.pixels.shape[1]}" for x in (mask, picture)]
+                raise ImageError(f"the mask {mask.path} is {sizes[0]} and {picture.path} is {sizes[1]}")
+            masks = [mask.pixels[None].to(self.device)]
+        generator = torch.Generator(self.device).manual_seed(self.seed)
+        if self.tile is None or max(image.shape[-2:]) <= self.tile:
+            return picture.with_pixels(self.sampler(image, *masks, generator=generator)[0].cpu())
+
+        draws = 1 + sum(step.draws for step in self.sampler.steps)
+        noise = [torch.randn(image.shape, generator=generator, device=self.device) for _ in range(draws)]
+
+        def restore(parts: Sequence[Tensor]) -> Tensor:
+            return self.sampler(*parts[:-draws], draws=parts[-draws:])
+
+        restored = tiled(restore, [image, *masks, *noise], self.tile, self.overlap, advance)
+        return picture.with_pixels(restored[0].cpu())
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one input: restored in `seconds`, skipped because its result was there, or failed."""
+
+    source: Path
+    target: Path | None = None
+    seconds: float = 0.0
+    skipped: bool = False
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The work of one call: (source, target) of each file, its mask, and the inputs that cannot be used."""
+
+    files: list[tuple[Path, Path]]
+    masks: dict[Path, Path]
+    failures: list[Outcome]
+
+
+def plan(
+    inputs: Sequence[PathOrText], output: PathOrText, mask: PathOrText | None = None, *, needs_mask: bool = False
+) -> Plan:
+    """What to restore and where the results go, checked before any work is done.
+
+    An input that is missing or holds no image becomes a failure; the others are still planned. Raises
+    ImageError when results would overwrite each other or an input, and ValueError where a mask is missing.
+    """
+    usable: list[PathOrText] = []
+    failures = []
+    for given in inputs:
+        try:
+            find_images(given)
+            usable.append(given)
+        except ImageError as error:
+            failures.append(Outcome(Path(given), error=str(error)))
+    if needs_mask and mask is None:
+        raise ValueError("this model was trained with a mask (input_condition=True): name the masks' file or folder")
+    if mask is not None and not needs_mask:
+        raise ValueError("this model takes no mask: leave it out")
+    files = plan_outputs(usable, output) if usable else []
+    masks: dict[Path, Path] = {}
+    if mask is not None:
+        for given in usable:
+            masks.update({pair.input: pair.mask for pair in find_pairs(given, mask=mask) if pair.mask})
+    return Plan(files, masks, failures)
+
+
+def restore_files(
+    restorer: Restorer,
+    inputs: Sequence[PathOrText],
+    output: PathOrText,
+    *,
+    mask: PathOrText | None = None,
+    overwrite: bool = False,
+    on_start: Callable[[int, int, Path], None] | None = None,
+    advance: Callable[[int, int], None] | None = None,
+) -> Iterator[Outcome]:
+    """Restore files and folders of images into the folder `output`, keeping names; yields an Outcome each.
+
+    A file that cannot be read or written is an outcome with an error, and the rest is done. A file whose result
+    is there is skipped unless `overwrite` is true, so that an interrupted run goes on where it stopped. Each
+    result appears whole or not at all. Under `torchrun` and `accelerate launch` each process restores its own part of
+    the files, and the first one alone names the inputs that cannot be used.
+
+    Args:
+        inputs: image files, and folders, which stand for every image below them.
+        mask: the mask's file, or the folder of masks matched by name, for models that take one.
+        on_start: called before each file with its number from 0, how many there are, and its path.
+        advance: called after each tile of a file with how many are done and how many there are.
+    """
+    planned = plan(inputs, output, mask, needs_mask=restorer.needs_mask)
+    if rank() == 0:
+        yield from planned.failures
+    files = share(planned.files)
+    for number, (source, target) in enumerate(files):
+        if on_start is not None:
+            on_start(number, len(files), source)
+        if target.exists() and not overwrite:
+            yield Outcome(source, target, skipped=True)
+            continue
+        try:
+            started = time.perf_counter()
+            masked = read_image(planned.masks[source]) if source in planned.masks else None
+            picture = restorer(read_image(source), masked, advance)
+            write_image(target, picture)
+            yield Outcome(source, target, seconds=time.perf_counter() - started)
+        except ImageError as error:
+            yield Outcome(source, error=str(error))
+        except (MemoryError, torch.OutOfMemoryError):
+            advice = "use smaller tiles" if restorer.tile else "restore it in tiles"
+            yield Outcome(source, error=f"{source} needs more memory than there is: {advice}")
+
+
+def failed(outcomes: Iterable[Outcome]) -> list[Outcome]:
+    """Those with an error."""
+    return [outcome for outcome in outcomes if outcome.error]

@@ -1,0 +1,1 @@
+"""Files, processes, signals, optional packages: what the package needs of the machine it runs on."""

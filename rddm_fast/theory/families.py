@@ -1,0 +1,145 @@
+"""The families of schedules: from a recipe, a JSON object, to the increments and coefficients that it describes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+SHAPES = ("increased", "decreased", "average", "normal")
+
+
+def coefficients(
+    timesteps: int,
+    shape: str,
+    *,
+    form: str = "power",
+    ratio: float = 1.0,
+    sum_scale: float = 1.0,
+    dtype: torch.dtype = torch.float64,
+) -> Tensor:
+    """Increments of one coefficient, shape (timesteps,), that sum to `sum_scale`.
+
+    form="power" (the later experiments): x**ratio over x = linspace(0, 1, T); the paper's P(x, a) is
+    "increased" with ratio a, P(1 - x, a) is "decreased". form="triangular" (deraining): i over i = 1..T;
+    it never is 0. "average" is 1/T, "normal" a Gaussian bell over [-3, 3]; both ignore `ratio`.
+    """
+    if shape not in SHAPES:
+        raise ValueError(f"unknown schedule shape {shape!r}: choose one of {', '.join(SHAPES)}")
+    if form not in ("power", "triangular"):
+        raise ValueError(f"unknown schedule form {form!r}: choose 'power' or 'triangular'")
+    if timesteps < 1:
+        raise ValueError(f"a schedule needs at least 1 step, not timesteps={timesteps}")
+    if shape == "average":
+        return torch.full((timesteps,), 1 / timesteps, dtype=dtype) * sum_scale
+    if shape == "normal":
+        x = torch.linspace(-3, 3, timesteps, dtype=dtype)
+        increments = torch.exp(-(x**2) / 2)
+    elif form == "triangular":
+        increments = torch.linspace(1, timesteps, timesteps, dtype=dtype)
+    else:
+        increments = torch.linspace(0, 1, timesteps, dtype=dtype) ** ratio
+    if shape == "decreased":
+        increments = increments.flip(0)
+    return increments / increments.sum() * sum_scale
+
+
+def ddim_betas(timesteps: int, beta_schedule: str = "linear", dtype: torch.dtype = torch.float64) -> Tensor:
+    """DDPM's per-step variances b_t, shape (timesteps,), as diffusers names them.
+
+    The range 1e-4 .. 0.02 is that of 1000 steps and is not rescaled for others, as in the published code.
+    """
+    if beta_schedule == "linear":
+        return torch.linspace(1e-4, 0.02, timesteps, dtype=dtype)
+    if beta_schedule == "scaled_linear":
+        return torch.linspace(1e-4**0.5, 0.02**0.5, timesteps, dtype=dtype) ** 2
+    if beta_schedule == "squaredcos_cap_v2":
+
+        def f(u: float) -> float:
+            return math.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2
+
+        values = [min(1 - f((i + 1) / timesteps) / f(i / timesteps), 0.999) for i in range(timesteps)]
+        return torch.tensor(values, dtype=dtype)
+    raise ValueError(
+        f"unknown beta_schedule {beta_schedule!r}: choose 'linear', 'scaled_linear' or 'squaredcos_cap_v2'"
+    )
+
+
+def _cumulated(alphas: Tensor, betas2: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    # Rounding lets a cumulative sum end a hair above 1, which would make 1 - alpha_bar negative.
+    return alphas, betas2, alphas.cumsum(0).clip(0, 1), betas2.cumsum(0).clip(0, 1)
+
+
+def _summed(recipe: dict[str, Any], dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    T, form = recipe["timesteps"], recipe["form"]
+    a, b = recipe["alpha"], recipe["beta2"]
+    alphas = coefficients(T, a["shape"], form=form, ratio=a.get("ratio", 1.0), dtype=dtype)
+    betas2 = coefficients(
+        T, b["shape"], form=form, ratio=b.get("ratio", 1.0), sum_scale=recipe["sum_scale"], dtype=dtype
+    )
+    return _cumulated(alphas, betas2)
+
+
+def _increments(cumulated: Tensor, rebuilt: bool) -> Tensor:
+    # The published constructor leaves the first increment 0; its `init()` copies the second one into it.
+    increments = cumulated.diff(prepend=cumulated[:1])
+    if rebuilt and len(increments) > 1:
+        increments[0] = increments[1]
+    return increments
+
+
+def _from_ddim(recipe: dict[str, Any], dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    a = torch.cumprod(1 - ddim_betas(recipe["timesteps"], recipe["beta_schedule"], dtype), 0)
+    alphas_cumsum, betas2_cumsum = 1 - a**0.5, 1 - a
+    readjusted = recipe.get("alpha")
+    if readjusted:
+        P = coefficients(recipe["timesteps"], readjusted["shape"], ratio=readjusted.get("ratio", 1.0), dtype=dtype)
+        alphas_cumsum = P.cumsum(0).clip(0, 1)
+    rebuilt = recipe.get("boundary") == "test"
+    return (
+        _increments(alphas_cumsum, rebuilt),
+        _increments(betas2_cumsum, rebuilt),
+        alphas_cumsum,
+        betas2_cumsum,
+    )
+
+
+def from_curves(alpha_bar: Tensor, beta_bar: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    beta2_bar = beta_bar**2
+    zero = torch.zeros(1, dtype=alpha_bar.dtype)
+    return alpha_bar.diff(prepend=zero), beta2_bar.diff(prepend=zero), alpha_bar, beta2_bar
+
+
+def _resshift(recipe: dict[str, Any], dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    T, kappa, power = recipe["timesteps"], recipe["kappa"], recipe["power"]
+    first, last = recipe["min_noise_level"] / kappa, 0.99
+    steps = torch.linspace(0, 1, T, dtype=dtype) ** power
+    root = first * (last / first) ** steps
+    return from_curves(root**2, kappa * root)
+
+
+def _ir_sde(recipe: dict[str, Any], dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    T = recipe["timesteps"]
+    theta_bar = -math.log(recipe["eps"]) * torch.linspace(1 / T, 1, T, dtype=dtype)
+    variance = (recipe["max_sigma"] / 255) ** 2 * (1 - torch.exp(-2 * theta_bar))
+    # Its sigma is given for images in [0, 1]; ours are in [-1, 1].
+    return from_curves(1 - torch.exp(-theta_bar), 2 * variance.sqrt())
+
+
+def _straight(recipe: dict[str, Any], dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    T = recipe["timesteps"]
+    line = torch.linspace(1 / T, 1, T, dtype=dtype)
+    return from_curves(line, recipe["sum_scale"] ** 0.5 * line)
+
+
+FAMILIES: dict[str, Callable[[dict[str, Any], torch.dtype], tuple[Tensor, Tensor, Tensor, Tensor]]] = {
+    "triangular": _summed,
+    "power": _summed,
+    "ddim": _from_ddim,
+    "resshift": _resshift,
+    "ir_sde": _ir_sde,
+    "straight": _straight,
+}

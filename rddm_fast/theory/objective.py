@@ -1,0 +1,203 @@
+"""What a network predicts, and how the residual, the noise and the clean image follow from it.
+
+RDDM (Liu et al., CVPR 2024) splits diffusion in two: with I_res = I_in - I_0,
+
+    I_t = I_0 + alpha_bar_t * I_res + beta_bar_t * epsilon                      (paper, eq. 7)
+
+so any one of (I_res, epsilon, I_0), or two of them, determines the rest. An `Objective` names which of
+them the network's outputs are. The published code spells the table below as an if-chain; here it is data.
+
+| objective            | out0  | out1             | residual            | noise               | clean image            |
+|----------------------|-------|------------------|---------------------|---------------------|------------------------|
+| pred_res_noise       | I_res | epsilon          | out0                | out1                | from both              |
+| pred_res_add_noise   | I_res | I_res + epsilon  | out0                | out1 - out0         | from both              |
+| pred_x0_noise        | I_0   | epsilon          | I_in - out0         | out1                | out0                   |
+| pred_x0_add_noise    | I_0   | I_0 + epsilon    | I_in - out0         | out1 - out0         | out0                   |
+| pred_res   (SM-Res)  | I_res | -                | out0                | from the residual   | I_in - residual        |
+| pred_noise (SM-N)    | eps.  | -                | I_in - clean image  | out0                | from the noise         |
+| pred_x0              | I_0   | -                | I_in - out0         | from the residual   | I_in - residual        |
+
+The residual and the clean image are clamped as soon as they are known, the noise never is, and later
+quantities are computed from the clamped ones: that order is part of the published behaviour.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Objective(IntEnum):
+    """What the network's outputs mean. The integers are the codes that the compiled kernels switch on."""
+
+    pred_res_noise = 0
+    pred_res_add_noise = 1
+    pred_x0_noise = 2
+    pred_x0_add_noise = 3
+    pred_res = 4
+    pred_noise = 5
+    pred_x0 = 6
+
+    @classmethod
+    def parse(cls, name: Objective | str | int) -> Objective:
+        """`name` as an Objective; ValueError that lists the choices if there is none of that name."""
+        if isinstance(name, str):
+            if name not in _NAMED:
+                raise ValueError(f"unknown objective {name!r}: choose one of {', '.join(_NAMED)}")
+            return _NAMED[name]
+        return cls(name)
+
+    @property
+    def outputs(self) -> int:
+        """How many images the network returns: 1 or 2."""
+        return 2 if self <= Objective.pred_x0_add_noise else 1
+
+    @property
+    def needs_input(self) -> bool:
+        """Whether I_in enters the read-out (an absent I_in means I_in = 0, as in generation)."""
+        return self not in (Objective.pred_res_noise, Objective.pred_res_add_noise)
+
+
+_NAMED = {objective.name: objective for objective in Objective}  # torch 2.11 cannot compile an Enum's __members__
+
+
+class Prediction(NamedTuple):
+    """The three images that an objective yields; the field names are the published ones."""
+
+    pred_res: Tensor
+    pred_noise: Tensor
+    pred_x_start: Tensor
+
+
+def at_test(objective: Objective | str, test_res_or_noise: str | None) -> tuple[Objective, tuple[int, ...]]:
+    """How the published `test_res_or_noise` changes the read-out of a two-network model.
+
+    Returns the objective to read out with, and which of the two networks' outputs it takes, in order.
+    Raises ValueError for a mode the objective does not have.
+    """
+    objective = Objective.parse(objective)
+    both = tuple(range(objective.outputs))
+    modes: dict[str, tuple[Objective, tuple[int, ...]]]
+    if objective is Objective.pred_res_noise:
+        modes = {
+            "res_noise": (objective, both),
+            "res": (Objective.pred_res, (0,)),
+            "noise": (Objective.pred_noise, (1,)),
+        }
+    elif objective is Objective.pred_x0_noise:
+        modes = {
+            "x0_noise": (objective, both),
+            "res_noise": (objective, both),
+            "x0": (Objective.pred_x0, (0,)),
+            "res": (Objective.pred_x0, (0,)),
+            "noise": (Objective.pred_noise, (1,)),
+        }
+    else:
+        modes = {}
+    if test_res_or_noise in (None, "None") or not modes:
+        return objective, both
+    if test_res_or_noise not in modes:
+        raise ValueError(
+            f"test_res_or_noise={test_res_or_noise!r} is no mode of {objective.name}: choose one of {', '.join(modes)}"
+        )
+    return modes[test_res_or_noise]
+
+
+def residual_to_noise(I_t: Tensor, I_in: Tensor | float, I_res: Tensor, alpha_bar, beta_bar) -> Tensor:
+    """epsilon = (I_t - I_in - (alpha_bar - 1) I_res) / beta_bar."""
+    return (I_t - I_in - (alpha_bar - 1) * I_res) / beta_bar
+
+
+def noise_to_clean(
+    I_t: Tensor, I_in: Tensor | float, epsilon: Tensor, alpha_bar, beta_bar, one_minus_alpha_bar
+) -> Tensor:
+    """I_0 = (I_t - alpha_bar I_in - beta_bar epsilon) / (1 - alpha_bar)."""
+    return (I_t - alpha_bar * I_in - beta_bar * epsilon) / one_minus_alpha_bar
+
+
+def residual_and_noise_to_clean(I_t: Tensor, I_res: Tensor, epsilon: Tensor, alpha_bar, beta_bar) -> Tensor:
+    """I_0 = I_t - alpha_bar I_res - beta_bar epsilon."""
+    return I_t - alpha_bar * I_res - beta_bar * epsilon
+
+
+def read_out(
+    objective: Objective,
+    I_t: Tensor,
+    out0: Tensor,
+    out1: Tensor | None,
+    I_in: Tensor | float,
+    alpha_bar,
+    beta_bar,
+    one_minus_alpha_bar,
+    clip_res: float = 1.0,
+    clip_0: float = 1.0,
+) -> Prediction:
+    """Residual, noise and clean image from the network's outputs, in the order and with the clamps as published.
+
+    Images are in [-1, 1], any one shape; the coefficients are floats, or tensors that broadcast against them.
+    `clip_res` and `clip_0` are the half-widths of the clamps (`math.inf`: none). The published code clamps
+    the residual to 1 although it ranges over [-2, 2]; 1 is therefore the default, 2 loses nothing.
+    """
+
+    def clamp(x: Tensor, limit: float) -> Tensor:
+        return x.clamp(-limit, limit)
+
+    if objective is Objective.pred_noise:
+        epsilon = out0
+        I_0 = clamp(noise_to_clean(I_t, I_in, epsilon, alpha_bar, beta_bar, one_minus_alpha_bar), clip_0)
+        return Prediction(clamp(I_in - I_0, clip_res), epsilon, I_0)
+
+    x0_known = objective in (Objective.pred_x0_noise, Objective.pred_x0_add_noise, Objective.pred_x0)
+    I_res = clamp(I_in - out0 if x0_known else out0, clip_res)
+
+    if objective.outputs == 1:
+        epsilon = residual_to_noise(I_t, I_in, I_res, alpha_bar, beta_bar)
+        return Prediction(I_res, epsilon, clamp(I_in - I_res, clip_0))
+
+    assert out1 is not None
+    added = objective in (Objective.pred_res_add_noise, Objective.pred_x0_add_noise)
+    epsilon = out1 - out0 if added else out1
+    if x0_known:
+        return Prediction(I_res, epsilon, clamp(out0, clip_0))
+    I_0 = residual_and_noise_to_clean(I_t, I_res, epsilon, alpha_bar, beta_bar)
+    return Prediction(I_res, epsilon, clamp(I_0, clip_0))
+
+
+def targets(objective: Objective, I_0: Tensor, I_res: Tensor, epsilon: Tensor) -> tuple[Tensor, ...]:
+    """What the outputs are trained towards, unclamped: one tensor an output."""
+    first = {
+        Objective.pred_res_noise: I_res,
+        Objective.pred_res_add_noise: I_res,
+        Objective.pred_x0_noise: I_0,
+        Objective.pred_x0_add_noise: I_0,
+        Objective.pred_res: I_res,
+        Objective.pred_noise: epsilon,
+        Objective.pred_x0: I_0,
+    }[objective]
+    if objective.outputs == 1:
+        return (first,)
+    added = objective in (Objective.pred_res_add_noise, Objective.pred_x0_add_noise)
+    return first, (first + epsilon if added else epsilon)
+
+
+def stacked(outputs: Tensor | list[Tensor] | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """A network's outputs as a tuple, whether it returned one tensor or several."""
+    return (outputs,) if isinstance(outputs, torch.Tensor) else tuple(outputs)
+
+
+AUTO = "auto"
+
+
+THRESHOLD = 0.01
+"""Distance of alpha_res from 1/2 that decides."""
+
+
+def decision(alpha_res: Tensor | float) -> Objective | None:
+    """What a value of alpha_res has decided: pred_res, pred_noise, or None within the threshold of 1/2."""
+    w = float(alpha_res.detach()) if isinstance(alpha_res, Tensor) else alpha_res
+    if abs(w - 0.5) < THRESHOLD:
+        return None
+    return Objective.pred_res if w > 0.5 else Objective.pred_noise

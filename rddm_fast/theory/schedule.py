@@ -1,0 +1,247 @@
+"""The coefficient schedules of RDDM: alpha_bar and beta_bar in float64 on the host.
+
+    I_t = I_0 + alpha_bar_t * I_res + beta_bar_t * epsilon          (RDDM, eq. 7)
+
+alpha_bar_t is the cumulative sum of the residual increments alpha_t, beta_bar_t the root of the cumulative
+sum of the noise-variance increments beta_t^2. Index t = 0 .. T-1 stands for the paper's step t + 1; "before
+the first step" (index -1) is the clean image, where both are 0.
+
+A `Schedule` is two tables and the recipe that made them. The recipe is what goes into a model's JSON, the
+tables are what the sampler reads, as Python floats, and `buffers()` is what the published class registers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .families import FAMILIES, from_curves
+
+BUFFER_NAMES = (
+    "alphas",
+    "alphas_cumsum",
+    "one_minus_alphas_cumsum",
+    "betas2",
+    "betas",
+    "betas2_cumsum",
+    "betas_cumsum",
+    "posterior_mean_coef1",
+    "posterior_mean_coef2",
+    "posterior_mean_coef3",
+    "posterior_variance",
+    "posterior_log_variance_clipped",
+)
+"""The published class's buffers, in the order it registers them."""
+
+LAST_ONE_MINUS_ALPHA_BAR = 1e-6
+"""The published floor under 1 - alpha_bar at the last index, where SM-N divides by it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Schedule:
+    """alpha_bar and beta_bar, float64 arrays of shape (T,), and the recipe they come from.
+
+    `sum_scale` is the variance of the noise that sampling starts from (beta_bar_T^2 of the summed families).
+    """
+
+    alpha_bar: np.ndarray
+    beta_bar: np.ndarray
+    sum_scale: float
+    recipe: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.alpha_bar.shape != self.beta_bar.shape or self.alpha_bar.ndim != 1 or not len(self.alpha_bar):
+            raise ValueError(
+                f"a schedule is two tables of one length, not {self.alpha_bar.shape} and {self.beta_bar.shape}"
+            )
+        if (np.diff(self.alpha_bar) < -1e-6).any() or (np.diff(self.beta_bar) < -1e-6).any():
+            raise ValueError("alpha_bar and beta_bar must not decrease with t: they are cumulative sums")
+
+    # -- the families -------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_recipe(cls, recipe: dict[str, Any]) -> Schedule:
+        """The schedule a recipe (a JSON object, as in a model's config) describes."""
+        family = recipe.get("family")
+        if family not in FAMILIES:
+            raise ValueError(f"unknown schedule family {family!r}: choose one of {', '.join(FAMILIES)}")
+        _, _, alpha_bar, beta2_bar = FAMILIES[family](recipe, torch.float64)
+        return cls(alpha_bar.numpy(), beta2_bar.sqrt().numpy(), float(recipe["sum_scale"]), dict(recipe))
+
+    @classmethod
+    def triangular(
+        cls,
+        timesteps: int = 1000,
+        sum_scale: float = 1.0,
+        alpha: str = "decreased",
+        beta2: str = "increased",
+    ) -> Schedule:
+        """The deraining experiment's schedule: alpha_t ~ T - t, beta_t^2 ~ t + 1."""
+        return cls.from_recipe(
+            {
+                "family": "triangular",
+                "form": "triangular",
+                "timesteps": timesteps,
+                "alpha": {"shape": alpha},
+                "beta2": {"shape": beta2},
+                "sum_scale": sum_scale,
+            }
+        )
+
+    @classmethod
+    def power(
+        cls,
+        timesteps: int = 1000,
+        sum_scale: float = 1.0,
+        alpha: tuple[str, float] = ("decreased", 1.0),
+        beta2: tuple[str, float] = ("increased", 1.0),
+    ) -> Schedule:
+        """The later experiments' schedule: P(1-x, a) for alpha, P(x, a) for beta^2, each (shape, ratio)."""
+        return cls.from_recipe(
+            {
+                "family": "power",
+                "form": "power",
+                "timesteps": timesteps,
+                "alpha": {"shape": alpha[0], "ratio": alpha[1]},
+                "beta2": {"shape": beta2[0], "ratio": beta2[1]},
+                "sum_scale": sum_scale,
+            }
+        )
+
+    @classmethod
+    def from_ddim(
+        cls,
+        timesteps: int = 1000,
+        beta_schedule: str = "linear",
+        *,
+        alpha: tuple[str, float] | None = None,
+        boundary: str = "train",
+    ) -> Schedule:
+        """A DDPM/DDIM schedule by the coefficient transformation alpha_bar = 1 - sqrt(a), beta_bar = sqrt(1 - a).
+
+        `alpha=(shape, ratio)` re-adjusts alpha_bar alone to a power curve, as the paper does without retraining.
+        `boundary` says how the first increment is registered: "train" as the published constructor does (0),
+        "test" as its `init()` does (a copy of the second); it changes no cumulative table.
+        """
+        if boundary not in ("train", "test"):
+            raise ValueError(f"boundary is 'train' or 'test', not {boundary!r}")
+        recipe: dict[str, Any] = {
+            "family": "ddim",
+            "timesteps": timesteps,
+            "beta_schedule": beta_schedule,
+            "boundary": boundary,
+            "sum_scale": 1.0,
+        }
+        if alpha:
+            recipe["alpha"] = {"shape": alpha[0], "ratio": alpha[1]}
+        return cls.from_recipe(recipe)
+
+    @classmethod
+    def resshift(
+        cls, timesteps: int = 15, kappa: float = 2.0, power: float = 0.3, min_noise_level: float = 0.04
+    ) -> Schedule:
+        """ResShift as an RDDM schedule: alpha_bar = eta_t, beta_bar = kappa sqrt(eta_t)."""
+        return cls.from_recipe(
+            {
+                "family": "resshift",
+                "timesteps": timesteps,
+                "kappa": kappa,
+                "power": power,
+                "min_noise_level": min_noise_level,
+                "sum_scale": kappa**2 * 0.99**2,
+            }
+        )
+
+    @classmethod
+    def ir_sde(cls, timesteps: int = 100, max_sigma: float = 10.0, eps: float = 0.005) -> Schedule:
+        """IR-SDE with a constant theta: alpha_bar = 1 - exp(-theta_bar), variance lambda^2 (1 - exp(-2 theta_bar))."""
+        sum_scale = (2 * max_sigma / 255) ** 2 * (1 - eps**2)
+        return cls.from_recipe(
+            {
+                "family": "ir_sde",
+                "timesteps": timesteps,
+                "max_sigma": max_sigma,
+                "eps": eps,
+                "sum_scale": sum_scale,
+            }
+        )
+
+    @classmethod
+    def straight(cls, timesteps: int = 1000, sum_scale: float = 1.0) -> Schedule:
+        """alpha_bar = t, beta_bar = t sqrt(sum_scale): a rectified-flow path; sum_scale=0 is Cold Diffusion's blend."""
+        return cls.from_recipe({"family": "straight", "timesteps": timesteps, "sum_scale": sum_scale})
+
+    @classmethod
+    def from_tables(cls, alpha_bar: Any, beta_bar: Any, sum_scale: float | None = None) -> Schedule:
+        """A schedule from its two tables, for instance from a published checkpoint's buffers."""
+        a, b = (np.asarray(x, dtype=np.float64).copy() for x in (alpha_bar, beta_bar))
+        return cls(
+            a, b, float(b[-1] ** 2 if sum_scale is None else sum_scale), {"family": "tables", "timesteps": len(a)}
+        )
+
+    # -- what is read from it -----------------------------------------------------------------------------
+
+    @property
+    def timesteps(self) -> int:
+        return len(self.alpha_bar)
+
+    def alpha_bar_at(self, t: int) -> float:
+        """alpha_bar_t; 0 at t = -1, the clean image."""
+        return 0.0 if t < 0 else float(self.alpha_bar[t])
+
+    def beta_bar_at(self, t: int) -> float:
+        """beta_bar_t; 0 at t = -1, the clean image."""
+        return 0.0 if t < 0 else float(self.beta_bar[t])
+
+    def one_minus_alpha_bar_at(self, t: int) -> float:
+        """1 - alpha_bar_t, which SM-N divides by.
+
+        At the last index it is the published 1e-6 whatever the schedule; elsewhere it is at least that, where
+        the published buffer may be exactly 0.
+        """
+        if t == self.timesteps - 1:
+            return LAST_ONE_MINUS_ALPHA_BAR
+        return max(1.0 - self.alpha_bar_at(t), LAST_ONE_MINUS_ALPHA_BAR)
+
+    def buffers(self) -> dict[str, Tensor]:
+        """The published class's twelve buffers, float32, shape (T,), in its order.
+
+        They are computed in the precision in which the published code computes them (float64 for the
+        triangular form, float32 for the others), because their differences of near-equal numbers keep few
+        digits in float32 and a checkpoint holds those few.
+        """
+        family = self.recipe.get("family")
+        dtype = torch.float32 if family in ("power", "ddim") else torch.float64
+        if family in FAMILIES:
+            alphas, betas2, alphas_cumsum, betas2_cumsum = FAMILIES[family](self.recipe, dtype)
+        else:
+            alphas, betas2, alphas_cumsum, betas2_cumsum = from_curves(
+                torch.from_numpy(self.alpha_bar), torch.from_numpy(self.beta_bar)
+            )
+        alphas_prev, betas2_prev = (torch.cat([x.new_ones(1), x[:-1]]) for x in (alphas_cumsum, betas2_cumsum))
+        coef1 = betas2_prev / betas2_cumsum
+        coef2 = (betas2 * alphas_prev - betas2_prev * alphas) / betas2_cumsum
+        coef3 = betas2 / betas2_cumsum
+        variance = betas2 * betas2_prev / betas2_cumsum
+        coef1[0], coef2[0], coef3[0], variance[0] = 0, 0, 1, 0
+        one_minus = 1 - alphas_cumsum
+        one_minus[-1] = LAST_ONE_MINUS_ALPHA_BAR
+        values = (
+            alphas,
+            alphas_cumsum,
+            one_minus,
+            betas2,
+            betas2.sqrt(),
+            betas2_cumsum,
+            betas2_cumsum.sqrt(),
+            coef1,
+            coef2,
+            coef3,
+            variance,
+            variance.clamp(min=1e-20).log(),
+        )
+        return {name: value.float() for name, value in zip(BUFFER_NAMES, values, strict=True)}

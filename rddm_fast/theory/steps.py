@@ -1,0 +1,184 @@
+"""The reverse process of RDDM as one pure function in the paper's notation.
+
+A sampler here is a list of `Step`s, whose coefficients are Python floats computed once on the host in
+float64, and `reverse`, which walks them:
+
+    I_s = k_t I_t + k_res I_res + k_noise epsilon + k_0 I_0 + sigma z
+
+`few_steps` makes the generalised (DDIM-like) steps, `ancestral_steps` the full-length posterior sampler.
+Both are this one linear form, so one fused kernel, `ops.reverse_step`, serves them all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import torch
+
+from .schedule import Schedule
+
+
+@dataclass(frozen=True)
+class Step:
+    """One reverse step from index `t` to the earlier index `s` (-1: the clean image).
+
+    `alpha_bar`, `beta_bar` and `one_minus_alpha_bar` are the schedule's values at `t`, which the network's
+    outputs are read out with. `draws` says whether the published loop draws noise here (it matters for the
+    order of draws even where sigma is 0).
+    """
+
+    t: int
+    s: int
+    alpha_bar: float
+    beta_bar: float
+    one_minus_alpha_bar: float
+    k_t: float
+    k_res: float
+    k_noise: float
+    k_0: float
+    sigma: float
+    draws: bool
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """What `ops.reverse_step` and `ops.StepTable` take of it, by name."""
+        return {name: getattr(self, name) for name in _NUMBERS}
+
+
+_NUMBERS = ("alpha_bar", "beta_bar", "one_minus_alpha_bar", "k_t", "k_res", "k_noise", "k_0", "sigma")
+
+
+def step_indices(timesteps: int, sampling_timesteps: int, *, exact: bool = False) -> list[int]:
+    """The indices visited, from T - 1 down to -1: `sampling_timesteps + 1` of them.
+
+    By default those of the published code, which rounds a float32 linspace; for some counts an index is one
+    lower than exact arithmetic gives, which `exact=True` uses instead.
+    """
+    if not 1 <= sampling_timesteps <= timesteps:
+        raise ValueError(
+            f"sampling_timesteps must be between 1 and the schedule's {timesteps} steps, not {sampling_timesteps}"
+        )
+    if exact:
+        forward = [i * timesteps // sampling_timesteps - 1 for i in range(sampling_timesteps + 1)]
+    else:
+        forward = torch.linspace(-1, timesteps - 1, sampling_timesteps + 1, dtype=torch.float32).int().tolist()
+    return forward[::-1]
+
+
+def few_steps(schedule: Schedule, sampling_timesteps: int, eta: float = 0.0, *, exact: bool = False) -> list[Step]:
+    """The generalised sampler (RDDM, eq. 13 and its DDIM-like form).
+
+    With Delta alpha_bar = alpha_bar_t - alpha_bar_s and sigma^2 = eta (beta_bar_t^2 - beta_bar_s^2)
+    beta_bar_s^2 / beta_bar_t^2:
+
+        I_s = I_t - Delta alpha_bar I_res - (beta_bar_t - sqrt(beta_bar_s^2 - sigma^2)) epsilon + sigma z
+
+    The last step takes the clean image. eta = 0 is deterministic, eta = 1 the posterior; eta multiplies the
+    variance, unlike DDIM's, which multiplies the standard deviation.
+    """
+    if not 0.0 <= eta <= 1.0:
+        raise ValueError(f"eta must be between 0 (deterministic) and 1 (posterior), not {eta}")
+    indices = step_indices(schedule.timesteps, sampling_timesteps, exact=exact)
+    return [_generalised(schedule, t, s, eta) for t, s in pairwise(indices)]
+
+
+def _generalised(schedule: Schedule, t: int, s: int, eta: float) -> Step:
+    alpha_bar, beta_bar = schedule.alpha_bar_at(t), schedule.beta_bar_at(t)
+    one_minus = schedule.one_minus_alpha_bar_at(t)
+    if s < 0:
+        return Step(t, s, alpha_bar, beta_bar, one_minus, 0.0, 0.0, 0.0, 1.0, 0.0, draws=False)
+    variance_s, variance_t = schedule.beta_bar_at(s) ** 2, beta_bar**2
+    sigma2 = eta * (variance_t - variance_s) * variance_s / variance_t if variance_t else 0.0
+    return Step(
+        t,
+        s,
+        alpha_bar,
+        beta_bar,
+        one_minus,
+        k_t=1.0,
+        k_res=-(alpha_bar - schedule.alpha_bar_at(s)),
+        k_noise=-(beta_bar - (variance_s - sigma2) ** 0.5),
+        k_0=0.0,
+        sigma=sigma2**0.5,
+        draws=eta != 0,
+    )
+
+
+def ancestral_steps(schedule: Schedule) -> list[Step]:
+    """The full-length sampler: every index, each step drawn from the posterior q(I_{t-1} | I_t, I_0, I_res).
+
+    Its mean is c1 I_t + c2 I_res + c3 I_0 and its variance v, from the published buffers (RDDM, appendix A).
+    """
+    table = {name: values.double().tolist() for name, values in schedule.buffers().items()}
+
+    def posterior(t: int) -> Step:
+        if schedule.beta_bar_at(t) == 0:  # no noise at all: the posterior is the step of eta = 0
+            return replace(_generalised(schedule, t, t - 1, 0.0), draws=t > 0)
+        return Step(
+            t,
+            t - 1,
+            schedule.alpha_bar_at(t),
+            schedule.beta_bar_at(t),
+            schedule.one_minus_alpha_bar_at(t),
+            k_t=table["posterior_mean_coef1"][t],
+            k_res=table["posterior_mean_coef2"][t],
+            k_noise=0.0,
+            k_0=table["posterior_mean_coef3"][t],
+            sigma=table["posterior_variance"][t] ** 0.5 if t else 0.0,
+            draws=t > 0,
+        )
+
+    return [posterior(t) for t in reversed(range(schedule.timesteps))]
+
+
+ORDERS = ("together", "residual_first", "noise_first")
+
+
+def path(schedule: Schedule, count: int, order: str = "together") -> list[Step]:
+    """The path that takes residual and noise away in `order`, over `count` indices of `schedule`, down to (0, 0).
+
+    "together" moves both coefficients in `count` steps of two network calls; the others move one to 0 and then the
+    other, in 2 `count` steps of one call. A step's `alpha_bar` and `beta_bar` are those of the image that it starts
+    from, which is what the networks see.
+
+    Raises ValueError for an unknown order and for a count that the schedule does not have.
+    """
+    if order not in ORDERS:
+        raise ValueError(f"order is {order!r}: choose one of {', '.join(ORDERS)}")
+    indices = step_indices(schedule.timesteps, count)
+    residual, noise, both = ([(t, s, *moves) for t, s in pairwise(indices)] for moves in ((1, 0), (0, 1), (1, 1)))
+    legs = {"together": both, "residual_first": residual + noise, "noise_first": noise + residual}[order]
+    alpha_bar, beta_bar = schedule.alpha_bar_at(indices[0]), schedule.beta_bar_at(indices[0])
+    steps = []
+    for t, s, moves_alpha, moves_beta in legs:
+        to_alpha = schedule.alpha_bar_at(s) if moves_alpha else alpha_bar
+        to_beta = schedule.beta_bar_at(s) if moves_beta else beta_bar
+        steps.append(
+            Step(
+                t,
+                s,
+                alpha_bar=alpha_bar,
+                beta_bar=beta_bar,
+                one_minus_alpha_bar=schedule.one_minus_alpha_bar_at(t),
+                k_t=1.0,
+                k_res=to_alpha - alpha_bar,
+                k_noise=to_beta - beta_bar,
+                k_0=0.0,
+                sigma=0.0,
+                draws=False,
+            )
+        )
+        alpha_bar, beta_bar = to_alpha, to_beta
+    return steps
+
+
+def two_pass(steps: Sequence[Step]) -> list[Step]:
+    """The loop that the published path-independent experiment ships: `steps` for the residual, and again for the noise.
+
+    Both networks are evaluated at every step, at coefficients that the image of the second pass no longer has, and each
+    pass ends by taking the clean image. With exact predictions it does not recover I_0, as `path` does: it is here for
+    the same images as the published code's.
+    """
+    return [replace(step, k_noise=0.0) for step in steps] + [replace(step, k_res=0.0) for step in steps]

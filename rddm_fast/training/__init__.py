@@ -1,0 +1,1 @@
+"""Training: settings, batches, losses, checkpoints, AOSA."""

@@ -1,0 +1,112 @@
+"""A run's checkpoints: whole or absent, the newest good one found, a few kept."""
+
+from __future__ import annotations
+
+import errno
+import re
+import warnings
+import zipfile
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..system.files import write_whole
+
+_NAME = re.compile(r"checkpoint-(\d+)\.pt")
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be written or gone on with; one sentence that names it and says what to do."""
+
+
+class RunFolder:
+    """The checkpoints `checkpoint-STEP.pt` of a folder.
+
+    A checkpoint is written beside its place, put on the disk and renamed, so that one that is there is whole whatever
+    killed the process. Each file carries checksums, and a damaged one is passed over.
+
+    Args:
+        folder: need not exist before the first `save`.
+        keep: how many of the newest to keep, at least 1.
+    """
+
+    def __init__(self, folder: str | PathLike[str], keep: int = 2) -> None:
+        if keep < 1:
+            raise ValueError(f"keep is {keep}: at least 1 checkpoint is kept")
+        self.folder, self.keep = Path(folder), keep
+
+    def checkpoints(self) -> list[Path]:
+        """Those that are there, oldest first."""
+        found = [(int(match[1]), path) for path in self.folder.glob("*.pt") if (match := _NAME.fullmatch(path.name))]
+        return [path for _, path in sorted(found)]
+
+    def save(self, step: int, state: dict[str, Any]) -> Path:
+        """Write `state` as the checkpoint of `step`, then drop the oldest beyond `keep`.
+
+        Raises CheckpointError on a full disk; the earlier checkpoints are as they were.
+        """
+        path = self.folder / f"checkpoint-{step:08d}.pt"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_whole(path, lambda unfinished: _write(unfinished, state))
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            older = self.checkpoints()
+            rest = f"the last whole one is {older[-1]}" if older else "there is none before it"
+            raise CheckpointError(
+                f"no space is left for {path}: {rest}; free some space and run the same command to go on from it"
+            ) from error
+        for old in self.checkpoints()[: -self.keep]:
+            old.unlink(missing_ok=True)
+        return path
+
+    def latest(self, map_location: torch.device | str = "cpu") -> tuple[Path, dict[str, Any]] | None:
+        """The newest whole checkpoint and its content; None where there is none at all.
+
+        A damaged one is passed over with a warning that names it. Raises CheckpointError if all are damaged.
+        """
+        found = self.checkpoints()
+        reason = ""
+        for path in reversed(found):
+            try:
+                return path, _read(path, map_location)
+            except Exception as error:
+                reason = " ".join(str(error).split())[:200]
+                if path != found[0]:
+                    warnings.warn(f"{path} is damaged ({reason}): the one before it is gone on with", stacklevel=3)
+        if found:
+            raise CheckpointError(
+                f"{found[0]} cannot be gone on with, and no other checkpoint is there: {reason}; "
+                "remove it to start again"
+            )
+        return None
+
+    def tidy(self) -> None:
+        """Remove what a process that was killed while writing left behind."""
+        for unfinished in self.folder.glob(".checkpoint-*.pt.*.pt"):
+            unfinished.unlink(missing_ok=True)
+
+
+def _write(path: Path, state: dict[str, Any]) -> None:
+    # Through a Python file, whose error on a full disk has a number; torch's own says only that writing failed, and may
+    # come on top of it.
+    with path.open("wb") as file:
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from error
+            raise
+
+
+def _read(path: Path, map_location: torch.device | str) -> dict[str, Any]:
+    with zipfile.ZipFile(path) as archive:  # torch does not look at the checksums that it writes
+        if damaged := archive.testzip():
+            raise ValueError(f"the checksum of {damaged} does not fit")
+    state = torch.load(path, map_location=map_location, weights_only=True)
+    if not isinstance(state, dict):
+        raise ValueError("it is not a checkpoint")
+    return state

@@ -1,0 +1,128 @@
+"""From settings to a trainer: the data set, the model and the run that `RunSettings` describes."""
+
+from __future__ import annotations
+
+from os import PathLike
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.utils.data import Dataset
+
+from ..diffusion.residual import ResidualDiffusion
+from ..diffusion.residual_unets import ResidualUnets
+from ..images.datasets import Item, PairedImages, PhotoPatches
+from ..images.digits import Digits
+from ..images.find import find_images
+from ..images.pairs import find_pairs
+from ..images.prepared import Prepared
+from ..theory.objective import AUTO
+from ..theory.schedule import Schedule
+from .aosa import AutoObjective
+from .settings import DataSettings, ModelSettings, RunSettings, SettingsError
+
+if TYPE_CHECKING:
+    from .trainer import Trainer
+
+SHRINK = 2.0
+"""Greatest factor by which photographs are scaled down to patches."""
+WITH_MASK = ("shadow", "mask")
+"""The degradations that come with a mask."""
+
+
+def dataset_of(data: DataSettings, kind: str, grey: bool, length: int, seed: int) -> tuple[Dataset[Item], bool]:
+    """The data set of `length` items, and whether they have masks."""
+    sources = [name for name in ("photos", "input", "digits") if getattr(data, name)]
+    if kind == "generate":
+        if data.digits == (data.target is not None) or data.photos or data.input:
+            raise SettingsError("to generate, pass either --target, images to learn from, or --digits")
+        if data.digits:
+            return Digits(data.side or 16, length=length, seed=seed), False
+        pairs = find_pairs(str(data.target))
+    elif len(sources) != 1 or data.digits:
+        raise SettingsError("pass either --photos, photographs to degrade, or --input and --target, pairs of images")
+    elif data.photos:
+        if data.patch is None:
+            raise SettingsError("photographs are degraded in patches: pass --patch, their side in pixels")
+        options: dict[str, Any] = {"patch": data.patch, "length": length, "seed": seed, "flip": data.flip}
+        patches = PhotoPatches(find_images(data.photos), data.degradation, shrink=SHRINK, **options)
+        return _prepared(patches, data, kind), data.degradation in WITH_MASK
+    else:
+        pairs = find_pairs(str(data.input), data.target, data.mask)
+        if any(pair.target is None for pair in pairs):
+            raise SettingsError("training needs the ground truth: pass --target")
+    if data.patch is not None and data.size is not None:
+        raise SettingsError("pass data.patch, random patches, or data.size, whole images resized, not both")
+    flip = 0.5 if data.flip else 0.0
+    images = PairedImages(pairs, patch=data.patch, flip=flip, length=length, grey=grey, seed=seed)
+    return _prepared(images, data, kind), any(pair.mask is not None for pair in pairs)
+
+
+def _prepared(items: Dataset[Item], data: DataSettings, kind: str) -> Dataset[Item]:
+    generating = kind == "generate"
+    if data.size is None and not data.equalize_input and not generating:
+        return items
+    equalize = data.equalize_input and not generating
+    return Prepared(items, size=data.size, equalize_input=equalize, input_is_target=generating)
+
+
+def schedule_of(model: ModelSettings) -> Schedule:
+    """The schedule of a model's settings."""
+    if model.schedule == "ddim":
+        if model.sum_scale != 1:
+            raise SettingsError(
+                f"a schedule converted from DDIM ends at beta_bar_T = 1: pass model.sum_scale 1, not {model.sum_scale}"
+            )
+        return Schedule.from_ddim(model.timesteps)
+    if model.schedule == "power":
+        return Schedule.power(model.timesteps, model.sum_scale)
+    return Schedule.triangular(model.timesteps, model.sum_scale)
+
+
+def model_of(model: ModelSettings, masked: bool, side: int | None) -> ResidualDiffusion | AutoObjective:
+    """The untrained model, its weights drawn from torch's generator; `side` of a generated image if none is set."""
+    if model.mask is not None and model.mask != masked:
+        raise SettingsError(
+            "this model takes a mask: pass --mask" if model.mask else "this model takes no mask: leave --mask out"
+        )
+    conditional = model.kind != "generate"
+    network = ResidualUnets(
+        model.dim,
+        networks=model.networks,
+        dim_mults=list(model.mults),
+        channels=model.channels,
+        self_condition=model.self_condition,
+        condition=conditional,
+        input_condition=masked,
+        img_to_img_translation=model.kind == "translate",
+    )
+    diffusion = ResidualDiffusion(
+        network,
+        schedule_of(model),
+        objective="pred_res" if model.objective == AUTO else model.objective,
+        condition=conditional,
+        input_condition=masked,
+        img_to_img_translation=model.kind == "translate",
+        input_condition_mask=masked,
+        path_independent=model.path_independent,
+        loss_type=model.loss_type,
+        clip_res=model.clip_res,
+        sampling_timesteps=model.sampling_timesteps,
+        image_size=model.image_size or (None if conditional else side),
+    )
+    return AutoObjective(diffusion) if model.objective == AUTO else diffusion
+
+
+def trainer_of(run: RunSettings, folder: str | PathLike[str]) -> Trainer:
+    """The trainer of a run in `folder`, where an interrupted run is gone on with.
+
+    Raises SettingsError for settings that do not go together, DataError and ImageError for images that cannot be used.
+    """
+    from .trainer import Trainer
+
+    model, data, train = run.model, run.data, run.train
+    length = train.steps * train.batch_size * train.accumulate
+    dataset, masked = dataset_of(data, model.kind, model.channels == 1, length, train.seed)
+    torch.manual_seed(train.seed)
+    untrained = model_of(model, masked, data.side)
+    task = data.degradation if data.photos else {"generate": "generation"}.get(model.kind, "pairs")
+    return Trainer(untrained, dataset, folder, train, info={"task": task})

@@ -1,0 +1,241 @@
+"""The benchmarks check before they time, and write what they say; on_gpu.sh names only what exists."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import torch
+from small_models import small_model
+from torch import nn
+
+from benchmarks import (
+    bench_forward_diffuse,
+    bench_joint_loss,
+    bench_reverse_step,
+    bench_sampler,
+    bench_training,
+    draw,
+    harness,
+    profile_sampler,
+    report,
+)
+from rddm_fast.diffusion import ResidualDiffusion
+from rddm_fast.fast import FastSampler
+from rddm_fast.fast.together import can_be_together
+
+ROOT = Path(__file__).parents[2]
+OPS = [bench_reverse_step.OP, bench_reverse_step.DRAWN, bench_forward_diffuse.OP, bench_joint_loss.OP]
+CPU = torch.device("cpu")
+TINY = harness.Case((1, 3, 8, 8), "float32", "channels_last")
+
+
+@pytest.fixture(autouse=True)
+def _without_the_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch.compile takes 10 seconds an op, and is not what is tested here."""
+    for module in (bench_reverse_step, bench_forward_diffuse, bench_joint_loss):
+        monkeypatch.setattr(module, "compiled", getattr(module, "needed", module.eager))
+    monkeypatch.setitem(harness.CACHE_BYTES, "cpu", 1 << 20)
+
+
+@pytest.mark.parametrize("op", OPS, ids=lambda op: op.name)
+@pytest.mark.parametrize("dtype", harness.DTYPES)
+def test_every_provider_is_right_and_recorded(op: harness.Op, dtype: str) -> None:
+    seen: list[harness.Record] = []
+    case = harness.Case(TINY.shape, dtype, TINY.layout)
+    harness.measure(op, [case], CPU, repeats=3, report=seen.append, complain=pytest.fail)
+    assert {"cpp", "eager", "compile"} <= {r.provider for r in seen}
+    eager = next(r for r in seen if r.provider == "eager")
+    for r in seen:
+        assert 0 < r.us_p20 <= r.us_p50 <= r.us_p80
+        assert r.gbps == pytest.approx(op.images_moved * 192 * harness.DTYPES[dtype].itemsize / r.us_p50 / 1e3)
+        assert r.ratio_eager == pytest.approx(eager.us_p50 / r.us_p50)
+        assert len(report.line(r)) == len(report.HEADER)
+
+
+def test_a_wrong_provider_is_named_and_not_timed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def wrong(case: harness.Case, device: torch.device, seed: int) -> harness.Work:
+        work = bench_reverse_step.OP.work(case, device, seed)
+        work.calls["cpp"] = lambda: [work.calls["eager"]()[0] + 1e-4]
+        work.calls["cpp in place"] = lambda: [torch.zeros(2) + torch.zeros(3)]
+        return work
+
+    monkeypatch.setattr(report, "cases", lambda quick, device: [TINY])
+    op, file = harness.Op("reverse_step", 5, 5, wrong), tmp_path / "a.json"
+    with pytest.raises(SystemExit, match=r"wrong, in 2 cases; the first: reverse_step by cpp on .* is off by 1\.0e-04"):
+        report.main([op], "", ["--repeats", "3", "--json", str(file)])
+    assert [r["provider"] for r in json.loads(file.read_text())] == ["eager", "compile"]
+    assert "WRONG: reverse_step by cpp in place on" in capsys.readouterr().out
+
+
+def test_inputs_rotate_through_more_than_the_cache() -> None:
+    op = bench_reverse_step.OP
+    sets = harness.rotations(op, TINY, CPU)
+    assert sets == 64 or sets * op.images_kept * TINY.image_bytes >= 4 << 20
+    assert harness.rotations(op, harness.Case((16, 3, 512, 512), "float32", "contiguous"), CPU) == 2
+
+
+def test_the_files_it_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.setattr(report, "cases", lambda quick, device: [harness.Case(TINY.shape, "float32", "contiguous")])
+    outputs = [tmp_path / name for name in ("a.json", "a.csv", "a")]
+    options = [str(x) for pair in zip(("--json", "--csv", "--plot"), outputs, strict=True) for x in pair]
+    report.main(OPS, "", ["--quick", "--repeats", "3", "--ops", "reverse_step", *options])
+    records = json.loads(outputs[0].read_text())
+    names = [field.name for field in fields(harness.Record)]
+    assert [list(r) for r in records] == [names] * len(records) and len(records) == 4
+    rows = list(csv.DictReader(outputs[1].open()))
+    assert [row["provider"] for row in rows] == [r["provider"] for r in records] and rows[0]["shape"] == "1x3x8x8"
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG") and "<svg" in (tmp_path / "a.svg").read_text()
+    assert "copy bandwidth" in capsys.readouterr().out
+    draw.main([str(outputs[0]), str(tmp_path / "again")])
+    assert (tmp_path / "again.png").read_bytes() == (tmp_path / "a.png").read_bytes()
+    (tmp_path / "a.json").write_text("{}")
+    with pytest.raises(SystemExit, match=r"error: .*a\.json is not what a benchmark"):
+        draw.main([str(outputs[0])])
+
+
+def test_on_gpu_names_what_exists() -> None:
+    script = ROOT / "benchmarks" / "on_gpu.sh"
+    subprocess.run(["bash", "-n", script], check=True)
+    done = subprocess.run([script, "/nowhere/out dir", "--dry-run"], capture_output=True, text=True, cwd="/")
+    assert done.returncode == 0 and not done.stderr
+    steps = dict(line.split(" (at most ", 1) for line in done.stdout.splitlines())
+    assert {"build", "environment", "attributes", "tests", "memcheck-cuda", "racecheck-triton"} <= steps.keys()
+    assert {"launches", "ops", "sampler", "training", "profile", "sampler-compiled"} <= steps.keys()
+    assert "/nowhere/out dir/ops.json" in steps["ops"]
+    deadline = re.search(r"^deadline=(\d+)$", script.read_text(), re.MULTILINE)
+    assert deadline and 500 < int(deadline[1]) < 9 * 60
+    assert all(int(text.split(" s)")[0]) <= 300 for text in steps.values())
+    written = set(re.findall(r"--json (\S.*?\.json)", done.stdout))
+    assert len(written) + len(("summary.txt", "log.txt")) <= 8
+    for file in re.findall(r"(?:tests|benchmarks)/\w+\.py", done.stdout):
+        assert (ROOT / file).is_file(), file
+    for name in re.findall(r"run_installed\.py (\w+)", done.stdout):
+        assert name == "ops" or (ROOT / "benchmarks" / f"{name}.py").is_file(), name
+    assert subprocess.run([script], capture_output=True).returncode == 2
+
+
+@pytest.mark.parametrize("failing", ["no step", "launches"])
+def test_on_gpu_runs_every_step(failing: str, tmp_path: Path) -> None:
+    """With a Python that does nothing: what is run, what is written, and what a step that fails changes."""
+    python = tmp_path / "python"
+    python.write_text(
+        f'#!/bin/sh\ncase "$*" in *get_device_capability*) echo 9.0 ;; *"{failing}"*) echo no luck; exit 3 ;; esac\n'
+    )
+    python.chmod(0o755)
+    (tmp_path / "compute-sanitizer").symlink_to(python)
+    out, script = tmp_path / "out", ROOT / "benchmarks" / "on_gpu.sh"
+    environment = {**os.environ, "PYTHON": str(python), "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run([script, out], capture_output=True, text=True, env=environment)
+    dry = subprocess.run([script, out, "--dry-run"], capture_output=True, text=True, check=True)
+    names = sorted(line.split(" (at most ")[0] for line in dry.stdout.splitlines())
+    summary = (out / "summary.txt").read_text()
+    assert sorted(line.split(":")[0] for line in summary.splitlines()) == names
+    codes = dict(re.findall(r"^(.+): exit code (\d+) after", summary, re.MULTILINE))
+    expected = {name: "3" if name == failing else "0" for name in names}
+    assert codes == expected and done.returncode == (failing == "launches"), done.stdout + done.stderr
+    log = (out / "log.txt").read_text()
+    assert all(f"===== {name}: " in log for name in names) and ("no luck" in done.stdout) == (failing == "launches")
+    assert sorted(path.name for path in out.iterdir()) == ["log.txt", "summary.txt"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_launches_are_not_counted_without_a_gpu() -> None:
+    done = subprocess.run([sys.executable, "-m", "benchmarks.launches"], capture_output=True, text=True, cwd=ROOT)
+    assert done.stderr == "error: there is no CUDA device to launch kernels on\n" and done.returncode == 1
+
+
+def test_the_runner_takes_the_installed_package() -> None:
+    runner = ROOT / "benchmarks" / "run_installed.py"
+    done = subprocess.run([sys.executable, runner, "sanitize"], capture_output=True, text=True, cwd="/")
+    expected = "" if torch.cuda.is_available() else "error: there is no CUDA device to check kernels on\n"
+    assert done.stderr == expected
+    done = subprocess.run([sys.executable, runner], capture_output=True, text=True)
+    assert done.stderr.startswith("error: name a benchmark")
+
+
+def test_the_sampler_s_benchmark(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def small(networks: str, steps: int, device: str) -> ResidualDiffusion:
+        objective = "pred_res" if networks == "one" else "pred_res_noise"
+        return small_model(objective, networks=networks, sampling_timesteps=steps)
+
+    monkeypatch.setattr(bench_sampler, "model", small)
+    outputs = [str(tmp_path / name) for name in ("a.json", "a.csv", "a")]
+    options = [x for pair in zip(("--json", "--csv", "--plot"), outputs, strict=True) for x in pair]
+    bench_sampler.main(["--networks", "two", "one", "--sizes", "32", "--steps", "2", "--repeats", "3", *options])
+    rows = json.loads((tmp_path / "a.json").read_text())["rows"]
+    names = ["eager", "eager, autocast", "folded", "folded, in turn", "folded, bfloat16", "folded, bfloat16, in turn"]
+    one = [name for name in names if "turn" not in name]
+    expected = [*(names if can_be_together() else one), *one]
+    assert [r["provider"] for r in rows] == expected and {r["networks"] for r in rows} == {"two", "one"}
+    for r in rows:
+        assert 0 < r["ms_p20"] <= r["ms_p50"] <= r["ms_p80"] and 0 < r["matrix_fraction"] < 1 and r["psnr"] > 35
+    assert len((tmp_path / "a.csv").read_text().splitlines()) == 1 + len(rows)
+    assert capsys.readouterr().out.count("1x3x32x32") == len(rows)
+    draw.main([str(tmp_path / "a.json"), str(tmp_path / "again")])
+    picture = (tmp_path / "a.png").read_bytes()
+    assert picture.startswith(b"\x89PNG") and (tmp_path / "again.png").read_bytes() == picture
+
+
+def test_what_is_compiled_is_named_by_its_mode(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch.compile takes a minute, and is not what is tested here: what it is asked for is."""
+    asked = []
+
+    def compiled(network: nn.Module, *, dynamic: bool, mode: str) -> nn.Module:
+        asked.append((dynamic, mode))
+        return network
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    monkeypatch.setattr(bench_sampler, "FastSampler", lambda diffusion, *, compile, **_: FastSampler(diffusion))
+    diffusion, x = small_model(), torch.rand(1, 3, 16, 16)
+    found = bench_sampler.providers(diffusion, x, ["bfloat16"], ["default", "max-autotune"])
+    names = ["torch.compile, autocast", "torch.compile, max-autotune, autocast", "folded, compiled, bfloat16"]
+    assert asked == [(False, "default"), (False, "max-autotune")] and set(names) <= found.keys()
+    assert not any(dtype == "float32" for name, (dtype, _) in found.items() if name != "eager")
+    with torch.no_grad():
+        assert torch.equal(found[names[0]][1](), found[names[1]][1]())
+
+
+def test_a_wrong_image_is_not_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_sampler, "model", lambda *_: small_model("pred_res", networks="one"))
+    monkeypatch.setattr(bench_sampler, "TOLERANCE", 0.0)
+    with pytest.raises(SystemExit, match="wrong, in 1 cases; the first: folded differs by up to"):
+        bench_sampler.main(
+            ["--sizes", "16", "--dtypes", "float32", "--repeats", "3", "--json", str(tmp_path / "a.json")]
+        )
+    assert {row["provider"] for row in json.loads((tmp_path / "a.json").read_text())["rows"]} == {"eager"}
+
+
+def test_the_profile_names_what_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    # In this process: one started in this folder would import the sources beside it, which may not be compiled.
+    profile_sampler.main(["--size", "32", "--steps", "1", "--networks", "one", "--rows", "100"])
+    printed = capsys.readouterr().out
+    assert "rddm_fast::group_norm_silu" in printed and "hoisted:" in printed and re.search(r"time:.*% conv", printed)
+
+
+def test_the_training_step_s_benchmark(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    arguments = ["--dim", "8", "--size", "16", "--batch", "2", "--repeats", "2", "--networks", "two"]
+    bench_training.main([*arguments, "--device", "cpu", "--json", str(tmp_path / "rows.json")])
+    rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    assert [row["provider"] for row in rows] == ["eager", "rddm_fast"] and rows[0]["ratio_eager"] == 1
+    printed = capsys.readouterr().out
+    for row in rows:
+        assert row["ms_p20"] <= row["ms_p50"] <= row["ms_p80"] and row["peak_mib"] > 1
+        assert f"{row['provider']:15}two" in printed
+
+
+def test_a_wrong_gradient_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_training, "TOLERANCE", 0.0)
+    with pytest.raises(bench_training.WrongGradient, match="rddm_fast's gradients differ by up to"):
+        bench_training.main(["--dim", "8", "--size", "16", "--batch", "2", "--device", "cpu"])

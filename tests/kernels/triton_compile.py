@@ -1,0 +1,184 @@
+"""Run by test_triton.py in a process of its own: `triton_compile.py DIRECTORY`.
+
+Compiles each kernel for GPUs that are not there, and writes its PTX and its machine code to DIRECTORY; what was
+compiled is printed as JSON.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from triton_cases import DTYPES, PAIRS
+
+from rddm_fast.kernels import channel_norm, group_norm_silu, linear_attention
+from rddm_fast.kernels.forward_diffuse import forward_diffuse_kernel
+from rddm_fast.kernels.images import launch_config
+from rddm_fast.kernels.joint_loss import joint_loss_kernel, of_objective
+from rddm_fast.kernels.reverse_step import FIELDS, read_out, reverse_step_kernel
+from rddm_fast.theory.objective import Objective
+
+PLACES = ("next_input_pointer", "clean_pointer")  # what is written in the outputs' dtype
+
+
+def compile_one(
+    path: Path,
+    kernel: Any,
+    capability: int,
+    image: str,
+    output: str,
+    constants: dict[str, object],
+    types: dict[str, str],
+    config: dict[str, int],
+    aligned: bool = False,
+) -> None:
+    """Compile a kernel for images in `image` and outputs in `output`, aligned, and write its PTX and cubin.
+
+    With `aligned` every integer is taken to divide by 16, as sizes and strides of the networks' images do.
+    """
+    if "block" in config:
+        constants = {**constants, "pixels_together": False, "block": config["block"]}
+    known = {**types, "numel": "i32"}
+    signature = {}
+    for name in (parameter.name for parameter in kernel.params):
+        stored = (
+            "*" + (output if name.startswith(("out", "gradient", *PLACES)) else image)
+            if name.endswith("_pointer")
+            else "i64"
+        )
+        if aligned and stored == "i64":
+            stored = "i32"
+        signature[name] = "constexpr" if name in constants else known.get(name, stored)
+    attributes = {
+        (i,): [["tt.divisibility", 16]]
+        for i, (name, kind) in enumerate(signature.items())
+        if name == "numel" or (kind.startswith("*") and name not in types) or (aligned and kind in ("i32", "i64"))
+    }
+    compiled = triton.compile(
+        ASTSource(kernel, signature, constants, attributes),
+        target=GPUTarget("cuda", capability, 32),
+        options={"num_warps": config["num_warps"]},
+    )
+    path.with_suffix(".cubin").write_bytes(compiled.asm["cubin"])
+    path.with_suffix(".ptx").write_text(compiled.asm["ptx"])
+
+
+def compile_all(directory: Path) -> list[dict[str, object]]:
+    """Every kernel and pair of dtypes, with stored and with drawn noise, for sm_80 and sm_90."""
+    rows: list[dict[str, object]] = []
+    for capability in (80, 90):
+        for (image, output), (objective, draws) in itertools.product(
+            PAIRS,
+            (
+                (Objective.pred_res_noise, False),
+                (Objective.pred_res_noise, True),
+                (Objective.pred_x0_add_noise, False),
+                (Objective.pred_noise, False),
+            ),
+        ):
+            constants: dict[str, object] = {
+                **read_out(objective),
+                **{"draws": draws, **({"noise_pointer": None} if draws else {})},
+                **({"out1_pointer": None} if objective.outputs == 1 else {}),
+                **({} if objective.needs_input else {"I_in_pointer": None}),
+            }
+            inputs = 2 + objective.outputs - 1 + objective.needs_input + (not draws)
+            config, types = launch_config(DTYPES[output].itemsize), dict.fromkeys(FIELDS, "fp32")
+            absent = dict.fromkeys(("table_pointer", "index_pointer", "seed_pointer", *PLACES))
+            functional = {**constants, **absent, "next_input_packed": False, "clean_packed": False}
+            in_place = {**constants, "next_input_packed": True, "clean_packed": True}
+            read = dict.fromkeys(FIELDS, "fp32") | {
+                "table_pointer": "*fp32",
+                "index_pointer": "*i64",
+                "seed_pointer": "*i64",
+            }
+            # Of a row of the table what the objective needs, the index, and the seed where noise is drawn.
+            read_out_needs = {Objective.pred_res_noise: 2, Objective.pred_x0_add_noise: 0, Objective.pred_noise: 3}
+            scalars = {"": 0, "-in_place": 8 + read_out_needs[objective] + 1 + draws}
+            for form, fixed, known in (("", functional, types), ("-in_place", in_place, read)):
+                name = f"sm{capability}-{image}-{output}-{objective.name}{'-drawn' * draws}{form}"
+                compile_one(directory / name, reverse_step_kernel, capability, image, output, fixed, known, config)
+                rows.append({"name": name, "inputs": inputs, "scalar_loads": scalars[form], "scalar_stores": 0})
+        for image, draws in itertools.product(("fp32", "bf16", "fp16"), (False, True)):
+            constants = {"draws": draws, "one_sample": True, **({"noise_pointer": None} if draws else {})}
+            types = {"t_pointer": "*i64", "alpha_bar_pointer": "*fp32", "beta_bar_pointer": "*fp32"}
+            row = {"inputs": 2 if draws else 3, "scalar_loads": 3, "scalar_stores": 0}  # t and the tables
+            name = f"sm{capability}-{image}-forward_diffuse{'-drawn' * draws}"
+            config = launch_config(DTYPES[image].itemsize)
+            compile_one(directory / name, forward_diffuse_kernel, capability, image, image, constants, types, config)
+            rows.append({"name": name, **row})
+        for (image, output), draws in itertools.product(PAIRS, (False, True)):
+            constants = {
+                **of_objective(Objective.pred_res_noise),
+                **{"draws": draws, "squared": False, "lam_pointer": None},
+                **({"noise_pointer": None} if draws else {}),
+            }
+            types = {"sums_pointer": "*fp32", "weight0": "fp32", "weight1": "fp32", "scale": "fp32"}
+            row = {"inputs": 4 if draws else 5, "scalar_loads": 0, "scalar_stores": 2}  # a program's sums
+            name = f"sm{capability}-{image}-{output}-joint_loss{'-drawn' * draws}"
+            config = launch_config(DTYPES[output].itemsize)
+            compile_one(directory / name, joint_loss_kernel, capability, image, output, constants, types, config)
+            rows.append({"name": name, **row})
+        for image, (layout, together) in itertools.product(
+            DTYPES, (("contiguous", "by_pixel"), ("pixels", "by_channel"))
+        ):
+            sizes = {"pixels": 4096 // 16, "width": 16, together: 1}
+            rows += [
+                compile_norm(directory, f"sm{capability}-{image}-{layout}-{kernel}", kernel, capability, image, sizes)
+                for kernel in ("statistics", "group_norm_silu")
+            ]
+        rows.append(compile_network_op(directory, f"sm{capability}-combine", "combine", capability, "fp32", {}))
+        for image, kernel in itertools.product(DTYPES, ("channel_norm", "context", "linear_attention")):
+            for layout, together in (("contiguous", {"by_pixel": 1}), ("pixels", {"by_channel": 1})):
+                name = f"sm{capability}-{image}-{layout}-{kernel}"
+                rows.append(compile_network_op(directory, name, kernel, capability, image, together))
+    return rows
+
+
+def compile_network_op(
+    directory: Path, name: str, kernel: str, capability: int, image: str, together: dict[str, int]
+) -> dict[str, object]:
+    """Compile a kernel of channel_norm or linear_attention for 64 channels, or 4 heads of 32 features, of 64 x 64."""
+    norm = channel_norm.launch_config(64, 64 * 64, channels_together="by_channel" in together)
+    config = {"num_warps": norm.pop("num_warps") if kernel == "channel_norm" else 4}
+    head = {"features": 32, "width": 32}
+    product = {**head, "pixels": linear_attention.PIXELS, "precision": linear_attention.PRECISION[DTYPES[image]]}
+    result = {"by_result_pixel": 1} if "by_pixel" in together else {}
+    which, constants = {
+        "channel_norm": (channel_norm.channel_norm_kernel, {**together, **norm}),
+        "context": (linear_attention.context_kernel, {**together, **product, "tiles": 8}),
+        "combine": (linear_attention.combine_kernel, {**head, "all_pieces": linear_attention.PIECES}),
+        "linear_attention": (linear_attention.linear_attention_kernel, {**together, **product, **result}),
+    }[kernel]
+    types = {
+        **dict.fromkeys(("g_pointer", "parts_pointer", "context_pointer"), "*fp32"),
+        "eps": "fp32",
+        "factor": "fp32",
+    }
+    compile_one(directory / name, which, capability, image, image, constants, types, config, aligned=True)
+    return {"name": name, "kernel": kernel}
+
+
+def compile_norm(
+    directory: Path, name: str, kernel: str, capability: int, image: str, constants: dict[str, Any]
+) -> dict[str, object]:
+    """Compile a kernel of group_norm_silu for groups of 16 channels of an image of 64 x 64 pixels."""
+    floats = {"parts_pointer", "weight_pointer", "bias_pointer", "scale_shift_pointer"}
+    types = {**dict.fromkeys(floats, "*fp32"), "eps": "fp32"}
+    constants = {**constants, "all_pieces": 16} if kernel == "group_norm_silu" else {**constants, "tiles": 1}
+    which = {
+        "statistics": group_norm_silu.statistics_kernel,
+        "group_norm_silu": group_norm_silu.group_norm_silu_kernel,
+    }[kernel]
+    compile_one(directory / name, which, capability, image, image, constants, types, {"num_warps": 4}, aligned=True)
+    return {"name": name, "kernel": kernel}
+
+
+if __name__ == "__main__":
+    print(json.dumps(compile_all(Path(sys.argv[1]))))

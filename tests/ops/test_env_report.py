@@ -1,0 +1,76 @@
+"""The environment report: complete, JSON-able, and never stopped by something that is missing."""
+
+import builtins
+import importlib.metadata
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from rddm_fast.ops import backends, env_report
+
+
+def test_report_is_json_and_names_what_runs_here():
+    found = json.loads(json.dumps(env_report.report()))
+    assert found["versions"]["torch"] == importlib.metadata.version("torch")
+    assert found["backends"]["reverse_step"]["cpu"]["used"] == backends.choose(None, torch.device("cpu"))
+    assert set(found["backends"]["reverse_step"]["cpu"]["others"]) == {"reference", "cuda", "triton"}
+
+
+def test_the_networks_ops_name_what_they_were_not_written_for():
+    found = env_report.report()["backends"]
+    assert list(found) == [
+        *("reverse_step", "forward_diffuse", "joint_loss"),
+        *("group_norm_silu", "channel_norm", "linear_attention"),
+    ]
+    assert found["group_norm_silu"]["cuda"]["others"]["cuda"] == "this op has no such kernel"
+    for op in ("channel_norm", "linear_attention"):
+        assert found[op]["cpu"]["used"] == "reference"
+        assert found[op]["cpu"]["others"]["cpp"] == found[op]["cuda"]["others"]["cuda"] == "this op has no such kernel"
+
+
+def test_every_backend_that_is_not_used_has_a_reason():
+    for devices in env_report.report()["backends"].values():
+        for choice in devices.values():
+            assert set(choice["others"]) | {choice["used"]} - {None} == set(backends.BACKENDS)
+            assert all(choice["others"].values())
+
+
+@pytest.mark.parametrize("missing", ["packages", "nvml", "library"])
+def test_missing_things_are_named_and_do_not_raise(monkeypatch, missing):
+    if missing == "packages":
+
+        def no_version(package):
+            raise importlib.metadata.PackageNotFoundError(package)
+
+        monkeypatch.setattr(importlib.metadata, "version", no_version)
+        assert env_report.report()["versions"]["rddm_fast"] is None
+    elif missing == "nvml":
+        original = builtins.__import__
+
+        def no_pynvml(name, *args, **kwargs):
+            if name == "pynvml":
+                raise ImportError(name)
+            return original(name, *args, **kwargs)
+
+        monkeypatch.setattr(builtins, "__import__", no_pynvml)
+        assert "nvidia-ml-py is not installed" in env_report.report()["gpus"]
+    else:
+        monkeypatch.setattr(backends, "build_info", None)
+        monkeypatch.setattr(backends, "why_not_compiled", "not compiled: for this test")
+        found = env_report.report()
+        assert found["compiled"] == {"none": "not compiled: for this test"}
+        assert found["backends"]["reverse_step"]["cpu"]["used"] == "reference"
+    env_report.formatted(env_report.report())
+
+
+def test_the_module_runs_and_prints_the_same_in_both_forms(tmp_path):
+    def printed(*options):
+        run = [sys.executable, "-m", "rddm_fast.ops.env_report", *options]
+        return subprocess.run(run, cwd=tmp_path, capture_output=True, check=True, text=True).stdout
+
+    found = json.loads(printed("--json"))
+    assert found["compiled"] == (backends.build_info or {"none": backends.why_not_compiled})
+    assert printed().strip() == env_report.formatted(found)

@@ -1,0 +1,278 @@
+"""What was built, and how the build answers where something is missing."""
+
+import importlib.util
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+from rddm_fast.ops import backends
+
+ROOT = Path(__file__).parents[2]
+spec = importlib.util.spec_from_file_location("rddm_fast_setup", ROOT / "setup.py")
+build = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(build)
+
+KERNELS = {"reverse_step": 7 * 5, "forward_diffuse": 3, "joint_loss": 7 * 5}  # objectives times pairs of dtypes; dtypes
+SMALL_KERNELS = {"mean": 1}  # of joint_loss, over a pair of sums a block
+
+
+BESIDE_PYTHON = os.pathsep.join([sysconfig.get_path("scripts"), os.environ["PATH"]])
+
+
+def output_of(*command):
+    return subprocess.run([str(c) for c in command], capture_output=True, text=True, check=True).stdout
+
+
+@pytest.fixture(scope="module")
+def library():
+    from rddm_fast import _C
+
+    return Path(_C.__file__)
+
+
+@pytest.fixture(scope="module")
+def cuda_library(library):
+    """The library, where it has CUDA code. It must have some wherever nvcc is."""
+    if not backends.build_info["cuda"]:
+        assert build.find_nvcc() is None, "nvcc is here, but the library was built without CUDA code"
+        pytest.skip(f"the library has no CUDA code: {backends.build_info['why_no_cuda']}")
+    return library
+
+
+@pytest.fixture(scope="module")
+def cuobjdump():
+    beside_nvcc = Path(os.path.realpath(build.find_nvcc() or "nvcc")).with_name("cuobjdump")
+    triton = importlib.util.find_spec("triton")
+    bundled = Path(triton.origin).parent / "backends/nvidia/bin/cuobjdump" if triton else beside_nvcc
+    found = next((str(p) for p in (beside_nvcc, bundled) if p.exists()), shutil.which("cuobjdump"))
+    if found is None:
+        pytest.skip("no cuobjdump: neither beside nvcc, nor in triton, nor in PATH")
+    return found
+
+
+def built_for():
+    return re.findall(r"\d+[af]?", backends.build_info["cuda_architectures"])
+
+
+def test_every_default_architecture_is_built(cuda_library):
+    if os.environ.get("TORCH_CUDA_ARCH_LIST"):
+        pytest.skip("TORCH_CUDA_ARCH_LIST asks for other architectures")
+    assert built_for() == ["80", "86", "89", "90", "100", "120"]
+    assert backends.build_info["cuda_architectures"].endswith(" 120"), "the newest one needs PTX as well"
+
+
+def test_no_kernel_spills_or_has_a_stack(cuda_library, cuobjdump):
+    usage = output_of(cuobjdump, "--dump-resource-usage", cuda_library)
+    kernels = re.findall(r"Function (\S*_kernel\S*):\s+REG:(\d+) STACK:(\d+).*?LOCAL:(\d+)", usage)
+    assert len(kernels) == (sum(KERNELS.values()) + sum(SMALL_KERNELS.values())) * len(built_for())
+    for name, registers, stack, local in kernels:
+        assert (int(stack), int(local)) == (0, 0), name
+        assert int(registers) <= 80, name  # 3 blocks of 256 threads fit a multiprocessor's registers
+
+
+@pytest.mark.parametrize("architecture", ["80", "90"])
+def test_every_kernel_has_128_bit_accesses(cuda_library, cuobjdump, architecture):
+    if architecture not in built_for():
+        pytest.skip(f"the library was not built for sm_{architecture}")
+    sass = output_of(cuobjdump, "-sass", "-arch", f"sm_{architecture}", cuda_library)
+    kernels = re.split(r"\n\s*Function : ", sass)[1:]
+    for op, count in KERNELS.items():
+        assert sum(f"{op}_kernel" in code.partition("\n")[0] for code in kernels) == count
+    for code in kernels:
+        name, _, body = code.partition("\n")
+        if any(f"{small}_kernel" in name for small in SMALL_KERNELS):
+            continue
+        assert re.search(r"\bLDG\.E\.128\b", body), name
+        assert re.search(r"\bSTG\.E\.128\b", body), name
+        assert not re.search(r"\b(LDL|STL)\b", body), name
+
+
+def test_only_the_stable_abi_is_needed(library):
+    """No symbol of c10:: or at::, whose names and layouts change from one torch to the next."""
+    symbols = output_of("nm", "-D", "--undefined-only", library)
+    assert "torch_call_dispatcher" in symbols
+    unstable = re.findall(r"\S*(?:_ZNK?3c10|_ZNK?2at|_ZTI?N?3c10|_ZNK?5torch)\S*", symbols)
+    assert unstable == []
+
+
+def test_what_only_cuda_torch_has_is_a_weak_reference(cuda_library):
+    symbols = output_of("nm", "-D", "--undefined-only", cuda_library)
+    kinds = dict(re.findall(r"(\w) (aoti_torch_get_current_cuda_stream|torch_c10_cuda_\w+)", symbols))
+    assert set(kinds) == {"w"}
+
+
+def test_a_cuda_build_imports_under_any_torch(tmp_path):
+    """With every symbol resolved at once, as on hardened systems; this machine's torch may be CPU-only."""
+    check = "import torch, rddm_fast._C as c; print(c.build_info()['stable_abi_target'])"
+    done = subprocess.run(
+        [sys.executable, "-c", check],
+        env={**os.environ, "LD_BIND_NOW": "1"},
+        cwd=tmp_path,  # not the repository, whose rddm_fast has no compiled library
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "2.11\n"), done.stderr
+
+
+def test_kernel_attributes_or_why_not():
+    import torch
+
+    from rddm_fast import _C
+
+    if torch.cuda.is_available() and backends.build_info["cuda"]:
+        kernels = _C.kernel_attributes()
+        assert len(kernels) == sum(KERNELS.values()) + sum(SMALL_KERNELS.values())
+        assert all(k["local_bytes"] == 0 and k["blocks_per_sm"] >= 3 for k in kernels)
+    else:
+        with pytest.raises(RuntimeError, match="no kernel attributes: "):
+            _C.kernel_attributes()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("8.0", ["80-real"]),
+        ("8.0;9.0+PTX", ["80-real", "90"]),
+        ("9.0a", ["90a-real"]),
+        ("9.0a+PTX", ["90a"]),
+        ("8.0 8.6, 12.0+PTX;", ["80-real", "86-real", "120"]),
+        (build.DEFAULT_ARCHITECTURES, ["80-real", "86-real", "89-real", "90-real", "100-real", "120"]),
+    ],
+)
+def test_architectures_are_parsed(text, expected):
+    assert build.parse_architectures(text) == expected
+
+
+@pytest.mark.parametrize("text", ["80", "Hopper", "8.0;;PTX", "9.0b"])
+def test_other_spellings_of_architectures_are_refused(text):
+    with pytest.raises(SystemExit, match=r"write architectures as 8\.0, 9\.0a or 12\.0"):
+        build.parse_architectures(text)
+
+
+@pytest.mark.parametrize(
+    ("built", "capability", "runs"),
+    [
+        ("80-real", (8, 0), True),
+        ("80-real", (8, 9), True),
+        ("86-real", (8, 0), False),
+        ("80-real", (9, 0), False),
+        ("80-real 120", (12, 1), True),
+        ("80-real 90", (10, 0), True),
+        ("120", (9, 0), False),
+        ("90a-real", (9, 0), True),
+        ("90a", (10, 0), False),
+        ("100f-real", (10, 3), True),
+        ("100f-real", (11, 0), False),
+    ],
+)
+def test_which_devices_an_architecture_serves(built, capability, runs):
+    assert backends.covers(backends.parse_architectures(built), capability) is runs
+
+
+def hide_nvcc(monkeypatch, tmp_path):
+    for name in ("CUDACXX", "CUDA_HOME", "CUDA_PATH", "TORCH_CUDA_ARCH_LIST"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+
+def fake_nvcc(path, version="release 13.0, V13.0.88", codes="sm_80 sm_86 sm_89 sm_90"):
+    path.write_text(f'#!/bin/sh\n[ "$1" = --version ] && echo "{version}" || echo "{codes}"\n')
+    path.chmod(0o755)
+    return str(path)
+
+
+def test_without_nvcc_auto_builds_none_and_1_is_an_error(monkeypatch, tmp_path):
+    hide_nvcc(monkeypatch, tmp_path)
+    monkeypatch.delenv("RDDM_FAST_BUILD_CUDA", raising=False)
+    nvcc, architectures, why = build.decide_cuda()
+    assert (nvcc, architectures) == (None, []) and why.startswith("no nvcc was found")
+    monkeypatch.setenv("RDDM_FAST_BUILD_CUDA", "1")
+    with pytest.raises(SystemExit, match="RDDM_FAST_BUILD_CUDA=1, but no nvcc was found"):
+        build.decide_cuda()
+
+
+def test_other_answers_about_cuda(monkeypatch, tmp_path):
+    hide_nvcc(monkeypatch, tmp_path)
+    monkeypatch.setenv("RDDM_FAST_BUILD_CUDA", "yes")
+    with pytest.raises(SystemExit, match="RDDM_FAST_BUILD_CUDA is 'yes': set it to auto, 0 or 1"):
+        build.decide_cuda()
+    monkeypatch.setenv("RDDM_FAST_BUILD_CUDA", "0")
+    assert build.decide_cuda()[0] is None
+    monkeypatch.setenv("RDDM_FAST_BUILD_CUDA", "1")
+    monkeypatch.setenv("CUDACXX", fake_nvcc(tmp_path / "old", version="release 11.8, V11.8.89"))
+    with pytest.raises(SystemExit, match=r"is CUDA 11\.8, and 12\.0 is the oldest"):
+        build.decide_cuda()
+
+
+def test_architectures_follow_nvcc_and_the_environment(monkeypatch, tmp_path):
+    hide_nvcc(monkeypatch, tmp_path)
+    monkeypatch.setenv("RDDM_FAST_BUILD_CUDA", "1")
+    (tmp_path / "bin").mkdir()
+    nvcc = fake_nvcc(tmp_path / "bin" / "nvcc")
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path))
+    # an nvcc that does not know the newest defaults compiles PTX of its own newest
+    assert build.decide_cuda() == (nvcc, ["80-real", "86-real", "89-real", "90"], "")
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "9.0+PTX")
+    assert build.decide_cuda() == (nvcc, ["90"], "")
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "10.0")
+    with pytest.raises(SystemExit, match=r"asks for 100-real, which .* cannot compile for"):
+        build.decide_cuda()
+
+
+def test_without_torch_one_sentence_names_the_remedy(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(SystemExit, match=r"torch is needed to build .* `pip install --no-build-isolation \.`"):
+        build.torch_paths()
+
+
+@pytest.mark.parametrize(
+    ("environment", "sentence"),
+    [
+        ({"RDDM_FAST_BUILD_CUDA": "1"}, "RDDM_FAST_BUILD_CUDA=1, but no nvcc was found"),
+        ({"RDDM_FAST_BUILD_CUDA": "0", "CXX": "no-such-compiler"}, "no C++ compiler was found"),
+    ],
+)
+def test_a_build_that_cannot_be_says_so_in_one_sentence(tmp_path, environment, sentence):
+    done = subprocess.run(
+        [sys.executable, "setup.py", "-q", "build_ext", "--build-lib", str(tmp_path)],
+        cwd=ROOT,
+        env={"PATH": str(tmp_path), "HOME": str(tmp_path), **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1].startswith(f"rddm_fast: {sentence}"), done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_torch_s_own_copy_of_pybind11_is_not_read(tmp_path):
+    """Torch 2.11's copy is an error under TORCH_TARGET_VERSION, as this one is."""
+    pybind11 = pytest.importorskip("pybind11", reason="pybind11 is not installed: only building needs it")
+    version, includes, libraries = build.torch_paths()
+    copy = tmp_path / "torch" / "pybind11" / "pybind11.h"
+    copy.parent.mkdir(parents=True)
+    copy.write_text("#ifdef TORCH_TARGET_VERSION\n#error torch's copy\n#endif\n")
+    options = {
+        "CMAKE_MAKE_PROGRAM": shutil.which("ninja", path=BESIDE_PYTHON),
+        "RDDM_TORCH_VERSION": version,
+        "RDDM_TORCH_INCLUDES": ";".join([str(tmp_path / "torch"), *includes]),
+        "RDDM_TORCH_LIBRARIES": libraries,
+        "RDDM_PYBIND11_INCLUDE": pybind11.get_include(),
+        "RDDM_PYTHON_INCLUDE": sysconfig.get_path("include"),
+    }
+    cmake = shutil.which("cmake", path=BESIDE_PYTHON)
+    defined = [f"-D{name}={value}" for name, value in options.items()]
+    output_of(cmake, "-S", ROOT, "-B", tmp_path / "build", "-G", "Ninja", *defined)
+    commands = json.loads((tmp_path / "build" / "compile_commands.json").read_text())
+    (command,) = (c["command"] for c in commands if c["file"].endswith("module.cpp"))
+    output_of(*shlex.split(command), "-fsyntax-only")
