@@ -1,11 +1,8 @@
-"""The published class names and arguments, so that a script changes its import line and nothing else.
+"""The published classes over ours: the same names, arguments, methods and return values.
 
-    from rddm_fast.compat import GaussianDiffusion, ResidualDiffusion, Trainer, Unet, UnetRes, set_seed
-
-Both published generations are covered: `share_encoder` (the deraining experiment) and `num_unet`,
-`test_res_or_noise` (the others). What the published code makes one edit in the source is a keyword here:
-`ResidualDiffusion(..., convert_to_ddim=False, path_independent=False, schedule=None)`. Arguments are never
-mutated. The classes it builds on, with the paper's names, are in `rddm_fast.diffusion` and `rddm_fast.diffusion.unet`.
+Both published generations are covered: `share_encoder` (the deraining experiment), and `num_unet` with
+`test_res_or_noise` (the others). Where the published code wants its source edited, a keyword does it here:
+`ResidualDiffusion(..., convert_to_ddim=False, path_independent=False, schedule=None)`. Arguments are never mutated.
 """
 
 from __future__ import annotations
@@ -22,8 +19,8 @@ from torch import Tensor, nn
 
 from ..diffusion import unet
 from ..diffusion.residual import ResidualDiffusion as _ResidualDiffusion
-from ..diffusion.residual import to_signed
 from ..diffusion.residual_unets import ResidualUnets
+from ..diffusion.start import to_signed
 from ..theory.objective import Objective, Prediction, at_test, decision
 from ..theory.schedule import Schedule
 from ..theory.steps import Step, two_pass
@@ -170,24 +167,31 @@ class UnetRes(ResidualUnets):
         return super().forward(x, time, x_self_cond, only)
 
 
+def _default_schedule(timesteps: int, sum_scale: float, convert_to_ddim: bool, later_generation: bool) -> Schedule:
+    """The schedule of an experiment that names none."""
+    if convert_to_ddim:
+        return replace(Schedule.from_ddim(timesteps), sum_scale=sum_scale)
+    return (Schedule.power if later_generation else Schedule.triangular)(timesteps, sum_scale)
+
+
 class ResidualDiffusion(_ResidualDiffusion):
     """`rddm_fast.diffusion.ResidualDiffusion` with the published arguments, methods and return values.
 
-    Differences that a keyword makes, where the published code wants its source edited:
+    Where the published code wants its source edited, a keyword does it here:
 
-    * `convert_to_ddim=True`: the schedule is DDIM's, by the coefficient transformation.
+    * `convert_to_ddim=True`: DDIM's schedule, by the coefficient transformation.
     * `path_independent=True`: the networks see alpha_bar_t T and beta_bar_t T as their times.
-    * `official_two_pass=True`: few-step sampling runs the loop that the path-independent experiment ships, a pass for
-      the residual and one for the noise (see `rddm_fast.diffusion.paths`, which has the paper's paths).
-    * `schedule`: any `rddm_fast.theory.schedule.Schedule`. By default the generation's own: triangular for
-      `share_encoder`, power (ratio 1) for `num_unet`.
+    * `official_two_pass=True`: few-step sampling runs the loop of the published path-independent experiment, a pass for
+      the residual and a pass for the noise (`diffusion.paths` has the paper's own paths).
+    * `schedule`: any `theory.schedule.Schedule`. The default depends on the generation: triangular for `share_encoder`,
+      power (ratio 1) for `num_unet`.
 
-    As published, `sum_scale` None or 0 means 0.01 when restoring and 1 when generating, and a restoring model
-    samples with eta = 0 whatever `ddim_sampling_eta` says.
+    As published, `sum_scale` None or 0 means 0.01 when restoring and 1 when generating, and a restoring model samples
+    with eta = 0 whatever `ddim_sampling_eta` says.
 
     With `objective="auto_res_noise"` (AOSA, one network) the parameter `alpha_res` weighs the two readings of the
-    output; `decided` says which it has chosen. `alpha_res_to_0_or_1` fixes it from the start, 1 to the residual and 0
-    to the noise, and is kept in `alpha_res`, and so in checkpoints.
+    output, and `decided` says which one it has chosen. `alpha_res_to_0_or_1` fixes the choice from the start: 1 for the
+    residual, 0 for the noise. `alpha_res` keeps it, and so do checkpoints.
     """
 
     def __init__(
@@ -216,25 +220,20 @@ class ResidualDiffusion(_ResidualDiffusion):
             raise ValueError(f"alpha_res_to_0_or_1 is 1 (residual), 0 (noise) or None, not {alpha_res_to_0_or_1!r}")
         self.automatic = objective == AUTO
         self.official_two_pass = official_two_pass
-        scale = sum_scale or (0.01 if condition else 1.0)
         later_generation = getattr(model, "num_unet", None) is not None
-        if schedule is not None:
-            if convert_to_ddim:
-                raise ValueError("pass schedule or convert_to_ddim=True, not both")
-            if sum_scale:
-                schedule = replace(schedule, sum_scale=sum_scale)
-        elif convert_to_ddim:
-            if scale != 1:
+        if schedule is not None and convert_to_ddim:
+            raise ValueError("pass schedule or convert_to_ddim=True, not both")
+        if schedule is None:
+            scale = sum_scale or (0.01 if condition else 1.0)
+            if convert_to_ddim and scale != 1:
                 warnings.warn(
                     f"a schedule converted from DDIM ends at beta_bar_T = 1, but sampling would start from noise of "
                     f"variance sum_scale={scale}: pass sum_scale=1",
                     stacklevel=2,
                 )
-            schedule = replace(Schedule.from_ddim(timesteps), sum_scale=scale)
-        elif later_generation:
-            schedule = Schedule.power(timesteps, scale)
-        else:
-            schedule = Schedule.triangular(timesteps, scale)
+            schedule = _default_schedule(timesteps, scale, convert_to_ddim, later_generation)
+        elif sum_scale:
+            schedule = replace(schedule, sum_scale=sum_scale)
         mode = test_res_or_noise
         if later_generation and mode in (None, "None"):
             mode = getattr(model, "test_res_or_noise", None)
@@ -267,7 +266,7 @@ class ResidualDiffusion(_ResidualDiffusion):
 
     @property
     def decided(self) -> Objective | None:
-        """What AOSA has chosen: pred_res or pred_noise; None while it has not, and for an objective that was given."""
+        """The objective that AOSA has chosen, pred_res or pred_noise; None before that, and for a given objective."""
         return decision(self.alpha_res) if self.automatic else None
 
     @property
@@ -276,7 +275,7 @@ class ResidualDiffusion(_ResidualDiffusion):
         return None if self.decided is None else int(self.decided is Objective.pred_res)
 
     def read_objective_of_alpha_res(self) -> None:
-        """Sample with what `alpha_res` says now, above 1/2 as a residual; it is asked again after loading."""
+        """Set the objective that `alpha_res` stands for: the residual above 1/2, else the noise. Loading calls it."""
         self.objective = Objective.pred_res if float(self.alpha_res.detach()) > 0.5 else Objective.pred_noise
         self.read_objective, self.read_outputs = at_test(self.objective, None)
 
@@ -293,7 +292,7 @@ class ResidualDiffusion(_ResidualDiffusion):
         return self.eta
 
     def init(self, schedule: Schedule | None = None) -> None:
-        """Rebuild the coefficients for testing: of another `schedule`, or this one's with its first increment."""
+        """Rebuild the coefficients for testing: from another `schedule`, or from this one with its first increment."""
         if schedule is None:
             recipe = self.schedule.recipe
             if recipe.get("family") == "ddim":
@@ -301,11 +300,9 @@ class ResidualDiffusion(_ResidualDiffusion):
             schedule = replace(self.schedule, recipe=recipe)
         self.schedule = schedule
         for name, values in schedule.buffers().items():
-            setattr(self, name, values.to(self.alphas_cumsum.device))
+            setattr(self, name, values.to(self.device))
 
-    def q_sample(  # type: ignore[override]
-        self, x_start: Tensor, x_res: Tensor, t: Tensor, noise: Tensor | None = None
-    ) -> Tensor:
+    def q_sample(self, x_start: Tensor, x_res: Tensor, t: Tensor, noise: Tensor | None = None) -> Tensor:
         """I_t from the clean image and the residual, both in [-1, 1]."""
         return super().q_sample(x_start, x_res, t, noise)
 
@@ -328,7 +325,7 @@ class ResidualDiffusion(_ResidualDiffusion):
     ) -> Tensor | list[Tensor]:
         """The training loss of images already in [-1, 1]: `[truth, input(, mask)]`, or the truth alone.
 
-        One scalar, the sum over the outputs, for `share_encoder`; a list, one an output, for `num_unet`.
+        A scalar, the sum over the outputs, for `share_encoder`; a list, one loss per output, for `num_unet`.
         """
         truth, *rest = [imgs] if isinstance(imgs, Tensor) else imgs
         I_in = rest[0] if rest else None
@@ -348,6 +345,7 @@ class ResidualDiffusion(_ResidualDiffusion):
         t = torch.randint(first, end, (signed[0].shape[0],), device=signed[0].device).long()
         return self.p_losses(signed if not isinstance(img, Tensor) else signed[0], t, noise)
 
+    # The published signature. Inside the package, `start` and `walk` are used instead, which it does not change.
     @torch.no_grad()
     def sample(  # type: ignore[override]
         self,
@@ -358,8 +356,8 @@ class ResidualDiffusion(_ResidualDiffusion):
     ) -> list[Tensor]:
         """`[noisy input, result]` when restoring `x_input` (a list: image, mask), `[result]` when generating.
 
-        `last=False` returns the image after every step. All are in [0, 1], not clamped. `options` are those
-        of `rddm_fast.diffusion.ResidualDiffusion.sample`: `callback`, `progress`, `generator`, ….
+        `last=False` returns the image after every step. All are in [0, 1], not clamped. `options` are those of
+        `rddm_fast.diffusion.ResidualDiffusion.sample`: `callback`, `progress`, `generator`, ….
         """
         given = [] if x_input is None else ([x_input] if isinstance(x_input, Tensor) else list(x_input))
         I_in = given[0] if given and self.condition else None

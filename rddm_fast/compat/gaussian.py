@@ -1,9 +1,8 @@
 """DDPM (Ho et al., 2020) and DDIM (Song et al., 2021), the published code's `GaussianDiffusion`.
 
-RDDM contains both: with I_in = 0, alpha_bar = 1 - sqrt(a) and beta_bar = sqrt(1 - a), where a is the
-cumulative product of 1 - b, an RDDM noise network is a DDPM network and the eta = 0 step is DDIM's. This
-class keeps DDPM's own formulas, because its clamp (of the clean image, with the noise derived again) and its
-variances differ from RDDM's.
+RDDM contains both: with I_in = 0, alpha_bar = 1 - sqrt(a) and beta_bar = sqrt(1 - a), where a is the cumulative product
+of 1 - b, an RDDM noise network is a DDPM network, and the eta = 0 step is DDIM's. This class keeps DDPM's own formulas,
+because DDPM clamps the clean image and derives the noise again from it, and its variances differ from RDDM's.
 """
 
 from __future__ import annotations
@@ -82,7 +81,7 @@ class GaussianDiffusion(nn.Module):
         return signal * x_start + sigma * (torch.randn_like(x_start) if noise is None else noise)
 
     def model_predictions(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """(noise, clean image clamped to [-1, 1]) for `x` at `t`; the noise belongs to the clamped image."""
+        """(noise, clean image clamped to [-1, 1]) for `x` at `t`; the noise is derived from the clamped image."""
         signal, sigma = self._roots(t)
         out = self.model(x, t)
         x_start = out if self.objective == "pred_x0" else (x - sigma * out) / signal
@@ -109,8 +108,10 @@ class GaussianDiffusion(nn.Module):
         images = [x]
         ddpm = self.sampling_timesteps == self.num_timesteps
         for t, s in zip(self.indices[:-1], self.indices[1:], strict=True):
+            # Ask the network.
             times = torch.full((batch_size,), t, device=device, dtype=torch.long)
             noise, x_start = self.model_predictions(x, times)
+            # Step from t to s (DDIM, eq. 12 and 16).
             a_t, a_s = self._a[t], self._a[s] if s >= 0 else 1.0
             eta = 1.0 if ddpm else self.ddim_sampling_eta
             sigma = eta * ((1 - a_s) / (1 - a_t) * (1 - a_t / a_s)) ** 0.5

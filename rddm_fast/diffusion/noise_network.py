@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from ..theory.ddim import ddim_steps
-from ..theory.objective import Objective, stacked
+from ..theory.objective import Objective
 from ..theory.schedule import Schedule
 from ..theory.steps import Step
 from .residual import ResidualDiffusion
-from .reverse import reverse
 
 
 class NoiseNetwork(nn.Module):
-    """A network epsilon(x, t) as `ResidualDiffusion(objective="pred_noise")` calls its networks.
+    """A network epsilon(x, t), called the way `ResidualDiffusion(objective="pred_noise")` calls its networks.
 
-    network: called with (B, C, H, W) in [-1, 1] and indices (B,); returns the noise, as a tensor or in `.sample`.
-    channels: C.
+    Args:
+        network: called with (B, C, H, W) in [-1, 1] and indices (B,); returns the noise, as a tensor or in `.sample`.
+        channels: C.
     """
 
     outputs = 1
@@ -41,11 +39,13 @@ class NoiseDiffusion(ResidualDiffusion):
 
     Args:
         network: called with (B, C, H, W) in [-1, 1] and indices (B,), returns the noise.
-        schedule: the coefficients it was trained with: `Schedule.from_ddim`, or `converted`.
-        channels, image_size: of an image; its side in pixels.
-        sampling_timesteps, eta: steps of `sample`, and their stochasticity.
-        clip: half-width of the clamp of the clean image (and so of the residual); None for none.
-        options: of `ddim_steps`, for instance `form` and `spacing`.
+        schedule: the coefficients that it was trained with: `Schedule.from_ddim`, or `theory.ddim.converted`.
+        channels, image_size: channels of an image, and its side in pixels.
+        sampling_timesteps, eta: number of steps of `sample`, and their stochasticity.
+        clip: half-width of the clean image's clamp, and so of the residual's; None for no clamp.
+        options: arguments of `ddim_steps`, for instance `form` and `spacing`.
+
+    Raises ValueError for steps or options that `ddim_steps` refuses.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class NoiseDiffusion(ResidualDiffusion):
         clip: float | None = 1.0,
         **options: Any,
     ) -> None:
-        self.clip = math.inf if clip is None else clip
+        limit = math.inf if clip is None else clip
         self.options = options
         super().__init__(
             NoiseNetwork(network, channels),
@@ -69,36 +69,12 @@ class NoiseDiffusion(ResidualDiffusion):
             image_size=image_size,
             sampling_timesteps=sampling_timesteps,
             eta=eta,
-            clip_res=self.clip,
+            clip_res=limit,
         )
+        self.clip_0 = limit
+        self.steps()  # a bad option is an error here, not when sampling
 
     def steps(self, sampling_timesteps: int | None = None, eta: float | None = None) -> list[Step]:
         """`ddim_steps` with this model's options."""
         count = self.sampling_timesteps if sampling_timesteps is None else sampling_timesteps
         return ddim_steps(self.schedule, count, self.eta if eta is None else eta, **self.options)
-
-    def walk(
-        self,
-        I_t: Tensor,
-        steps: Iterable[Step],
-        I_in: Tensor | None,
-        mask: Tensor | None,
-        draw: Callable[[], Tensor],
-        on_step: Callable[[int, Step, Tensor], None] | None,
-    ) -> Tensor:
-        """From noise to image, in [-1, 1], with this model's clamp."""
-
-        def predict(_number: int, step: Step, I_t: Tensor, _previous: Tensor | None) -> Sequence[Tensor]:
-            t = torch.full((I_t.shape[0],), step.t, device=I_t.device, dtype=torch.long)
-            return stacked(self.model(I_t, t))
-
-        return reverse(
-            predict,
-            I_t,
-            steps,
-            objective=Objective.pred_noise,
-            draw=lambda _like: draw(),
-            clip_res=self.clip,
-            clip_0=self.clip,
-            on_step=on_step,
-        )

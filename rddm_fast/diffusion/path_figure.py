@@ -1,4 +1,4 @@
-"""The paper's figure of path independence: the same seed under several schedules and orders, a row each."""
+"""The paper's figure of path independence: the same seed under several schedules and orders, one row each."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SCHEDULES = ("trained", "ddim", "power", "average", "readjusted")
 
 @dataclass(frozen=True, eq=False)
 class PathRow:
-    """The images (N, C, H, W) in [0, 1] that one schedule and order lead to from the figure's seed."""
+    """The images (N, C, H, W) in [0, 1] that the figure's seed becomes under one schedule and order."""
 
     schedule: str
     order: str
@@ -30,7 +30,7 @@ class PathRow:
 
 
 def schedule_named(name: str, diffusion: ResidualDiffusion) -> Schedule:
-    """A schedule to sample with, by its name, of as many steps and as much noise as the model was trained with.
+    """The schedule of this name, with the steps and the noise that the model was trained with.
 
     "trained" is the model's own, "ddim" DDIM's linear one, "power" P(1-x, 1) and P(x, 1), "average" equal increments,
     "readjusted" DDIM's with alpha_bar from P(1-x, 0.3). Raises ValueError for another name.
@@ -56,11 +56,11 @@ def path_rows(
     count: int = 8,
     seed: int = 0,
 ) -> list[PathRow]:
-    """A row of `count` generated images for each schedule and order, all from the noise of `seed`."""
+    """One row of `count` generated images per schedule and order, all from the noise of `seed`."""
     rows = []
     for name in schedules:
         for order in orders:
-            generator = torch.Generator(diffusion.alphas_cumsum.device).manual_seed(seed)
+            generator = torch.Generator(diffusion.device).manual_seed(seed)
             along = path(schedule_named(name, diffusion), steps, order)
             images = sample_along(diffusion, along, batch_size=count, generator=generator)[-1]
             rows.append(PathRow(name, order, images.clamp(0, 1).cpu()))
@@ -68,10 +68,10 @@ def path_rows(
 
 
 def distances(rows: Sequence[PathRow]) -> tuple[float, float]:
-    """Root mean square distance between images of one seed on different paths, and of different seeds on one path.
+    """Root mean square distances: between one seed's images on different paths, and between seeds on one path.
 
-    The smaller the first beside the second, the more independent of the path a model is. Raises ValueError for fewer
-    than two rows or two images, between which there is no distance.
+    The smaller the first is against the second, the less the path matters. Raises ValueError for fewer than two rows or
+    two images.
     """
     if len(rows) < 2 or len(rows[0].images) < 2:
         raise ValueError("distances are between at least two paths and two seeds: draw more rows or images")

@@ -1,6 +1,6 @@
-"""`ResidualDiffusion`: a network, a schedule and an objective, with what RDDM does with them.
+"""`ResidualDiffusion`: a network, a schedule and an objective, and what RDDM does with them.
 
-Images enter and leave in [0, 1] where users call (`sample`, `restore`), and are in [-1, 1] inside.
+This is the readable reference. Images enter and leave in [0, 1] where users call (`sample`), and are in [-1, 1] inside.
 """
 
 from __future__ import annotations
@@ -17,25 +17,15 @@ from torch import Tensor, nn
 
 from ..theory.objective import Objective, Prediction, at_test, read_out, stacked, targets
 from ..theory.schedule import Schedule
-from ..theory.steps import Step, ancestral_steps, few_steps
-from .residual_unets import ResidualUnets
+from ..theory.steps import Step, ancestral_steps, check_eta, few_steps, step_indices
 from .reverse import reverse
+from .start import Start, noise_source, to_signed, watcher
 
 LOSSES = {"l1": F.l1_loss, "l2": F.mse_loss}
 
 
-def to_signed(x: Tensor) -> Tensor:
-    """[0, 1] to [-1, 1]."""
-    return x * 2 - 1
-
-
-def to_unit(x: Tensor) -> Tensor:
-    """[-1, 1] to [0, 1]."""
-    return (x + 1) * 0.5
-
-
 def _adopt_coefficients(module: nn.Module, _keys: Any) -> None:
-    """After loading a state dict, which holds the coefficients of training: sample with those, whatever was built."""
+    """After loading a state dict, sample with the coefficients in it: they are those of training."""
     assert isinstance(module, ResidualDiffusion)
     tables = module.alphas_cumsum.double().cpu(), module.betas_cumsum.double().cpu()
     ours = module.schedule.alpha_bar, module.schedule.beta_bar
@@ -47,21 +37,26 @@ class ResidualDiffusion(nn.Module):
     """A residual denoising diffusion model (Liu et al., CVPR 2024).
 
     Args:
-        model: the networks; called with the concatenated input, their times and the self-condition.
+        model: the networks, called with the concatenated input, their times and the self-condition.
         schedule: alpha_bar and beta_bar.
-        objective: what the network's outputs are (see `rddm_fast.theory.objective`).
-        condition: restoration: sampling starts from the degraded image, which the network also sees.
-        input_condition: the network is given one image more (a shadow mask, for example).
-        input_condition_mask: that image stays in [0, 1] instead of being mapped to [-1, 1].
+        objective: what the network's outputs are (see `theory.objective`).
+        condition: restore: sampling starts from the degraded image, and the network sees it.
+        input_condition: the network sees one more image (a shadow mask, for example).
+        input_condition_mask: that image stays in [0, 1]; otherwise it is mapped to [-1, 1].
         img_to_img_translation: sampling starts from the degraded image, but the network does not see it.
         path_independent: the networks see alpha_bar_t T and beta_bar_t T as their times instead of t.
-        test_res_or_noise: read only one of two networks out when sampling: "res", "noise", or both.
+        test_res_or_noise: sample with one of two networks only: "res", "noise", or None for both.
         loss_type: "l1" or "l2".
-        sampling_timesteps: steps of `sample`; T (the ancestral sampler) if None.
+        sampling_timesteps: number of steps of `sample`; None for T, the ancestral sampler.
         eta: stochasticity of the few-step sampler, 0 to 1.
-        clip_res: half-width of the residual's clamp. 1 as published, although residuals span [-2, 2].
-        image_size: side of a generated image in pixels; restoration takes its size from the input.
+        clip_res: half-width of the residual's clamp. The published 1 is the default, although residuals span [-2, 2].
+        image_size: side of a generated image in pixels; restoration takes the input's size.
+
+    Raises ValueError for settings that do not fit the model or the schedule.
     """
+
+    clip_0 = 1.0
+    """Half-width of the clean image's clamp."""
 
     def __init__(
         self,
@@ -108,31 +103,38 @@ class ResidualDiffusion(nn.Module):
         for name, values in schedule.buffers().items():
             self.register_buffer(name, values)
         self.register_load_state_dict_post_hook(_adopt_coefficients)
-        self.steps(self.sampling_timesteps, eta)  # a bad number of steps is an error here, not when sampling
+        # A bad number of steps is an error here, not when sampling.
+        step_indices(schedule.timesteps, self.sampling_timesteps)
+        if self.sampling_timesteps < schedule.timesteps:  # the ancestral sampler has no eta
+            check_eta(eta)
 
     alphas_cumsum: Tensor
     betas_cumsum: Tensor
 
     @property
     def num_timesteps(self) -> int:
+        """T."""
         return self.schedule.timesteps
 
     @property
+    def device(self) -> torch.device:
+        """The device that the model computes on."""
+        return self.alphas_cumsum.device
+
+    @property
     def channels(self) -> int:
-        return self._member.channels
+        """Channels of an image."""
+        return self.model.channels  # type: ignore[return-value]
 
     @property
     def self_condition(self) -> bool:
-        return self._member.self_condition
-
-    @property
-    def _member(self) -> Any:
-        return self.model.members[0] if isinstance(self.model, ResidualUnets) else self.model
+        """Whether the network sees its previous estimate of the clean image."""
+        return self.model.self_condition  # type: ignore[return-value]
 
     # -- what the network is given ------------------------------------------------------------------------
 
     def network_times(self, t: Tensor) -> Tensor | list[Tensor]:
-        """The networks' times for indices `t` (B,): t itself, or [alpha_bar_t T, beta_bar_t T]."""
+        """The networks' times for indices `t` (B,): t, or [alpha_bar_t T, beta_bar_t T] where path-independent."""
         if not self.path_independent:
             return t
         residual, noise = (self.alphas_cumsum[t] * self.num_timesteps, self.betas_cumsum[t] * self.num_timesteps)
@@ -141,12 +143,12 @@ class ResidualDiffusion(nn.Module):
         return [residual, noise]
 
     def network_input(self, I_t: Tensor, I_in: Tensor | None, mask: Tensor | None) -> Tensor:
-        """[I_t, I_in, mask] along the channels, with those the model takes; each (B, C, H, W)."""
+        """[I_t, I_in, mask] along the channels, as far as the model takes them; each (B, C, H, W)."""
         parts = [I_t, *self.constant_input(I_in, mask)]
         return torch.cat(parts, dim=1) if len(parts) > 1 else I_t
 
     def constant_input(self, I_in: Tensor | None, mask: Tensor | None) -> list[Tensor]:
-        """What of the network's input stays the same in all steps: [I_in, mask], with those the model takes."""
+        """The part of the network's input that no step changes: [I_in, mask], as far as the model takes them."""
         parts = []
         if self.condition and not self.img_to_img_translation:
             if I_in is None:
@@ -167,10 +169,10 @@ class ResidualDiffusion(nn.Module):
         x_self_cond: Tensor | None = None,
         only: tuple[int, ...] | None = None,
     ) -> tuple[Tensor, ...]:
-        """The network's raw outputs at indices `t` (B,), those in `only` (by default as many as the objective has)."""
+        """The network's raw outputs at indices `t` (B,): those numbered in `only`, by default the objective's."""
         wanted = tuple(range(self.objective.outputs)) if only is None else only
         x, times = self.network_input(I_t, I_in, mask), self.network_times(t)
-        if hasattr(self.model, "members"):
+        if hasattr(self.model, "members"):  # several networks: evaluate the wanted ones alone
             return tuple(self.model(x, times, x_self_cond, only=wanted))
         results = stacked(self.model(x, times, x_self_cond))
         return tuple(results[i] for i in wanted)
@@ -180,7 +182,7 @@ class ResidualDiffusion(nn.Module):
     def _at(self, name: str, t: Tensor) -> Tensor:
         return getattr(self, name)[t][:, None, None, None]
 
-    def q_sample(self, I_0: Tensor, I_res: Tensor, t: Tensor, noise: Tensor | None = None) -> Tensor:
+    def q_sample(self, I_0: Tensor, I_res: Tensor, t: Tensor, /, noise: Tensor | None = None) -> Tensor:
         """I_t = I_0 + alpha_bar_t I_res + beta_bar_t epsilon; images (B, C, H, W), `t` (B,) (RDDM, eq. 7)."""
         noise = torch.randn_like(I_0) if noise is None else noise
         return I_0 + self._at("alphas_cumsum", t) * I_res + self._at("betas_cumsum", t) * noise
@@ -194,9 +196,9 @@ class ResidualDiffusion(nn.Module):
         noise: Tensor | None = None,
         x_self_cond: Tensor | None = None,
     ) -> list[Tensor]:
-        """One mean loss an output, for images in [-1, 1] and indices `t` (B,) (RDDM, eq. 12).
+        """One mean loss per output, for images in [-1, 1] and indices `t` (B,) (RDDM, eq. 12).
 
-        A self-conditioned network is given its own estimate half of the time, unless `x_self_cond` is passed.
+        A self-conditioned network sees its own estimate half of the time, unless `x_self_cond` is passed.
         """
         noise = torch.randn_like(I_0) if noise is None else noise
         I_res = -I_0 if I_in is None else I_in - I_0
@@ -233,43 +235,68 @@ class ResidualDiffusion(nn.Module):
             self._at("betas_cumsum", t),
             self._at("one_minus_alphas_cumsum", t),
             clip_res=self.clip_res if clip else math.inf,
-            clip_0=1.0 if clip else math.inf,
+            clip_0=self.clip_0 if clip else math.inf,
         )
 
     # -- reverse process ----------------------------------------------------------------------------------
 
     def steps(self, sampling_timesteps: int | None = None, eta: float | None = None) -> list[Step]:
-        """The reverse steps: few-step for fewer than T, ancestral for T."""
+        """The reverse steps: ancestral for T steps, few-step for fewer. None takes the model's own numbers."""
         count = self.sampling_timesteps if sampling_timesteps is None else sampling_timesteps
         if count == self.num_timesteps:
             return ancestral_steps(self.schedule)
         return few_steps(self.schedule, count, self.eta if eta is None else eta)
 
-    def walk(
+    def start(
         self,
-        I_t: Tensor,
-        steps: Iterable[Step],
-        I_in: Tensor | None,
-        mask: Tensor | None,
-        draw: Callable[[], Tensor],
-        on_step: Callable[[int, Step, Tensor], None] | None,
-    ) -> Tensor:
-        """From the noisy image to the clean one, all in [-1, 1]; `rddm_fast.fast` has a faster one."""
+        steps: Sequence[Step],
+        I_in: Tensor | None = None,
+        mask: Tensor | None = None,
+        *,
+        batch_size: int = 16,
+        generator: torch.Generator | None = None,
+        draws: Iterable[Tensor] | None = None,
+        every_step: bool = False,
+        callback: Callable[[int, int, Tensor], None] | None = None,
+        progress: Callable[[Sequence[Step]], Iterable[Step]] | None = None,
+    ) -> Start:
+        """Check the input, bring it to this model's device and to [-1, 1], and draw the noisy image I_T.
+
+        The arguments are those of `sample`. Raises TypeError or ValueError for images that the model does not take.
+        """
+        self._check_input(I_in, mask)
+        if I_in is None:
+            shape: tuple[int, ...] = (batch_size, self.channels, *(self._generated_side(),) * 2)
+        else:
+            shape, I_in = tuple(I_in.shape), to_signed(I_in.to(self.device))
+        if mask is not None:
+            mask = mask.to(self.device)
+            mask = mask if self.input_condition and self.input_condition_mask else to_signed(mask)
+        needed = 1 + sum(step.draws for step in steps)  # one for I_T
+        draw = noise_source(shape, self.device, needed, generator, draws)
+        I_T = draw() if I_in is None else I_in + math.sqrt(self.schedule.sum_scale) * draw()
+        images: list[Tensor] = []
+        on_step = watcher(images if every_step else None, callback)
+        return Start(I_T, I_in, mask, steps if progress is None else progress(steps), draw, on_step, images)
+
+    def walk(self, start: Start) -> Tensor:
+        """From `start` to the clean image, in [-1, 1]; `fast.loop.Loop` does the same faster."""
 
         def predict(_number: int, step: Step, I_t: Tensor, x_self_cond: Tensor | None) -> tuple[Tensor, ...]:
             t = torch.full((I_t.shape[0],), step.t, device=I_t.device, dtype=torch.long)
-            return self.outputs(I_t, t, I_in, mask, x_self_cond, self.read_outputs)
+            return self.outputs(I_t, t, start.I_in, start.mask, x_self_cond, self.read_outputs)
 
         return reverse(
             predict,
-            I_t,
-            steps,
+            start.I_T,
+            start.steps,
             objective=self.read_objective,
-            I_in=I_in,
-            draw=lambda _like: draw(),
+            I_in=start.I_in,
+            draw=lambda _like: start.draw(),
             self_condition=self.self_condition,
             clip_res=self.clip_res,
-            on_step=on_step,
+            clip_0=self.clip_0,
+            on_step=start.on_step,
         )
 
     @torch.no_grad()
@@ -278,92 +305,54 @@ class ResidualDiffusion(nn.Module):
         I_in: Tensor | None = None,
         mask: Tensor | None = None,
         *,
-        batch_size: int = 16,
         sampling_timesteps: int | None = None,
         eta: float | None = None,
         steps: Sequence[Step] | None = None,
-        generator: torch.Generator | None = None,
-        draws: Iterable[Tensor] | None = None,
-        every_step: bool = False,
-        callback: Callable[[int, int, Tensor], None] | None = None,
-        progress: Callable[[Sequence[Step]], Iterable[Step]] | None = None,
-        walk: Callable[..., Tensor] | None = None,
+        **options: Any,
     ) -> list[Tensor]:
-        """Restore `I_in` (B, C, H, W) in [0, 1], or generate `batch_size` images.
+        """Restore `I_in`, or generate images.
 
         Args:
+            I_in: the degraded images, (B, C, H, W) in [0, 1], of a model that restores.
             mask: the image of `input_condition`, (B, C, H, W) in [0, 1].
             sampling_timesteps, eta: override the model's.
             steps: the reverse steps themselves, instead of those that the two make (`theory.ddim` has others).
+            batch_size: the number of images to generate, 16 by default.
             generator: of the normal draws; torch's global one if None.
             draws: the normal draws themselves, in order, instead of a generator.
-            every_step: return the image after every step instead of the last alone.
+            every_step: return the image after every step instead of the last one alone.
             callback: called after each step as (number, index t, image in [0, 1]).
-            progress: wraps the steps to show how far it is; None shows nothing.
-            walk: what goes from the noisy image to the clean one, in the place of the method `walk`.
+            progress: wraps the list of steps, to show how far it is.
 
         Returns:
-            images in [0, 1] (not clamped): when restoring, the noisy input first, as the published code does.
+            Images in [0, 1], not clamped; when restoring, the noisy input first, as in the published code.
+
+        Raises:
+            TypeError: images that are not floating point.
+            ValueError: images, steps or draws that do not fit the model.
         """
         if steps is None:
             steps = self.steps(sampling_timesteps, eta)
         elif sampling_timesteps is not None or eta is not None:
             raise ValueError("steps says how many steps there are and their eta: pass it alone")
-        shape, I_in, mask = self._prepared(I_in, mask, batch_size)
-        given = iter(draws) if draws is not None else None
-        device = self.alphas_cumsum.device
+        start = self.start(steps, I_in, mask, **options)
+        I_0 = self.walk(start)
+        return start.finished(I_0)
 
-        def draw() -> Tensor:
-            if given is not None:
-                try:
-                    return next(given).to(device)
-                except StopIteration:
-                    needed = (I_in is None or 1) + sum(step.draws for step in steps)
-                    raise ValueError(f"there are too few draws: these steps take {needed}") from None
-            return torch.randn(shape, device=device, generator=generator)
-
-        I_T = draw() if I_in is None else I_in + math.sqrt(self.schedule.sum_scale) * draw()
-        images: list[Tensor] = []
-
-        def on_step(number: int, step: Step, image: Tensor) -> None:
-            if every_step:
-                images.append(image)
-            if callback is not None:
-                callback(number, step.t, to_unit(image))
-
-        result = (walk or self.walk)(
-            I_T,
-            steps if progress is None else progress(steps),
-            I_in,
-            mask,
-            draw,
-            on_step if every_step or callback is not None else None,
-        )
-        images = images or [result]
-        return [to_unit(image) for image in ([I_T, *images] if I_in is not None else images)]
-
-    def _prepared(
-        self, I_in: Tensor | None, mask: Tensor | None, batch_size: int
-    ) -> tuple[tuple[int, ...], Tensor | None, Tensor | None]:
-        """The shape to sample, and the input and the mask on this model's device and in its range."""
-        device = self.alphas_cumsum.device
+    def _check_input(self, I_in: Tensor | None, mask: Tensor | None) -> None:
         for name, image in (("the degraded images are", I_in), ("the mask is", mask)):
             if image is not None and not image.is_floating_point():
                 raise TypeError(f"{name} {image.dtype}: pass floating-point values in [0, 1]")
         if self.input_condition and mask is None:
             raise ValueError("this model was trained with a mask (input_condition=True): pass one")
-        if mask is not None:
-            mask = mask.to(device)
-            if not (self.input_condition and self.input_condition_mask):
-                mask = to_signed(mask)
-        if not self.condition:
-            if I_in is not None:
-                raise ValueError("this model generates: it takes no degraded image")
-            if self.image_size is None:
-                raise ValueError("to generate, the model needs image_size (the side of an image in pixels)")
-            return (batch_size, self.channels, self.image_size, self.image_size), None, mask
-        if I_in is None:
+        if not self.condition and I_in is not None:
+            raise ValueError("this model generates: it takes no degraded image")
+        if self.condition and I_in is None:
             raise ValueError("this model restores: pass the degraded images, (B, C, H, W) in [0, 1]")
-        if I_in.ndim != 4 or I_in.shape[1] != self.channels:
+        if I_in is not None and (I_in.ndim != 4 or I_in.shape[1] != self.channels):
             raise ValueError(f"images must be (B, {self.channels}, H, W) in [0, 1], not of shape {tuple(I_in.shape)}")
-        return tuple(I_in.shape), to_signed(I_in.to(device)), mask
+
+    def _generated_side(self) -> int:
+        if self.image_size is None:
+            raise ValueError("to generate, the model needs image_size (the side of an image in pixels)")
+        return self.image_size

@@ -23,9 +23,16 @@ def _with_unet0(module: nn.Module, state: dict[str, Tensor], prefix: str, *_unus
 class ResidualUnets(nn.Module):
     """The networks of one RDDM model: "two" U-Nets, "one" U-Net, or a "shared" encoder with two decoders.
 
-    Called with the concatenated input, the time of each network and the self-condition; returns a list of one
-    or two images (B, out_dim, H, W). The two times differ only in path-independent models, where the residual
-    network sees alpha_bar_t T and the noise network beta_bar_t T.
+    A call takes the concatenated input, the time of each network and the self-condition, and returns a list of one or
+    two images (B, out_dim, H, W). The two times differ only in path-independent models, where the residual network sees
+    alpha_bar_t T and the noise network beta_bar_t T.
+
+    Args:
+        dim: width of each network's first stage.
+        networks: "two", "one" or "shared".
+        kwargs: of `Unet`.
+
+    Raises ValueError for another `networks`.
     """
 
     unet0: Unet | SharedUnet
@@ -38,6 +45,7 @@ class ResidualUnets(nn.Module):
         self.networks = networks
         self.config = {"dim": dim, "networks": networks, **kwargs}
         self.unet0 = SharedUnet(dim, **kwargs) if networks == "shared" else Unet(dim, **kwargs)
+        self.channels, self.self_condition = self.unet0.channels, self.unet0.self_condition
         if networks == "two":
             self.unet1 = Unet(dim, **kwargs)
         elif networks == "shared":
@@ -47,11 +55,12 @@ class ResidualUnets(nn.Module):
 
     @property
     def members(self) -> list[Unet | SharedUnet]:
-        """The U-Nets that are called, in the order of their outputs (one for a shared encoder)."""
+        """The U-Nets in the order of their outputs (one for a shared encoder)."""
         return [self.unet0, self.unet1] if self.networks == "two" else [self.unet0]
 
     @property
     def outputs(self) -> int:
+        """How many images a call returns: 1 or 2."""
         return 1 if self.networks == "one" else 2
 
     def forward(
@@ -61,7 +70,7 @@ class ResidualUnets(nn.Module):
         x_self_cond: Tensor | None = None,
         only: tuple[int, ...] | None = None,
     ) -> list[Tensor]:
-        """`only` names the outputs wanted; a network whose output is not wanted is not evaluated."""
+        """The outputs numbered in `only`, by default all. A network without a wanted output is not evaluated."""
         times = time if isinstance(time, (list, tuple)) else (time, time)
         if self.networks == "shared":
             out = self.members[0](x, times[0], x_self_cond)

@@ -1,8 +1,9 @@
-"""The reverse process of RDDM as one pure function in the paper's notation."""
+"""The reverse process of RDDM as one pure function: ask the network, step, repeat."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +13,9 @@ from ..theory.objective import Objective
 from ..theory.steps import Step
 
 Predict = Callable[[int, Step, Tensor, "Tensor | None"], Sequence[Tensor]]
-"""(number of the step, the step, I_t, previous I_0 or None) to the network's one or two outputs."""
+"""The network, for one step: (the step's number, the step, I_t, the last I_0 or None) to its one or two outputs."""
+OnStep = Callable[[int, Step, Tensor], None]
+"""What is called after every step: with the step's number, the step and the image."""
 
 
 def reverse(
@@ -26,42 +29,40 @@ def reverse(
     self_condition: bool = False,
     clip_res: float = 1.0,
     clip_0: float = 1.0,
-    on_step: Callable[[int, Step, Tensor], None] | None = None,
-    update: Callable[..., Tensor] = reverse_step,
+    on_step: OnStep | None = None,
 ) -> Tensor:
-    """Walk `steps` from the noisy image `I_t` (B, C, H, W) in [-1, 1] to the clean one.
+    """Walk `steps` from the noisy image to the clean one.
 
-    `I_in` is the degraded image, None for generation. `draw(I_t)` yields the normal draws of the stochastic
-    steps. With `self_condition` each step's clean image is passed to the next prediction. `on_step` is called
-    after every step with its number, the step and the image. `update` is the reverse update, fused by default.
+    Args:
+        predict: the network.
+        I_t: the noisy image, (B, C, H, W) in [-1, 1].
+        steps: from `theory.steps`.
+        objective: the meaning of the network's outputs.
+        I_in: the degraded image, of I_t's shape; None for generation.
+        draw: called with I_t at every step that draws; returns a standard normal draw of its shape.
+        self_condition: pass each step's clean image to the next prediction.
+        clip_res, clip_0: half-widths of the clamps of the residual and the clean image.
+        on_step: called after every step.
+
+    Returns:
+        The image after the last step, (B, C, H, W).
     """
-    previous_I_0: Tensor | None = None
+    I_in = I_in if objective.needs_input else None
+    known: dict[str, Any] = {"objective": objective, "I_in": I_in, "clip_res": clip_res, "clip_0": clip_0}
+    I_0: Tensor | None = None
     for i, step in enumerate(steps):
-        outputs = tuple(predict(i, step, I_t, previous_I_0))
-        out0, out1 = outputs if len(outputs) == 2 else (outputs[0], None)
-        known = dict(
-            objective=objective,
-            alpha_bar=step.alpha_bar,
-            beta_bar=step.beta_bar,
-            one_minus_alpha_bar=step.one_minus_alpha_bar,
-            I_in=I_in if objective.needs_input else None,
-            clip_res=clip_res,
-            clip_0=clip_0,
-        )
+        # Ask the network.
+        out0, *more = predict(i, step, I_t, I_0)
+        out1 = more[0] if more else None
+
+        # Keep the clean image for the next question.
         if self_condition:
-            previous_I_0 = update(I_t, out0, out1, k_t=0.0, k_res=0.0, k_noise=0.0, k_0=1.0, **known)
-        I_t = update(
-            I_t,
-            out0,
-            out1,
-            k_t=step.k_t,
-            k_res=step.k_res,
-            k_noise=step.k_noise,
-            k_0=step.k_0,
-            sigma=step.sigma,
-            noise=draw(I_t) if step.draws else None,
-            **known,
-        )
+            I_0 = reverse_step(I_t, out0, out1, **step.to_clean.numbers, **known)
+
+        # Step from t to s, with fresh noise where the step is stochastic.
+        I_t = reverse_step(I_t, out0, out1, **step.numbers, **known, noise=draw(I_t) if step.draws else None)
+
+        # Show the image.
         if on_step is not None:
             on_step(i, step, I_t)
     return I_t

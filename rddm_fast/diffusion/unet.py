@@ -1,8 +1,8 @@
 """The RDDM U-Nets, state-dict compatible with the published `Unet` and `UnetRes`.
 
-This is the readable reference: it recomputes standardised weights and time embeddings at every call, as the
-published code does, and so costs what that costs. `rddm_fast.fast.fold` removes what does not depend on the
-image. Attribute names are the published state-dict keys and must not change.
+This is the readable reference. Like the published code, it recomputes standardised weights and time embeddings at every
+call, and is as slow. `fast.fold` removes all work that does not depend on the image. Attribute names are the published
+state-dict keys and must not change.
 
     7x7 conv -> [ResBlock, ResBlock, linear attention, down] x stages -> ResBlock, attention, ResBlock
              -> [cat skip, ResBlock, cat skip, ResBlock, linear attention, up] x stages
@@ -164,9 +164,9 @@ def _upsample(dim_in: int, dim_out: int) -> nn.Sequential:
 
 
 def reflected(x: Tensor, factor: int) -> Tensor:
-    """`x` (B, C, H, W) continued to the right and below by reflection, so that `factor` divides H and W.
+    """`x` (B, C, H, W) padded on the right and below by reflection, so that `factor` divides H and W.
 
-    Unlike `F.pad(mode="reflect")` it reflects as often as it must, so a side of 1 pixel is no special case.
+    Unlike `F.pad(mode="reflect")` it reflects as often as needed, so even a side of 1 pixel works.
     """
     for axis in (-2, -1):
         side = x.shape[axis]
@@ -185,7 +185,7 @@ def _modules(stage: nn.Module) -> list[nn.Module]:
 
 
 class _UnetBase(nn.Module):
-    """What the one-decoder `Unet` and the two-decoder `SharedUnet` have in common: stem, encoder and middle."""
+    """The stem, encoder and middle that the one-decoder `Unet` and the two-decoder `SharedUnet` share."""
 
     def __init__(
         self,
@@ -307,7 +307,7 @@ class Unet(_UnetBase):
         return self.after_stem(self._stem(x, x_self_cond), self.time_mlp(time), x.shape[-2:])
 
     def after_stem(self, stem: Tensor, t: Any, size: Sequence[int]) -> Tensor:
-        """All but the first convolution: its result and the time's embedding to an image of `size` (H, W)."""
+        """The network after its first convolution: from `stem` and the embedded time to an image of `size` (H, W)."""
         x, skips = self._encode(stem, t)
         x = self._decode(self.ups, x, t, skips)
         x = self.final_res_block(torch.cat((x, stem), dim=1), t)

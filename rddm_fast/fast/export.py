@@ -4,7 +4,7 @@
     export(load_model("derain"), "derain.pt2", size=(256, 256))
     restored = load("derain.pt2")(images)                     # (1, 3, 256, 256) in [0, 1]
 
-The file is an AOTInductor package: compiled code and weights, with nothing in it but torch's own ops, so that
+The file is an AOTInductor package: compiled code and weights that call only torch's own ops, so that
 `torch._inductor.aoti_load_package` and libtorch (`examples/restore.cpp`) load it where this package is not installed.
 """
 
@@ -21,7 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..diffusion.residual import ResidualDiffusion, to_signed, to_unit
+from ..diffusion.residual import ResidualDiffusion
+from ..diffusion.start import to_signed, to_unit
 from ..system.files import write_whole
 from ..system.version import __version__
 from ..theory.objective import read_out
@@ -34,22 +35,27 @@ FORMAT = "rddm_fast sampler"
 
 
 class ExportError(ValueError):
-    """What was asked for cannot be exported, or a file is no exported sampler; the message says why."""
+    """The sampler cannot be exported, or a file is not an exported sampler; the message says why."""
 
 
 class ExportedLoop(nn.Module):
-    """The loop that `FastSampler` runs, as one function of tensors in torch's own ops.
+    """`FastSampler`'s loop as one function of tensors, in torch's own ops.
 
-    The steps are one `torch.while_loop` over a table of their coefficients: the networks are in the graph once,
-    however many steps there are. Made from a model, its steps, and what the networks are to compute in.
+    The steps are one `torch.while_loop` over a table of their coefficients, so the graph holds the networks once, for
+    any number of steps.
+
+    Args:
+        diffusion: the model.
+        steps: its steps.
+        dtype: what the networks compute in; the weights' own dtype if None.
     """
 
-    coefficients: Tensor
+    table: Tensor
     draw: Tensor
 
     def __init__(self, diffusion: ResidualDiffusion, steps: list[Step], dtype: torch.dtype | None = None) -> None:
         super().__init__()
-        device = diffusion.alphas_cumsum.device
+        device = diffusion.device
         times = diffusion.network_times(torch.tensor([step.t for step in steps], device=device))
         self.networks = fold(
             diffusion.model,  # type: ignore[arg-type]
@@ -60,8 +66,8 @@ class ExportedLoop(nn.Module):
         _without_our_ops(self.networks, device)
         self.names = tuple(steps[0].numbers)
         rows = torch.tensor([list(step.numbers.values()) for step in steps], dtype=torch.float64, device=device)
-        self.register_buffer("coefficients", rows.float())
-        # Which of the draws a step adds; the first one is in the image that the loop starts from.
+        self.register_buffer("table", rows.float())
+        # The number of the draw that each step adds; draw 0 is in the image that the loop starts from.
         draw = list(itertools.accumulate(int(step.draws) for step in steps))
         self.register_buffer("draw", torch.tensor(draw, device=device))
         self.draws = 1 + sum(step.draws for step in steps)
@@ -87,7 +93,7 @@ class ExportedLoop(nn.Module):
         constant = self.networks.constant(torch.cat(parts, dim=1)) if parts else [None] * len(self.networks.stems)
 
         def unfinished(number: Tensor, *_images: Tensor) -> Tensor:
-            return (number < len(self.coefficients)).all()
+            return (number < len(self.table)).all()
 
         def step(number: Tensor, I_t: Tensor, *previous: Tensor) -> tuple[Tensor, ...]:
             outputs = self.networks(I_t, number, *previous, only=self.only, constant=constant)
@@ -104,7 +110,7 @@ class ExportedLoop(nn.Module):
         self, I_t: Tensor, outputs: list[Tensor], I_in: Tensor | None, number: Tensor, noise: Tensor
     ) -> tuple[Tensor, Tensor]:
         """The next image and the clean one: `ops.reverse_step` with coefficients that are known at run time."""
-        row = self.coefficients.index_select(0, number)[0]
+        row = self.table.index_select(0, number)[0]
         k = dict(zip(self.names, row.unbind(), strict=True))
         I_res, epsilon, I_0 = read_out(
             self.objective,
@@ -128,7 +134,7 @@ class ExportedLoop(nn.Module):
 
 
 def _without_our_ops(networks: nn.Module, device: torch.device) -> None:
-    """Let `networks` call nothing but torch's own ops."""
+    """Let `networks` call only torch's own ops."""
     for module in networks.modules():
         if isinstance(module, NormSilu):
             module.impl = "reference"
@@ -163,7 +169,7 @@ def export(
     height, width, draws, steps, eta, device, dtype, objective, and the versions `rddm_fast` and `torch`.
 
     Args:
-        diffusion: a model whose networks are RDDM's U-Nets, on the device that the file is for. It is left as it was.
+        diffusion: a model whose networks are RDDM's U-Nets, on the device that the file is for. It stays as it is.
         path: ends in .pt2. Written whole or not at all.
         size: height and width of the images. The file serves this size and this batch alone, and does not check
             them unless the environment has AOTI_RUNTIME_CHECK_INPUTS=1; `load` and the C++ example do.
@@ -177,11 +183,12 @@ def export(
         the torch that compiled it: torch promises no other.
 
     Raises:
-        ExportError: a path, size, batch or dtype that cannot be, no C++ compiler.
-        ValueError: steps or an eta that the model does not have. TypeError: networks that cannot be folded.
+        ExportError: an impossible path, size, batch or dtype, or no C++ compiler.
+        ValueError: steps or an eta that the model does not have.
+        TypeError: networks that cannot be folded.
     """
     path = Path(path)
-    device = diffusion.alphas_cumsum.device
+    device = diffusion.device
     if dtype is None and device.type == "cuda":
         dtype = torch.bfloat16
     _check(path, size, batch, dtype)
@@ -205,16 +212,16 @@ def export(
         "torch": torch.__version__,
     }
 
-    # The folded networks lay out their images themselves. Where torch chooses anew, the softmax of the queries is
-    # written across memory: on a CPU the whole loop then takes 1.6 times as long (torch 2.13).
+    # The folded networks lay out their images themselves. If torch chooses a layout, it writes the queries' softmax
+    # across memory, and on a CPU the whole loop takes 1.6 times as long (torch 2.13).
     options: dict[str, Any] = {"aot_inductor.metadata": metadata, "layout_optimization": False}
-    if torch.__version__ < "2.13":  # whose planning of memory counts the steps of a while_loop's body wrong, and raises
+    if torch.__version__ < "2.13":  # its memory planning miscounts the steps of a while_loop's body, and raises
         options["allow_buffer_reuse"] = False
 
     def compile(unfinished: Path) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # torch's, of its own code
-            # Not in its other mode, which takes Python's max() in a while_loop's body for 1 (torch 2.13).
+            # strict: the other mode evaluates Python's max() in a while_loop's body to 1 (torch 2.13).
             program = torch.export.export(loop, example, strict=True)
             torch._inductor.aoti_compile_and_package(program, package_path=str(unfinished), inductor_configs=options)
 
@@ -242,7 +249,7 @@ def _check(path: Path, size: tuple[int, int], batch: int, dtype: torch.dtype | N
 
 
 class Exported:
-    """A loaded file of `export`, called as a `FastSampler` is; nothing is compiled. `metadata` is the file's."""
+    """A file that `export` wrote, loaded and called like a `FastSampler`; nothing is compiled."""
 
     def __init__(self, path: str | PathLike[str]) -> None:
         if not Path(path).is_file():
@@ -270,8 +277,8 @@ class Exported:
     ) -> Tensor:
         """Images in [0, 1] to images in [0, 1], both of the file's `shape` (B, C, H, W), on its `device`.
 
-        The arguments are those of `ResidualDiffusion.sample`, and a seed's images too. Raises ValueError for images
-        that the file does not take.
+        The arguments are those of `ResidualDiffusion.sample`, and a seed gives the same images. Raises ValueError for
+        images that the file does not take.
         """
         tensors = {name: image for name, image in (("image", images), ("mask", mask)) if image is not None}
         if {*tensors, "noise"} != {*self.inputs}:
@@ -293,7 +300,7 @@ class Exported:
 def load(path: str | PathLike[str]) -> Exported:
     """The sampler in a .pt2 file that `export` wrote, ready at once.
 
-    Beside what `torch._inductor.aoti_load_package` does, which needs nothing of this package, it draws the noise and
-    checks the shapes, which the file's code does not. Raises ExportError for a file that is none.
+    Adds to `torch._inductor.aoti_load_package`: noise is drawn and shapes are checked. Raises ExportError if the file
+    is not an exported sampler.
     """
     return Exported(path)

@@ -1,11 +1,11 @@
-"""Hoist out of the sampling loop what depends on the weights, the step or the degraded image alone.
+"""Fold networks: hoist out of the sampling loop all work that depends on the weights, the step or I_in alone.
 
-* Weight standardisation depends on the weights: each standardised convolution becomes a plain one whose weight
-  was standardised once, in float64, with the epsilon of float32 activations (1e-5), which is what checkpoints
-  were trained with, whatever the dtype the folded network runs in.
-* The time embedding depends on the step: each block's scale and shift become a table with one row a step.
-* The first convolution is linear: its part that sees the degraded image and the mask is computed once an image.
-* Everything runs channels-last, with the modules of `rddm_fast.fast.folded`.
+* Weight standardisation depends on the weights. Each standardised convolution becomes a plain one, whose weight is
+  standardised once, in float64. The epsilon is that of float32 activations (1e-5), with which checkpoints were trained,
+  in every dtype.
+* The time embedding depends on the step. Each block's scale and shift become a table with one row per step.
+* The first convolution is linear. Its part that sees the degraded image and the mask is computed once per image.
+* Everything runs channels-last, with the modules of `fast.folded`.
 * On the CPU the convolutions' weights are packed into oneDNN's layout once.
 """
 
@@ -33,7 +33,7 @@ from .folded import FLOAT32_EPS, FoldedBlock, LastAxisNorm, PackedConv2d, Pixels
 
 
 class SplitStem(nn.Module):
-    """A U-Net's first convolution in two: of the images that change from step to step, and of those that do not."""
+    """A U-Net's first convolution split in two: one for the images that change at each step, one for the others."""
 
     def __init__(self, conv: nn.Conv2d, changing: int) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class SplitStem(nn.Module):
         self.constant: nn.Module | None = None
         if changing < conv.in_channels:
             self.constant = _part(conv, changing, conv.in_channels)
-            self.changing.bias = None  # it is the constant part's
+            self.changing.bias = None  # the constant part adds it
 
     def forward(self, x: Tensor, constant: Tensor | None) -> Tensor:
         stem = self.changing(x)
@@ -49,9 +49,9 @@ class SplitStem(nn.Module):
 
 
 class FoldedNetworks(nn.Module):
-    """`ResidualUnets` for known steps: called with a step's number in the place of its time.
+    """`ResidualUnets` for known steps, called with a step's number instead of its time.
 
-    It has no trainable parameters and shares none with the networks that it was made from. Its outputs are theirs to
+    It has no trainable parameters and shares none with the networks that it was made from. Its outputs equal theirs to
     rounding.
     """
 
@@ -75,12 +75,12 @@ class FoldedNetworks(nn.Module):
         return next(self.parameters()).device
 
     def constant(self, images: Tensor) -> list[Tensor | None]:
-        """What the first convolutions make of the images (B, C, H, W) that stay the same: [I_in, mask], or none."""
+        """Convolve the images (B, C, H, W) that no step changes, [I_in, mask]; None for a stem that sees none."""
         images = self._ready(images)
         return [None if stem.constant is None else stem.constant(images) for stem in self.stems]  # type: ignore[operator]
 
     def input(self, x: Tensor, x_self_cond: Tensor | None = None) -> Tensor:
-        """What of a network's input changes: [x_self_cond, I_t] in the folded dtype, continued to a whole size."""
+        """The part of a network's input that changes: [x_self_cond, I_t], in the folded dtype and padded."""
         if self.self_condition:
             x = torch.cat((torch.zeros_like(x) if x_self_cond is None else x_self_cond, x), dim=1)
         return self._ready(x)
@@ -88,7 +88,7 @@ class FoldedNetworks(nn.Module):
     def bound(self, i: int) -> Callable[[Tensor, Tensor, Tensor | None], list[Tensor]]:
         """Network i as a function of its `input`, the step's number (1,) int64, and its part of `constant`.
 
-        It returns the network's images, one or (of a shared encoder) two, of the input's size.
+        The function returns a list of one image, or of two for a shared encoder, of the input's size.
         """
         stem, member = self.stems[i], self.members[i]
 
@@ -108,7 +108,7 @@ class FoldedNetworks(nn.Module):
     ) -> list[Tensor]:
         """The outputs in `only` (all by default) for `x` (B, C, H, W), in the folded dtype.
 
-        With `constant`, what that method returned, `x` is I_t alone; without, it is [I_t, I_in, mask]. `step` is a
+        With `constant`, the result of that method, `x` is I_t alone; without it, `x` is [I_t, I_in, mask]. `step` is a
         step's number, or an int64 tensor (1,) that holds it.
         """
         if constant is None:
@@ -133,11 +133,15 @@ class FoldedNetworks(nn.Module):
 def fold(
     networks: ResidualUnets, times: Sequence[Tensor], *, dtype: torch.dtype | None = None, pack: bool | None = None
 ) -> FoldedNetworks:
-    """`networks` folded for the steps whose times are `times[i]` (S,) for network i.
+    """Fold `networks`, which stay as they are.
 
-    `dtype` is what they compute in, their own by default. `pack` is whether weights are packed for oneDNN, as `packs`
-    says by default; packed ones cannot be in an exported graph. `networks` is left as it was. Raises TypeError for
-    networks that are not ours and ValueError for ones already folded.
+    Args:
+        networks: RDDM's U-Nets.
+        times: the steps' times, `times[i]` (S,) for network i.
+        dtype: what the folded networks compute in; their own dtype if None.
+        pack: pack the weights for oneDNN; None asks `packs`. An exported graph cannot hold packed weights.
+
+    Raises TypeError for networks that are not ours, ValueError for networks that are folded already.
     """
     if isinstance(networks, FoldedNetworks):
         raise ValueError("these networks are folded already: fold the ones they were made from")
@@ -148,14 +152,14 @@ def fold(
 
 
 def fold_unet(unet: Unet | SharedUnet, times: Tensor, dtype: torch.dtype) -> Unet | SharedUnet:
-    """A copy of `unet` in `dtype` for `times` (S,), whose `after_stem` takes a step's number (1,) for the embedding."""
+    """A copy of `unet` in `dtype` for `times` (S,); its `after_stem` takes a step's number (1,) as the embedding."""
     folded = copy.deepcopy(unet).requires_grad_(False).eval()
     embedding = folded.time_mlp.float()(times)  # in float32, whatever the networks' dtype, as the times are
     folded.time_mlp = nn.Identity()
     for module in list(folded.modules()):
         for name, child in module.named_children():
             for kind, replacement in _REPLACEMENTS.items():
-                if isinstance(child, kind):  # or what `for_training` made of it
+                if isinstance(child, kind):  # also its subclass that `for_training` put there
                     setattr(module, name, replacement(child))
     for module in list(folded.modules()):
         for name, child in module.named_children():
@@ -168,8 +172,7 @@ def fold_unet(unet: Unet | SharedUnet, times: Tensor, dtype: torch.dtype) -> Une
 
 
 def packs(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether weights are packed by default: on a CPU whose torch has oneDNN, in float32, and in bfloat16 where the
-    processor computes in that."""
+    """Whether weights are packed by default: on a CPU with oneDNN, in float32, and in bfloat16 if the CPU has it."""
     if device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return False
     return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
@@ -183,9 +186,9 @@ def _pack(networks: nn.Module) -> None:
 
 
 def _conv(conv: nn.Conv2d, weight: Tensor) -> nn.Conv2d:
-    """A plain convolution of another weight, else as `conv`."""
+    """A plain convolution like `conv`, with another weight."""
     kernel_size, stride, padding = conv.kernel_size, conv.stride, conv.padding
-    # Without its random initialisation: building a sampler must not move the generator that the images come from.
+    # Skip the random initialisation: building a sampler must not advance the generator that images are drawn from.
     plain = torch.nn.utils.skip_init(
         nn.Conv2d, weight.shape[1], weight.shape[0], kernel_size, stride, padding, device=weight.device
     )

@@ -1,15 +1,14 @@
-"""The same networks, parameters and gradients, in fewer and larger steps: `for_training` makes a model train faster.
+"""`for_training` makes a model train faster: the same networks, parameters and gradients in fewer and larger kernels.
 
 * Weight standardisation is a layer norm of each filter, which torch has as one kernel in both directions; so is the
   channel norm, where a pixel's channels lie together. As written in `diffusion.unet`, after the published code, each
   is five kernels forwards and more backwards, and torch's variance alone takes longer than all of its layer norm.
-* Linear attention keeps its input alone for the backward pass. Queries, keys and values, 12 times as wide as the input
-  in the first stage of a published network, are made again, a few thousand pixels at a time, so that they stay in the
-  processor's cache and take no memory.
+* Linear attention keeps only its input for the backward pass. Queries, keys and values, 12 times as wide as the input
+  in the first stage of a published network, are computed again, a few thousand pixels at a time, so that they stay in
+  the processor's cache and take no memory.
 * Full attention is `scaled_dot_product_attention`.
 
-Nothing is copied: the modules stay where they are, with their parameters, names and hooks, and only what computes them
-is another class.
+Nothing is copied. The modules keep their place, parameters, names and hooks; only their class changes.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from ..diffusion.unet import Attention, ChannelNorm, LinearAttention, WeightStan
 from .folded import attend
 
 PIXELS_AT_ONCE = 4096
-"""Of the linear attention on a CPU: 128 features of as many pixels are 2 MiB."""
+"""Pixels that linear attention takes at once on a CPU: 128 features of them are 2 MiB."""
 
 
 class _StandardizedConv2d(WeightStandardizedConv2d):
@@ -73,8 +72,8 @@ _FASTER: dict[type[nn.Module], type[nn.Module]] = {
 def for_training(networks: nn.Module) -> nn.Module:
     """Make `networks` (RDDM's U-Nets, or a model that holds them) train faster, in place, and return it.
 
-    Its outputs and gradients stay the same to rounding, and its state dict to the bit. Parameters are laid out
-    channels-last; give it images that are (`memory_format=torch.channels_last`) to save a copy.
+    Outputs and gradients stay the same to rounding, and the state dict to the bit. Parameters are laid out
+    channels-last; pass channels-last images (`memory_format=torch.channels_last`) to save a copy.
     """
     for module in networks.modules():
         faster = _FASTER.get(type(module))
@@ -84,7 +83,7 @@ def for_training(networks: nn.Module) -> nn.Module:
 
 
 class PixelAttention(torch.autograd.Function):
-    """`unet.LinearAttention` with its projections, for `x` (B, pixels, channels); keeps nothing but its arguments.
+    """`unet.LinearAttention` with its projections, for `x` (B, pixels, channels). It saves only its arguments.
 
     to_qkv (3 heads features, channels), to_out (heads features, channels), bias (channels,). With the softmax of the
     keys over the pixels, context = softmax(k)' v scale / pixels, a (features x features) matrix a head, and
@@ -131,7 +130,7 @@ class PixelAttention(torch.autograd.Function):
 
 
 def _parts(x: Tensor) -> list[slice]:
-    """Which images of the batch are attended to at once."""
+    """The images of the batch that are attended to at once."""
     images, pixels = x.shape[:2]
     at_once = max(1, PIXELS_AT_ONCE // pixels) if x.device.type == "cpu" else images
     return [slice(i, i + at_once) for i in range(0, images, at_once)]
@@ -153,7 +152,7 @@ def _at_least_float32(x: Tensor) -> torch.dtype:
 
 
 def _before_softmax(grad: Tensor, result: Tensor, dim: int) -> Tensor:
-    """The gradient before a softmax over `dim`, from that after it; `grad` is written over."""
+    """The gradient before a softmax over `dim`, from the gradient after it; `grad` is overwritten."""
     result = result.view_as(grad)
     total = grad.mul_(result).sum(dim, keepdim=True)
     return grad.addcmul_(result, total, value=-1).flatten(2)

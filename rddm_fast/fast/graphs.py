@@ -1,43 +1,47 @@
-"""A whole few-step loop as one CUDA graph: one launch an image, whatever the host does meanwhile."""
+"""A whole few-step loop as one CUDA graph: one launch per image, however busy the host is."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from ..diffusion.start import Start
+from ..system.errors import one_line
 from .loop import Loop
 
-WARM_UP = 3  # runs before the capture, in which libraries choose their algorithms and allocate their workspaces
+WARM_UP = 3  # runs before the capture: libraries choose their algorithms and allocate their workspaces in them
 
 
 class CaptureFailed(RuntimeError):
-    """The loop could not be captured; the message says at what, and what to do."""
+    """The loop could not be captured; the message says where, and what to do."""
 
 
 class CapturedLoop:
-    """A `Loop` captured for images of one shape; called like it, with all of its draws at once.
+    """A `Loop` captured for images of one shape.
 
-    Inputs are copied into the graph's own memory and the result out of it, so callers keep what they got.
+    A call copies its inputs into the graph's own memory and the result out of it, so callers keep what they got.
+
+    Args:
+        loop: the loop.
+        start: a start of that shape, in float32.
+
+    Raises CaptureFailed for a loop that CUDA cannot capture.
     """
 
-    def __init__(self, loop: Loop, I_T: Tensor, I_in: Tensor | None, parts: Sequence[Tensor], draws: int) -> None:
-        self.I_T = torch.empty_like(I_T)
-        # The degraded image is one of the parts, which are copied once.
-        self.parts = [torch.empty_like(part) for part in parts]
-        self.I_in_part = next((i for i, part in enumerate(parts) if part is I_in), None)
-        self.I_in = (
-            None if I_in is None else torch.empty_like(I_in) if self.I_in_part is None else self.parts[self.I_in_part]
-        )
-        self.draws = [torch.empty_like(I_T) for _ in range(draws)]
-        self._copy_in(I_T, I_in, parts, [I_T] * draws)
+    def __init__(self, loop: Loop, start: Start) -> None:
+        I_in, mask = (None if image is None else torch.empty_like(image) for image in (start.I_in, start.mask))
+        self.draws = [torch.empty_like(start.I_T) for step in loop.steps if step.draws]
+        self.own = replace(start, I_T=torch.empty_like(start.I_T), I_in=I_in, mask=mask, steps=loop.steps)
+        self._copy_in(start, [start.I_T] * len(self.draws))
 
         def run() -> Tensor:
             draws_ = iter(self.draws)
-            return loop(self.I_T, self.I_in, self.parts, lambda: next(draws_))
+            return loop(replace(self.own, draw=lambda: next(draws_)))
 
-        with torch.cuda.device(I_T.device):
+        with torch.cuda.device(start.I_T.device):
             side = torch.cuda.Stream()
             side.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(side):
@@ -49,22 +53,19 @@ class CapturedLoop:
                 with torch.cuda.graph(self.graph):
                     self.result = run()
             except Exception as error:
-                reason = " ".join(str(error).split())[:300]
                 raise CaptureFailed(
-                    f"the sampling loop could not be captured as a CUDA graph ({type(error).__name__}: {reason}): "
-                    "graphs=False runs it without"
+                    f"the sampling loop could not be captured as a CUDA graph ({type(error).__name__}: "
+                    f"{one_line(error)[:300]}): graphs=False runs it without"
                 ) from error
 
-    def _copy_in(self, I_T: Tensor, I_in: Tensor | None, parts: Sequence[Tensor], draws: Sequence[Tensor]) -> None:
-        self.I_T.copy_(I_T)
-        for own, given in zip([*self.parts, *self.draws], [*parts, *draws], strict=True):
-            own.copy_(given)
-        if self.I_in is not None and self.I_in_part is None:
-            assert I_in is not None
-            self.I_in.copy_(I_in)
+    def _copy_in(self, start: Start, draws: Sequence[Tensor]) -> None:
+        given = [start.I_T, start.I_in, start.mask, *draws]
+        for own, image in zip([self.own.I_T, self.own.I_in, self.own.mask, *self.draws], given, strict=True):
+            if own is not None and image is not None:
+                own.copy_(image)
 
-    def __call__(self, I_T: Tensor, I_in: Tensor | None, parts: Sequence[Tensor], draws: Sequence[Tensor]) -> Tensor:
+    def __call__(self, start: Start) -> Tensor:
         """The clean image, in memory of its own."""
-        self._copy_in(I_T, I_in, parts, draws)
+        self._copy_in(start, [start.draw() for step in start.steps if step.draws])
         self.graph.replay()
         return self.result.clone()

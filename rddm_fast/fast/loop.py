@@ -1,47 +1,48 @@
-"""The few-step loop on folded networks: what a sampler runs as it is on a CPU, and as one captured graph on a GPU."""
+"""The few-step loop on folded networks: run as it is on a CPU, and as one captured graph on a GPU."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
+from ..diffusion.residual import ResidualDiffusion
+from ..diffusion.start import Start
 from ..ops.reverse_step_in_place import reverse_step_
 from ..ops.step_table import StepTable
-from ..theory.objective import Objective
 from ..theory.steps import Step
 from .fold import FoldedNetworks
 from .together import can_be_together, together
 
 
 class Loop:
-    """From a noisy image to the clean one, in the folded networks' dtype; the image itself stays in float32.
+    """From a noisy image to the clean one. The networks compute in their own dtype; the image stays in float32.
 
     Args:
+        diffusion: what the networks were folded from: its read-out and its clamp.
         networks: the folded networks.
         steps: the steps that they were folded for.
-        objective, only: what the outputs are, and which of them there are.
-        clip_res: half-width of the residual's clamp.
-        compiled: whether each network is compiled (torch.compile) at its first call.
-        parallel: whether two networks run at once: on two CUDA streams, or on a CPU on half of the threads each.
+        compiled: torch.compile each network at its first call.
+        parallel: run two networks at once: on two CUDA streams, or on a CPU on half of the threads each.
     """
 
     def __init__(
         self,
+        diffusion: ResidualDiffusion,
         networks: FoldedNetworks,
         steps: Sequence[Step],
         *,
-        objective: Objective,
-        only: tuple[int, ...],
-        clip_res: float,
         compiled: bool,
         parallel: bool,
     ) -> None:
-        self.networks, self.steps, self.objective, self.only = networks, list(steps), objective, only
+        self.networks, self.steps = networks, list(steps)
+        self.objective, self.only = diffusion.read_objective, diffusion.read_outputs
+        self.constant_input = diffusion.constant_input
         self.device = networks.device
-        self.table = StepTable.of([step.numbers for step in steps], clip_res=clip_res, device=self.device)
-        # As tensors, so that a compiled network is compiled for all steps at once.
+        clips = {"clip_res": diffusion.clip_res, "clip_0": diffusion.clip_0}
+        self.table = StepTable.of([step.numbers for step in steps], **clips, device=self.device)
+        # The steps' numbers are tensors, so that a compiled network is compiled once for all steps.
         self.numbers = [torch.tensor([i], device=self.device) for i in range(len(self.steps))]
         self.member: list[Callable[..., Sequence[Tensor]]] = [
             _compiled(networks, i) if compiled else networks.bound(i) for i in range(len(networks.members))
@@ -51,7 +52,7 @@ class Loop:
 
     @property
     def wanted(self) -> list[int]:
-        """The networks to evaluate; a shared encoder is one that has both outputs."""
+        """The networks to evaluate; a shared encoder is one network with both outputs."""
         return [0] if self.networks.networks == "shared" else list(self.only)
 
     def outputs(
@@ -65,9 +66,10 @@ class Loop:
             return [both[i] for i in self.only]
         if self.side is None:
             calls = [lambda i=i: self.member[i](x, step, constant[i])[0] for i in self.only]  # type: ignore[misc]
-            # Autocast is a matter of the thread that it was switched on in.
+            # Autocast belongs to the thread that switched it on, so the two threads would not see it.
             at_once = self.parallel and can_be_together() and not torch.is_autocast_enabled("cpu")
             return together(*calls) if at_once else [call() for call in calls]
+        # The second network on a stream of its own, beside the first.
         main = torch.cuda.current_stream(self.device)
         self.side.wait_stream(main)
         with torch.cuda.stream(self.side):
@@ -77,41 +79,40 @@ class Loop:
         return [first, second]
 
     @torch.no_grad()
-    def __call__(
-        self,
-        I_T: Tensor,
-        I_in: Tensor | None,
-        parts: Sequence[Tensor],
-        draw: Callable[[], Tensor],
-        steps: Iterable[Step] | None = None,
-        on_step: Callable[[int, Step, Tensor], None] | None = None,
-    ) -> Tensor:
+    def __call__(self, start: Start) -> Tensor:
         """The clean image (B, C, H, W), float32 in [-1, 1], in memory of its own.
 
-        `I_T` is the noisy image, which is not changed, `parts` what of the networks' input stays the same, and `steps`
-        the loop's own, perhaps wrapped by a progress bar. `on_step` is given a copy of the image after every step.
+        `start` is in float32 and is not changed; its steps are the loop's. Its `on_step` sees a copy of the image.
         """
-        size = I_T.shape[-2:]
-        constant = self.networks.constant(torch.cat(list(parts), dim=1)) if parts else [None] * len(self.member)
-        state = torch.empty_like(I_T, memory_format=torch.channels_last).copy_(I_T)
+        size = start.I_T.shape[-2:]
+        # Convolve the images that no step changes, once.
+        parts = self.constant_input(start.I_in, start.mask)
+        constant = self.networks.constant(torch.cat(parts, dim=1)) if parts else [None] * len(self.member)
+
+        state = torch.empty_like(start.I_T, memory_format=torch.channels_last).copy_(start.I_T)
         reduced = self.networks.dtype != torch.float32
         x = state.to(self.networks.dtype) if reduced else state
         previous = torch.zeros_like(x) if self.networks.self_condition else None
-        for number, step in enumerate(self.steps if steps is None else steps):
+        for number, step in enumerate(start.steps):
+            # Ask the networks.
             out = [o[..., : size[0], : size[1]] for o in self.outputs(x, number, previous, constant)]
+
+            # Step in place, and write the next network input in the same pass.
             reverse_step_(
                 state,
                 *out,
                 objective=self.objective,
                 table=self.table,
                 step=number,
-                I_in=I_in,
-                noise=draw() if step.draws else None,
+                I_in=start.I_in,
+                noise=start.draw() if step.draws else None,
                 next_input=x if reduced else None,
                 clean=previous,
             )
-            if on_step is not None:
-                on_step(number, step, state.clone(memory_format=torch.contiguous_format))
+
+            # Show a copy.
+            if start.on_step is not None:
+                start.on_step(number, step, state.clone(memory_format=torch.contiguous_format))
         return state.contiguous()
 
 

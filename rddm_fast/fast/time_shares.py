@@ -1,4 +1,4 @@
-"""Which part of a run's time each kind of work takes, by torch's profiler."""
+"""The share of a run's time that each kind of work takes, by torch's profiler."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-# The first that matches a kernel's or an operator's name names its kind; ours before what contains their names.
+# The first matching pattern wins. Our kernels come first, because general patterns match their names too.
 KINDS = {
     "group_norm_silu": r"group_norm_silu",
     "reverse_step_": r"reverse_step",
@@ -22,9 +22,9 @@ REST = "the rest"
 
 
 def shares(run: Callable[[], object], device: torch.device) -> dict[str, float]:
-    """Fractions of the time of `run`, by kind of work, the largest first; they add up to 1.
+    """Fractions of the time of `run` by kind of work, largest first; they add up to 1.
 
-    On a GPU it is the kernels' time on the device, on a CPU the operators' own.
+    On a GPU it is the kernels' time on the device, on a CPU the operators' own time.
     """
     on_gpu = device.type == "cuda"
     with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]) as profiled:

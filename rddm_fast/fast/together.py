@@ -1,8 +1,8 @@
 """Two networks at once on a CPU, each on half of torch's threads.
 
-A convolution of a small image is soon divided among threads as far as it goes; what two threads save on one network
-after the other is less than what each saves by keeping to its own. On 2 cores the two networks of a published model
-take 8 % less time so at 64x64 in float32, and 13 % in bfloat16 (`python -m benchmarks.bench_sampler`, "in turn").
+A small image cannot keep all threads busy. Two networks side by side, each on half of the threads, beat one after the
+other on all of them: on 2 cores by 8 % at 64x64 in float32 and by 13 % in bfloat16 (`rddm-fast bench sampler`, the "in
+turn" rows).
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ T = TypeVar("T")
 
 
 class _Pair:
-    """Two threads that each compute with half of as many threads as torch had when they were started."""
+    """Two threads, each of which computes with half of the threads that torch had when they started."""
 
     def __init__(self) -> None:
         self.threads = torch.get_num_threads()
         started = threading.Barrier(3)
 
         def start() -> None:
-            torch.get_num_threads()  # a thread's first question sets its number to the others'
-            torch.set_num_threads(max(1, self.threads // 2))  # of this thread, but also what threads to come begin with
+            torch.get_num_threads()  # the first call in a new thread adopts the global count
+            torch.set_num_threads(max(1, self.threads // 2))  # for this thread, and for all threads that start later
             started.wait()
 
         self.pool = ThreadPoolExecutor(2, "rddm_fast", start)
         for _ in range(2):
-            self.pool.submit(int)  # a pool starts a thread for a task only
+            self.pool.submit(int)  # the pool starts a thread only for a task
         started.wait()
-        torch.set_num_threads(self.threads)
+        torch.set_num_threads(self.threads)  # undo the second effect
 
 
 _pair: _Pair | None = None
@@ -43,7 +43,7 @@ _lock = threading.Lock()
 
 def _forget() -> None:
     global _pair
-    _pair = None  # a process forked off has none of its parent's threads
+    _pair = None  # a forked process has none of its parent's threads
 
 
 if hasattr(os, "register_at_fork"):
@@ -51,12 +51,12 @@ if hasattr(os, "register_at_fork"):
 
 
 def can_be_together() -> bool:
-    """Whether two networks can be computed at once here: with OpenMP, which counts its threads for each caller."""
+    """Whether two networks can be computed at once here: it takes OpenMP, which counts threads per caller."""
     return torch.backends.openmp.is_available() and torch.get_num_threads() >= 2
 
 
 def together(first: Callable[[], T], second: Callable[[], T]) -> tuple[T, T]:
-    """The results of both, which are called at the same time, without gradients. What either raises is raised here."""
+    """Call both at once, without gradients, and return their results. An exception of either is raised here."""
     global _pair
     with _lock:
         if _pair is None or _pair.threads != torch.get_num_threads():

@@ -4,8 +4,8 @@ With I_in = 0, so that I_res = -I_0, and a_t the cumulative product of 1 - b_i o
 
     alpha_bar_t = 1 - sqrt(a_t)        beta_bar_t = sqrt(1 - a_t)        (RDDM's coefficient transformation)
 
-makes RDDM's forward process DDPM's, and its step of eta = 0 the step of DDIM (Song et al., 2021). `ddim_steps` makes
-such steps with RDDM's, DDIM's or DDPM's variance, and `PRESETS` names the usual samplers:
+RDDM's forward process equals DDPM's, and its step of eta = 0 equals DDIM's (Song et al., 2021). `ddim_steps` makes such
+steps with RDDM's, DDIM's or DDPM's variance, and `PRESETS` names the usual samplers:
 
     images = diffusion.sample(steps=ddim_steps(diffusion.schedule, 10, **PRESETS["ddim"]))[-1]
 
@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from .schedule import LAST_ONE_MINUS_ALPHA_BAR, Schedule
-from .steps import Step, step_indices
+from .steps import Step, check_eta, step_indices
 
 FORMS = ("rddm", "ddim", "ddpm")
 VARIANCES = ("rddm", "ddim", "large")
@@ -36,17 +36,17 @@ PRESETS: dict[str, dict[str, Any]] = {
     "ddpm": {"form": "ddpm", "variance": "ddim", "eta": 1.0},
     "ddpm_large": {"form": "ddpm", "variance": "large", "eta": 1.0},
 }
-"""Samplers by name, as arguments of `ddim_steps`: "ddpm" draws with diffusers' variance "fixed_small", "ddpm_large"
-with "fixed_large"."""
+"""Samplers by name, as arguments of `ddim_steps`. "ddpm" has diffusers' variance "fixed_small", "ddpm_large" has
+"fixed_large"."""
 
 
 def converted(betas: Tensor) -> Schedule:
     """The schedule of DDPM's variances b_t, a floating-point tensor (T,), by the coefficient transformation.
 
-    Their product is taken in the tensor's own precision: at t = 0, where 1 - a_t is small, what a network was trained
-    with in float32 differs from the exact product by parts in a thousand.
+    The product a_t is taken in the tensor's own precision. A network trained in float32 saw float32's product, which
+    differs from the exact one by parts in a thousand at t = 0, where 1 - a_t is small.
 
-    Raises ValueError for variances that are not between 0 and 1: at 1 nothing is left that the noise predicts.
+    Raises ValueError for variances outside (0, 1). At 1 no signal is left.
     """
     if betas.dim() != 1 or not len(betas) or not ((betas > 0) & (betas < 1)).all():
         raise ValueError("DDPM's variances (betas) must be a table of numbers above 0 and below 1")
@@ -72,30 +72,33 @@ def ddim_steps(
     Args:
         schedule: the coefficients that the network was trained with.
         count: number of steps.
-        eta: stochasticity, 0 to 1. It multiplies the variance "rddm", and the deviation of the others.
-        form: which quantities the step is made of. All forms agree until a clamp is active: "rddm" is
-            I_t - Delta alpha_bar I_res - (beta_bar_t - sqrt(beta_bar_s^2 - sigma^2)) epsilon, with the residual
-            clamped; "ddim" is sqrt(a_s) I_0 + sqrt(1 - a_s - sigma^2) epsilon, with the clean image clamped; "ddpm",
-            which needs eta = 1, is the posterior's mean of I_t and the clamped clean image.
-        variance: of the noise that a step adds: "rddm" (sum-constrained: eta (beta_bar_t^2 - beta_bar_s^2)
-            beta_bar_s^2 / beta_bar_t^2), "ddim" (eta^2 times that without eta, divided by a_s; at eta = 1 DDPM's
-            smaller one), or "large" (the mean as with "ddim", but DDPM's larger variance 1 - a_t / a_s is drawn).
+        eta: stochasticity, 0 to 1. It multiplies the variance of "rddm", and the standard deviation of the others.
+        form: the quantities that the step is made of. All forms agree until a clamp is active.
+            "rddm": I_t - Delta alpha_bar I_res - (beta_bar_t - sqrt(beta_bar_s^2 - sigma^2)) epsilon, with the residual
+            clamped. "ddim": sqrt(a_s) I_0 + sqrt(1 - a_s - sigma^2) epsilon, with the clean image clamped. "ddpm", for
+            eta = 1: the posterior's mean of I_t and the clamped clean image.
+        variance: the variance of the noise that a step adds.
+            "rddm" (sum-constrained): eta (beta_bar_t^2 - beta_bar_s^2) beta_bar_s^2 / beta_bar_t^2. "ddim": eta^2 times
+            the same without eta, divided by a_s; at eta = 1 it is DDPM's smaller variance. "large": the mean of "ddim"
+            with DDPM's larger variance, 1 - a_t / a_s.
         spacing: the indices visited: RDDM's, or as diffusers names them.
         steps_offset: added to the indices of "leading".
         set_alpha_to_one: the last step leads to the clean image; otherwise to the noise level of index 0.
-        fixed_stride: each step leads to t - T // count, as in diffusers' DDIMScheduler, even where the next index
-            visited is another ("linspace").
-        readjusted: a schedule, of any family, whose alpha_bar the image follows instead, without training again. The
-            read-out of the residual divides by the trained alpha_bar. Only in the form "rddm".
+        fixed_stride: each step leads to t - T // count, as in diffusers' DDIMScheduler, even where "linspace" visits
+            another index next.
+        readjusted: another schedule whose alpha_bar the image follows, without training again. The read-out of the
+            residual still divides by the trained alpha_bar. Only in the form "rddm".
 
-    The last step adds no noise to the clean image. Raises ValueError for names, counts or indices that there are not,
-    and where a variance or form of DDIM or DDPM meets a schedule that is not a converted one.
+    The last step adds no noise to the clean image.
+
+    Raises:
+        ValueError: an unknown name, a count or an index out of range, or a variance or form of DDIM or DDPM for a
+            schedule that is not a converted one.
     """
     for what, name, names in (("form", form, FORMS), ("variance", variance, VARIANCES), ("spacing", spacing, SPACINGS)):
         if name not in names:
             raise ValueError(f"{what} is {name!r}: choose one of {', '.join(names)}")
-    if not 0.0 <= eta <= 1.0:
-        raise ValueError(f"eta must be between 0 (deterministic) and 1 (posterior), not {eta}")
+    check_eta(eta)
     if form == "ddpm" and (eta != 1 or variance == "rddm"):
         raise ValueError("the form 'ddpm' is that of eta=1 with the variance 'ddim' or 'large'")
     if (form, variance) != ("rddm", "rddm") and not is_converted(schedule):

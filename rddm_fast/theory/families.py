@@ -12,7 +12,7 @@ from torch import Tensor
 SHAPES = ("increased", "decreased", "average", "normal")
 
 
-def coefficients(
+def increments(
     timesteps: int,
     shape: str,
     *,
@@ -23,9 +23,14 @@ def coefficients(
 ) -> Tensor:
     """Increments of one coefficient, shape (timesteps,), that sum to `sum_scale`.
 
-    form="power" (the later experiments): x**ratio over x = linspace(0, 1, T); the paper's P(x, a) is
-    "increased" with ratio a, P(1 - x, a) is "decreased". form="triangular" (deraining): i over i = 1..T;
-    it never is 0. "average" is 1/T, "normal" a Gaussian bell over [-3, 3]; both ignore `ratio`.
+    Args:
+        timesteps: T, at least 1.
+        shape: "increased", "decreased", "average" (1/T) or "normal" (a Gaussian bell over [-3, 3]).
+        form: "power" (the later experiments), x**ratio over x = linspace(0, 1, T): the paper's P(x, a) is "increased"
+            with ratio a, P(1 - x, a) is "decreased". "triangular" (deraining), i over i = 1..T, which is never 0.
+        ratio: the exponent of "power"; "average" and "normal" ignore it.
+
+    Raises ValueError for another shape, form or number of steps.
     """
     if shape not in SHAPES:
         raise ValueError(f"unknown schedule shape {shape!r}: choose one of {', '.join(SHAPES)}")
@@ -37,20 +42,20 @@ def coefficients(
         return torch.full((timesteps,), 1 / timesteps, dtype=dtype) * sum_scale
     if shape == "normal":
         x = torch.linspace(-3, 3, timesteps, dtype=dtype)
-        increments = torch.exp(-(x**2) / 2)
+        steps = torch.exp(-(x**2) / 2)
     elif form == "triangular":
-        increments = torch.linspace(1, timesteps, timesteps, dtype=dtype)
+        steps = torch.linspace(1, timesteps, timesteps, dtype=dtype)
     else:
-        increments = torch.linspace(0, 1, timesteps, dtype=dtype) ** ratio
+        steps = torch.linspace(0, 1, timesteps, dtype=dtype) ** ratio
     if shape == "decreased":
-        increments = increments.flip(0)
-    return increments / increments.sum() * sum_scale
+        steps = steps.flip(0)
+    return steps / steps.sum() * sum_scale
 
 
 def ddim_betas(timesteps: int, beta_schedule: str = "linear", dtype: torch.dtype = torch.float64) -> Tensor:
     """DDPM's per-step variances b_t, shape (timesteps,), as diffusers names them.
 
-    The range 1e-4 .. 0.02 is that of 1000 steps and is not rescaled for others, as in the published code.
+    As in the published code, the range 1e-4 .. 0.02 belongs to 1000 steps and is not rescaled for other numbers.
     """
     if beta_schedule == "linear":
         return torch.linspace(1e-4, 0.02, timesteps, dtype=dtype)
@@ -69,21 +74,19 @@ def ddim_betas(timesteps: int, beta_schedule: str = "linear", dtype: torch.dtype
 
 
 def _cumulated(alphas: Tensor, betas2: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    # Rounding lets a cumulative sum end a hair above 1, which would make 1 - alpha_bar negative.
+    # Rounding can end a cumulative sum slightly above 1, which would make 1 - alpha_bar negative.
     return alphas, betas2, alphas.cumsum(0).clip(0, 1), betas2.cumsum(0).clip(0, 1)
 
 
 def _summed(recipe: dict[str, Any], dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     T, form = recipe["timesteps"], recipe["form"]
     a, b = recipe["alpha"], recipe["beta2"]
-    alphas = coefficients(T, a["shape"], form=form, ratio=a.get("ratio", 1.0), dtype=dtype)
-    betas2 = coefficients(
-        T, b["shape"], form=form, ratio=b.get("ratio", 1.0), sum_scale=recipe["sum_scale"], dtype=dtype
-    )
+    alphas = increments(T, a["shape"], form=form, ratio=a.get("ratio", 1.0), dtype=dtype)
+    betas2 = increments(T, b["shape"], form=form, ratio=b.get("ratio", 1.0), sum_scale=recipe["sum_scale"], dtype=dtype)
     return _cumulated(alphas, betas2)
 
 
-def _increments(cumulated: Tensor, rebuilt: bool) -> Tensor:
+def _differences(cumulated: Tensor, rebuilt: bool) -> Tensor:
     # The published constructor leaves the first increment 0; its `init()` copies the second one into it.
     increments = cumulated.diff(prepend=cumulated[:1])
     if rebuilt and len(increments) > 1:
@@ -96,12 +99,12 @@ def _from_ddim(recipe: dict[str, Any], dtype: torch.dtype) -> tuple[Tensor, Tens
     alphas_cumsum, betas2_cumsum = 1 - a**0.5, 1 - a
     readjusted = recipe.get("alpha")
     if readjusted:
-        P = coefficients(recipe["timesteps"], readjusted["shape"], ratio=readjusted.get("ratio", 1.0), dtype=dtype)
+        P = increments(recipe["timesteps"], readjusted["shape"], ratio=readjusted.get("ratio", 1.0), dtype=dtype)
         alphas_cumsum = P.cumsum(0).clip(0, 1)
     rebuilt = recipe.get("boundary") == "test"
     return (
-        _increments(alphas_cumsum, rebuilt),
-        _increments(betas2_cumsum, rebuilt),
+        _differences(alphas_cumsum, rebuilt),
+        _differences(betas2_cumsum, rebuilt),
         alphas_cumsum,
         betas2_cumsum,
     )

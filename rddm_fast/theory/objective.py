@@ -1,11 +1,11 @@
-"""What a network predicts, and how the residual, the noise and the clean image follow from it.
+"""What a network predicts, and how the residual, the noise and the clean image follow from its outputs.
 
 RDDM (Liu et al., CVPR 2024) splits diffusion in two: with I_res = I_in - I_0,
 
     I_t = I_0 + alpha_bar_t * I_res + beta_bar_t * epsilon                      (paper, eq. 7)
 
-so any one of (I_res, epsilon, I_0), or two of them, determines the rest. An `Objective` names which of
-them the network's outputs are. The published code spells the table below as an if-chain; here it is data.
+so one or two of (I_res, epsilon, I_0) determine the rest. An `Objective` names the ones that the network predicts. The
+published code spells the table below as an if-chain; here it is data.
 
 | objective            | out0  | out1             | residual            | noise               | clean image            |
 |----------------------|-------|------------------|---------------------|---------------------|------------------------|
@@ -17,8 +17,8 @@ them the network's outputs are. The published code spells the table below as an 
 | pred_noise (SM-N)    | eps.  | -                | I_in - clean image  | out0                | from the noise         |
 | pred_x0              | I_0   | -                | I_in - out0         | from the residual   | I_in - residual        |
 
-The residual and the clean image are clamped as soon as they are known, the noise never is, and later
-quantities are computed from the clamped ones: that order is part of the published behaviour.
+The residual and the clean image are clamped as soon as they are known; the noise never is. Later quantities are
+computed from the clamped ones. This order is part of the published behaviour.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from torch import Tensor
 
 
 class Objective(IntEnum):
-    """What the network's outputs mean. The integers are the codes that the compiled kernels switch on."""
+    """The meaning of the network's outputs. The compiled kernels switch on the integers."""
 
     pred_res_noise = 0
     pred_res_add_noise = 1
@@ -43,7 +43,7 @@ class Objective(IntEnum):
 
     @classmethod
     def parse(cls, name: Objective | str | int) -> Objective:
-        """`name` as an Objective; ValueError that lists the choices if there is none of that name."""
+        """The objective of this name or code; ValueError with the choices for an unknown name."""
         if isinstance(name, str):
             if name not in _NAMED:
                 raise ValueError(f"unknown objective {name!r}: choose one of {', '.join(_NAMED)}")
@@ -57,7 +57,7 @@ class Objective(IntEnum):
 
     @property
     def needs_input(self) -> bool:
-        """Whether I_in enters the read-out (an absent I_in means I_in = 0, as in generation)."""
+        """Whether the read-out needs I_in. An absent I_in means I_in = 0, as in generation."""
         return self not in (Objective.pred_res_noise, Objective.pred_res_add_noise)
 
 
@@ -75,8 +75,8 @@ class Prediction(NamedTuple):
 def at_test(objective: Objective | str, test_res_or_noise: str | None) -> tuple[Objective, tuple[int, ...]]:
     """How the published `test_res_or_noise` changes the read-out of a two-network model.
 
-    Returns the objective to read out with, and which of the two networks' outputs it takes, in order.
-    Raises ValueError for a mode the objective does not have.
+    Returns the objective to read out with, and the numbers of the outputs that it takes, in order. Raises ValueError
+    for a mode that the objective does not have.
     """
     objective = Objective.parse(objective)
     both = tuple(range(objective.outputs))
@@ -135,11 +135,13 @@ def read_out(
     clip_res: float = 1.0,
     clip_0: float = 1.0,
 ) -> Prediction:
-    """Residual, noise and clean image from the network's outputs, in the order and with the clamps as published.
+    """Residual, noise and clean image from the network's outputs, in the published order with the published clamps.
 
-    Images are in [-1, 1], any one shape; the coefficients are floats, or tensors that broadcast against them.
-    `clip_res` and `clip_0` are the half-widths of the clamps (`math.inf`: none). The published code clamps
-    the residual to 1 although it ranges over [-2, 2]; 1 is therefore the default, 2 loses nothing.
+    Args:
+        I_t, out0, out1, I_in: images in [-1, 1] of one shape; `out1` is None for objectives with one output.
+        alpha_bar, beta_bar, one_minus_alpha_bar: floats, or tensors that broadcast against the images.
+        clip_res, clip_0: half-widths of the clamps; `math.inf` for none. The published code clamps the residual to 1
+            although it ranges over [-2, 2]. So 1 is the default; 2 loses nothing.
     """
 
     def clamp(x: Tensor, limit: float) -> Tensor:
@@ -167,7 +169,7 @@ def read_out(
 
 
 def targets(objective: Objective, I_0: Tensor, I_res: Tensor, epsilon: Tensor) -> tuple[Tensor, ...]:
-    """What the outputs are trained towards, unclamped: one tensor an output."""
+    """The training targets of the outputs, unclamped: one tensor per output."""
     first = {
         Objective.pred_res_noise: I_res,
         Objective.pred_res_add_noise: I_res,
@@ -189,14 +191,14 @@ def stacked(outputs: Tensor | list[Tensor] | tuple[Tensor, ...]) -> tuple[Tensor
 
 
 AUTO = "auto"
-
+"""The name of an objective that AOSA is still to choose."""
 
 THRESHOLD = 0.01
-"""Distance of alpha_res from 1/2 that decides."""
+"""The distance of alpha_res from 1/2 at which AOSA decides."""
 
 
 def decision(alpha_res: Tensor | float) -> Objective | None:
-    """What a value of alpha_res has decided: pred_res, pred_noise, or None within the threshold of 1/2."""
+    """The objective that a value of alpha_res stands for: pred_res, pred_noise, or None within THRESHOLD of 1/2."""
     w = float(alpha_res.detach()) if isinstance(alpha_res, Tensor) else alpha_res
     if abs(w - 0.5) < THRESHOLD:
         return None

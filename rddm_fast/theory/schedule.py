@@ -6,8 +6,8 @@ alpha_bar_t is the cumulative sum of the residual increments alpha_t, beta_bar_t
 sum of the noise-variance increments beta_t^2. Index t = 0 .. T-1 stands for the paper's step t + 1; "before
 the first step" (index -1) is the clean image, where both are 0.
 
-A `Schedule` is two tables and the recipe that made them. The recipe is what goes into a model's JSON, the
-tables are what the sampler reads, as Python floats, and `buffers()` is what the published class registers.
+A `Schedule` is two tables and the recipe that made them (`theory.families`). A model's JSON holds the recipe, the
+sampler reads the tables as Python floats, and `buffers()` makes the tensors that the published class registers.
 """
 
 from __future__ import annotations
@@ -45,7 +45,9 @@ LAST_ONE_MINUS_ALPHA_BAR = 1e-6
 class Schedule:
     """alpha_bar and beta_bar, float64 arrays of shape (T,), and the recipe they come from.
 
-    `sum_scale` is the variance of the noise that sampling starts from (beta_bar_T^2 of the summed families).
+    `sum_scale` is the variance of the noise that sampling starts from; in the summed families it is beta_bar_T^2.
+
+    Raises ValueError for tables of different lengths, and for tables that decrease.
     """
 
     alpha_bar: np.ndarray
@@ -65,7 +67,7 @@ class Schedule:
 
     @classmethod
     def from_recipe(cls, recipe: dict[str, Any]) -> Schedule:
-        """The schedule a recipe (a JSON object, as in a model's config) describes."""
+        """The schedule of a recipe (a JSON object, as in a model's config); ValueError for an unknown family."""
         family = recipe.get("family")
         if family not in FAMILIES:
             raise ValueError(f"unknown schedule family {family!r}: choose one of {', '.join(FAMILIES)}")

@@ -1,12 +1,11 @@
-"""The reverse process of RDDM as one pure function in the paper's notation.
+"""Reverse steps: a sampler is a list of `Step`s, whose coefficients are Python floats in float64.
 
-A sampler here is a list of `Step`s, whose coefficients are Python floats computed once on the host in
-float64, and `reverse`, which walks them:
+Every step is one linear form, so one fused kernel, `ops.reverse_step`, serves every sampler:
 
     I_s = k_t I_t + k_res I_res + k_noise epsilon + k_0 I_0 + sigma z
 
-`few_steps` makes the generalised (DDIM-like) steps, `ancestral_steps` the full-length posterior sampler.
-Both are this one linear form, so one fused kernel, `ops.reverse_step`, serves them all.
+`few_steps` makes the generalised (DDIM-like) steps, `ancestral_steps` the full-length posterior sampler, `path` the
+steps of partially path-independent generation. `diffusion.reverse` walks them.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Any
 
 import torch
 
@@ -24,9 +24,11 @@ from .schedule import Schedule
 class Step:
     """One reverse step from index `t` to the earlier index `s` (-1: the clean image).
 
-    `alpha_bar`, `beta_bar` and `one_minus_alpha_bar` are the schedule's values at `t`, which the network's
-    outputs are read out with. `draws` says whether the published loop draws noise here (it matters for the
-    order of draws even where sigma is 0).
+    Attributes:
+        alpha_bar, beta_bar, one_minus_alpha_bar: the schedule at `t`; the network's outputs are read out with them.
+        k_t, k_res, k_noise, k_0, sigma: the coefficients of the linear form above.
+        draws: whether the published loop draws noise at this step. It draws even where sigma is 0, and the order of
+            the draws depends on it.
     """
 
     t: int
@@ -42,9 +44,14 @@ class Step:
     draws: bool
 
     @property
-    def numbers(self) -> dict[str, float]:
-        """What `ops.reverse_step` and `ops.StepTable` take of it, by name."""
+    def numbers(self) -> dict[str, Any]:
+        """The keyword arguments of `ops.reverse_step`, which are also a row of `ops.StepTable`."""
         return {name: getattr(self, name) for name in _NUMBERS}
+
+    @property
+    def to_clean(self) -> Step:
+        """The step from `t` straight to the clean image."""
+        return replace(self, s=-1, k_t=0.0, k_res=0.0, k_noise=0.0, k_0=1.0, sigma=0.0, draws=False)
 
 
 _NUMBERS = ("alpha_bar", "beta_bar", "one_minus_alpha_bar", "k_t", "k_res", "k_noise", "k_0", "sigma")
@@ -53,8 +60,8 @@ _NUMBERS = ("alpha_bar", "beta_bar", "one_minus_alpha_bar", "k_t", "k_res", "k_n
 def step_indices(timesteps: int, sampling_timesteps: int, *, exact: bool = False) -> list[int]:
     """The indices visited, from T - 1 down to -1: `sampling_timesteps + 1` of them.
 
-    By default those of the published code, which rounds a float32 linspace; for some counts an index is one
-    lower than exact arithmetic gives, which `exact=True` uses instead.
+    The published code rounds a float32 linspace, so for some counts an index is one lower than exact arithmetic gives.
+    `exact=True` uses exact arithmetic. Raises ValueError for a count outside 1 to T.
     """
     if not 1 <= sampling_timesteps <= timesteps:
         raise ValueError(
@@ -67,6 +74,12 @@ def step_indices(timesteps: int, sampling_timesteps: int, *, exact: bool = False
     return forward[::-1]
 
 
+def check_eta(eta: float) -> None:
+    """Raise ValueError unless eta is between 0 and 1."""
+    if not 0.0 <= eta <= 1.0:
+        raise ValueError(f"eta must be between 0 (deterministic) and 1 (posterior), not {eta}")
+
+
 def few_steps(schedule: Schedule, sampling_timesteps: int, eta: float = 0.0, *, exact: bool = False) -> list[Step]:
     """The generalised sampler (RDDM, eq. 13 and its DDIM-like form).
 
@@ -75,11 +88,10 @@ def few_steps(schedule: Schedule, sampling_timesteps: int, eta: float = 0.0, *, 
 
         I_s = I_t - Delta alpha_bar I_res - (beta_bar_t - sqrt(beta_bar_s^2 - sigma^2)) epsilon + sigma z
 
-    The last step takes the clean image. eta = 0 is deterministic, eta = 1 the posterior; eta multiplies the
-    variance, unlike DDIM's, which multiplies the standard deviation.
+    The last step takes the clean image. eta = 0 is deterministic, eta = 1 samples the posterior. eta multiplies the
+    variance; DDIM's eta multiplies the standard deviation. Raises ValueError for a count or an eta out of range.
     """
-    if not 0.0 <= eta <= 1.0:
-        raise ValueError(f"eta must be between 0 (deterministic) and 1 (posterior), not {eta}")
+    check_eta(eta)
     indices = step_indices(schedule.timesteps, sampling_timesteps, exact=exact)
     return [_generalised(schedule, t, s, eta) for t, s in pairwise(indices)]
 
@@ -87,7 +99,7 @@ def few_steps(schedule: Schedule, sampling_timesteps: int, eta: float = 0.0, *, 
 def _generalised(schedule: Schedule, t: int, s: int, eta: float) -> Step:
     alpha_bar, beta_bar = schedule.alpha_bar_at(t), schedule.beta_bar_at(t)
     one_minus = schedule.one_minus_alpha_bar_at(t)
-    if s < 0:
+    if s < 0:  # the last step: take the clean image
         return Step(t, s, alpha_bar, beta_bar, one_minus, 0.0, 0.0, 0.0, 1.0, 0.0, draws=False)
     variance_s, variance_t = schedule.beta_bar_at(s) ** 2, beta_bar**2
     sigma2 = eta * (variance_t - variance_s) * variance_s / variance_t if variance_t else 0.0
@@ -107,14 +119,14 @@ def _generalised(schedule: Schedule, t: int, s: int, eta: float) -> Step:
 
 
 def ancestral_steps(schedule: Schedule) -> list[Step]:
-    """The full-length sampler: every index, each step drawn from the posterior q(I_{t-1} | I_t, I_0, I_res).
+    """The full-length sampler: it visits every index and draws from the posterior q(I_{t-1} | I_t, I_0, I_res).
 
     Its mean is c1 I_t + c2 I_res + c3 I_0 and its variance v, from the published buffers (RDDM, appendix A).
     """
     table = {name: values.double().tolist() for name, values in schedule.buffers().items()}
 
     def posterior(t: int) -> Step:
-        if schedule.beta_bar_at(t) == 0:  # no noise at all: the posterior is the step of eta = 0
+        if schedule.beta_bar_at(t) == 0:  # without noise the posterior is the step of eta = 0
             return replace(_generalised(schedule, t, t - 1, 0.0), draws=t > 0)
         return Step(
             t,
@@ -137,17 +149,20 @@ ORDERS = ("together", "residual_first", "noise_first")
 
 
 def path(schedule: Schedule, count: int, order: str = "together") -> list[Step]:
-    """The path that takes residual and noise away in `order`, over `count` indices of `schedule`, down to (0, 0).
+    """A path of (alpha_bar, beta_bar) down to (0, 0) over `count` indices of `schedule` (RDDM, section 4).
 
-    "together" moves both coefficients in `count` steps of two network calls; the others move one to 0 and then the
-    other, in 2 `count` steps of one call. A step's `alpha_bar` and `beta_bar` are those of the image that it starts
-    from, which is what the networks see.
+    Args:
+        order: "together" moves both coefficients, in `count` steps of two network calls. "residual_first" and
+            "noise_first" move one coefficient to 0 and then the other, in 2 `count` steps of one call.
 
-    Raises ValueError for an unknown order and for a count that the schedule does not have.
+    A step's `alpha_bar` and `beta_bar` belong to the image that the step starts from; the networks see them as times.
+
+    Raises ValueError for an unknown order, and for a count that the schedule does not have.
     """
     if order not in ORDERS:
         raise ValueError(f"order is {order!r}: choose one of {', '.join(ORDERS)}")
     indices = step_indices(schedule.timesteps, count)
+    # A leg is (t, s, whether alpha_bar moves, whether beta_bar moves).
     residual, noise, both = ([(t, s, *moves) for t, s in pairwise(indices)] for moves in ((1, 0), (0, 1), (1, 1)))
     legs = {"together": both, "residual_first": residual + noise, "noise_first": noise + residual}[order]
     alpha_bar, beta_bar = schedule.alpha_bar_at(indices[0]), schedule.beta_bar_at(indices[0])
@@ -175,10 +190,10 @@ def path(schedule: Schedule, count: int, order: str = "together") -> list[Step]:
 
 
 def two_pass(steps: Sequence[Step]) -> list[Step]:
-    """The loop that the published path-independent experiment ships: `steps` for the residual, and again for the noise.
+    """The loop of the published path-independent experiment: a pass for the residual, then a pass for the noise.
 
-    Both networks are evaluated at every step, at coefficients that the image of the second pass no longer has, and each
-    pass ends by taking the clean image. With exact predictions it does not recover I_0, as `path` does: it is here for
-    the same images as the published code's.
+    Both networks are evaluated at every step, at coefficients that the second pass's image no longer has, and each pass
+    ends by taking the clean image. Unlike `path`, it does not recover I_0 from exact predictions. It exists to give the
+    published code's images.
     """
     return [replace(step, k_noise=0.0) for step in steps] + [replace(step, k_res=0.0) for step in steps]

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from ..diffusion.residual import ResidualDiffusion, to_signed
+from ..diffusion.residual import ResidualDiffusion
+from ..diffusion.start import to_signed
 from ..fast.for_training import for_training
 from ..images.sheet import write_sheet
 from ..models.folder import described, save_model

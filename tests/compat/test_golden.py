@@ -8,7 +8,7 @@ from conftest import Golden, golden_cases
 
 from rddm_fast.compat import ResidualDiffusion, Unet, UnetRes
 from rddm_fast.fast import FastSampler
-from rddm_fast.theory.families import coefficients
+from rddm_fast.theory.families import increments
 from rddm_fast.theory.schedule import BUFFER_NAMES, Schedule
 
 
@@ -21,7 +21,7 @@ def test_a_clone_alone_has_cases_of_every_kind() -> None:
 def test_coefficients(golden: Golden) -> None:
     case = golden.case
     power = case["form"].startswith("linspace")
-    ours = coefficients(
+    ours = increments(
         case["timesteps"],
         case["schedule"],
         form="power" if power else "triangular",

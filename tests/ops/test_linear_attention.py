@@ -11,10 +11,9 @@ from hypothesis import strategies as st
 from test_reverse_step import BF16, F16, F32, LAYOUTS
 
 from rddm_fast.diffusion.unet import ChannelNorm, LinearAttention
-from rddm_fast.fast import dispatch
-from rddm_fast.fast import folded as modules
+from rddm_fast.fast import folded
 from rddm_fast.fast.folded import LastAxisNorm, PixelsFirstLinearAttention
-from rddm_fast.ops import BackendUnavailable, linear_attention
+from rddm_fast.ops import BackendUnavailable, backends, linear_attention
 
 DTYPES = [F32, BF16, F16]
 
@@ -146,13 +145,13 @@ def test_the_folded_module_is_the_published_one(impl: str | None, monkeypatch: p
     attention = LinearAttention(24).eval()
     with torch.no_grad():
         attention.to_out[1].g.normal_()
-    folded = PixelsFirstLinearAttention(attention)
-    folded.impl = impl
+    module = PixelsFirstLinearAttention(attention)
+    module.impl = impl
     x = (3 * torch.randn(2, 24, 9, 11)).to(memory_format=torch.channels_last)
     with torch.no_grad():
-        out = folded(x)
+        out = module(x)
         torch.testing.assert_close(out, attention(x), rtol=1e-5, atol=1e-5)
-        compiled = torch.compile(folded, fullgraph=True, backend="eager")(x)
+        compiled = torch.compile(module, fullgraph=True, backend="eager")(x)
     assert torch.equal(compiled, out) and out.is_contiguous(memory_format=torch.channels_last)
 
 
@@ -169,35 +168,33 @@ RULE = {
 
 
 @pytest.mark.parametrize("case", RULE, ids=str)
-def test_the_rule(case: tuple[str, str, bool]) -> None:
+def test_the_rule(case: tuple[str, str, bool], monkeypatch: pytest.MonkeyPatch) -> None:
     op, device, triton = case
-    for dtype in DTYPES:
-        for channels, pixels in ((64, 65536), (128, 4096), (512, 64)):
-            assert dispatch.choose(op, device, dtype, channels, pixels, triton=triton) == RULE[case]
+    monkeypatch.setattr(backends, "why_not", lambda backend, device: None if triton else "it is not installed")
+    assert folded.implementation(op, torch.device(device)) == RULE[case]
 
 
-def test_triton_s_interpreter_is_no_reason_to_choose_it() -> None:
+def test_triton_s_interpreter_is_no_reason_to_choose_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "why_not", lambda backend, device: None)
     for op, name in (("channel_norm", "torch"), ("linear_attention", "chunked")):
-        assert dispatch.choose(op, "cpu", F32, 64, 64, triton=True) == name
-    with pytest.raises(ValueError, match="there is no choice of implementations for 'softmax': the ops are"):
-        dispatch.choose("softmax", "cpu", F32, 64, 64, triton=False)
+        assert folded.implementation(op, torch.device("cpu")) == name
 
 
 def test_the_folded_modules_do_what_the_rule_says(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def says(op: str, x: torch.Tensor) -> str:
-        asked.append((op, tuple(x.shape)))
+    def says(op: str, device: torch.device) -> str:
+        asked.append((op, device.type))
         return "triton"
 
     x = torch.zeros(1, 8, 4, 4)
-    folded = {
+    modules = {
         "channel_norm": LastAxisNorm(ChannelNorm(8)),
         "linear_attention": PixelsFirstLinearAttention(LinearAttention(8)),
     }
-    assert all(dispatch.implementation(op, x) == RULE[op, "cpu", False] for op in folded)
-    monkeypatch.setattr(modules, "implementation", says)
-    for module in folded.values():
+    assert all(folded.implementation(op, x.device) == RULE[op, "cpu", False] for op in modules)
+    monkeypatch.setattr(folded, "implementation", says)
+    for module in modules.values():
         with pytest.raises(BackendUnavailable, match="triton: it runs on CPU tensors only in its interpreter"):
-            module(x)  # which is not there: nothing else takes its place
-    assert asked == [(op, (1, 8, 4, 4)) for op in folded]
+            module(x)  # Triton is not there, and nothing else takes its place
+    assert asked == [(op, "cpu") for op in modules]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from rddm_fast.theory.families import coefficients, ddim_betas
+from rddm_fast.theory.families import ddim_betas, increments
 from rddm_fast.theory.schedule import Schedule
 
 FAMILIES = {
@@ -103,9 +103,9 @@ def test_buffers_of_tables() -> None:
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
-        (lambda: coefficients(10, "rising"), "unknown schedule shape 'rising': choose one of increased"),
-        (lambda: coefficients(10, "average", form="round"), "unknown schedule form 'round'"),
-        (lambda: coefficients(0, "average"), "at least 1 step"),
+        (lambda: increments(10, "rising"), "unknown schedule shape 'rising': choose one of increased"),
+        (lambda: increments(10, "average", form="round"), "unknown schedule form 'round'"),
+        (lambda: increments(0, "average"), "at least 1 step"),
         (lambda: ddim_betas(10, "cosine"), "unknown beta_schedule 'cosine'"),
         (lambda: Schedule.from_recipe({"family": "x"}), "unknown schedule family 'x'"),
         (lambda: Schedule.from_ddim(10, boundary="end"), "boundary is 'train' or 'test'"),

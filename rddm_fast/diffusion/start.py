@@ -1,0 +1,100 @@
+"""Where a sampler starts and how it ends. Every sampler here is three straight pieces:
+
+    start = diffusion.start(steps, I_in, generator=generator)      # shapes, device, range, the noisy image I_T
+    I_0 = diffusion.walk(start)                                    # or fast.loop.Loop, or a path
+    images = start.finished(I_0)                                   # [0, 1]
+
+`ResidualDiffusion.start` makes a `Start`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ..theory.steps import Step
+from .reverse import OnStep
+
+
+def to_signed(x: Tensor) -> Tensor:
+    """[0, 1] to [-1, 1]."""
+    return x * 2 - 1
+
+
+def to_unit(x: Tensor) -> Tensor:
+    """[-1, 1] to [0, 1]."""
+    return (x + 1) * 0.5
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """The first image of a walk, and what the walk is given beside it. Images are (B, C, H, W) in [-1, 1].
+
+    Attributes:
+        I_T: the noisy image that the walk starts from.
+        I_in: the degraded image; None for generation.
+        mask: the image of `input_condition`, in the range that the network takes; or None.
+        steps: the steps to walk, perhaps wrapped by a progress bar.
+        draw: returns the next standard normal draw of I_T's shape.
+        on_step: called after every step; None where nobody watches.
+        images: the image after every step, if they were asked for.
+    """
+
+    I_T: Tensor
+    I_in: Tensor | None
+    mask: Tensor | None
+    steps: Iterable[Step]
+    draw: Callable[[], Tensor]
+    on_step: OnStep | None
+    images: list[Tensor]
+
+    def float(self) -> Start:
+        """The same start in float32."""
+        I_in, mask = (None if image is None else image.float() for image in (self.I_in, self.mask))
+        return replace(self, I_T=self.I_T.float(), I_in=I_in, mask=mask)
+
+    def finished(self, I_0: Tensor) -> list[Tensor]:
+        """The images to return, in [0, 1] and not clamped; when restoring, the noisy image first, as published."""
+        images = self.images or [I_0]
+        return [to_unit(image) for image in ([self.I_T, *images] if self.I_in is not None else images)]
+
+
+def noise_source(
+    shape: Sequence[int],
+    device: torch.device,
+    needed: int,
+    generator: torch.Generator | None,
+    draws: Iterable[Tensor] | None,
+) -> Callable[[], Tensor]:
+    """A function that returns the next draw: from `draws` if they are given, else from `generator`.
+
+    Raises ValueError (when called) where `draws` end before the `needed` number.
+    """
+    if draws is None:
+        return lambda: torch.randn(tuple(shape), device=device, generator=generator)
+    given = iter(draws)
+
+    def draw() -> Tensor:
+        try:
+            return next(given).to(device)
+        except StopIteration:
+            raise ValueError(f"there are too few draws: these steps take {needed}") from None
+
+    return draw
+
+
+def watcher(images: list[Tensor] | None, callback: Callable[[int, int, Tensor], None] | None) -> OnStep | None:
+    """A function that collects the image of every step in `images` and shows it to `callback`, in [0, 1]."""
+    if images is None and callback is None:
+        return None
+
+    def on_step(number: int, step: Step, image: Tensor) -> None:
+        if images is not None:
+            images.append(image)
+        if callback is not None:
+            callback(number, step.t, to_unit(image))
+
+    return on_step
