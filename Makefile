@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 SOURCES := setup.py pyproject.toml CMakeLists.txt constraints.txt \
 	$(shell find rddm_fast kernels csrc -type f -not -name '*.pyc' -not -name '*.so')
-FORMATTED := csrc/* examples/*.cpp tests/cuda_on_host/*.h tests/cuda_on_host/*.cpp
+FORMATTED := csrc/*.cpp csrc/*/* examples/*.cpp tests/ops/cuda_on_host/*.h tests/ops/cuda_on_host/*.cpp
 
 .PHONY: demo test check format develop bench clean
 

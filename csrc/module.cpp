@@ -5,8 +5,8 @@
 
 #include <stdexcept>
 
-#include "cpu_blocks.h"
-#include "kernel_attributes.h"
+#include "common/cpu_blocks.h"
+#include "common/kernel_attributes.h"
 
 namespace py = pybind11;
 

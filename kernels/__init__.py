@@ -1,1 +1,1 @@
-"""The Triton kernels, one op a file. Importing a file of this package imports triton."""
+"""The Triton kernels, one op per file. They import torch and triton alone; importing a file imports triton."""

@@ -1,4 +1,4 @@
-"""`forward_diffuse` in Triton. The arithmetic is csrc/forward_diffuse.h's."""
+"""`forward_diffuse` in Triton. The arithmetic is csrc/forward_diffuse/forward_diffuse.h's."""
 
 from __future__ import annotations
 

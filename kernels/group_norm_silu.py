@@ -1,7 +1,7 @@
 """`group_norm_silu` in Triton: a kernel for the statistics of pieces; one that joins them, normalises and activates.
 
-The arithmetic is csrc/group_norm_silu.h's. A program takes some pixels of one group of one sample; where they lie
-follows from two strides, so that one kernel serves both layouts.
+The arithmetic is csrc/group_norm_silu/group_norm_silu.h's. A program takes some pixels of one group of one sample. Two
+strides say where they lie, so that one kernel serves both layouts.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`joint_loss` in Triton. The arithmetic is csrc/joint_loss.h's."""
+"""`joint_loss` in Triton. The arithmetic is csrc/joint_loss/joint_loss.h's."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from rddm_fast.theory.objective import Objective
-
 from .images import in_layout_of, launch_config, load_or_zeros, result_for
 from .noise import drawn_noise
+from .objective import flags_of
 
 
 @triton.jit
@@ -49,8 +48,8 @@ def joint_loss_kernel(
     weight0,
     weight1,
     scale,
-    noise_wanted: tl.constexpr,
-    x0_wanted: tl.constexpr,
+    noise_only: tl.constexpr,
+    x0_known: tl.constexpr,
     added: tl.constexpr,
     squared: tl.constexpr,
     draws: tl.constexpr,
@@ -72,7 +71,7 @@ def joint_loss_kernel(
         weight0 = tl.load(lam_pointer)
         weight1 = 1.0 - weight0
 
-    target0 = epsilon if noise_wanted else (I_0 if x0_wanted else I_in - I_0)
+    target0 = epsilon if noise_only else (I_0 if x0_known else I_in - I_0)
     d0 = out0 - target0
     gradient0 = weight0 * scale * distance_derivative(d0, squared)
     tl.store(gradient0_pointer + offsets, gradient0.to(gradient0_pointer.dtype.element_ty), mask=inside)
@@ -85,15 +84,6 @@ def joint_loss_kernel(
         tl.store(sums_pointer + 2 * program + 1, tl.sum(tl.where(inside, distance(d1, squared), 0.0)))
     else:
         tl.store(sums_pointer + 2 * program + 1, 0.0)
-
-
-def of_objective(objective: Objective) -> dict[str, bool]:
-    """What the kernel has to know of an objective, beside whether there is a second output."""
-    return {
-        "noise_wanted": objective is Objective.pred_noise,
-        "x0_wanted": objective in (Objective.pred_x0_noise, Objective.pred_x0_add_noise, Objective.pred_x0),
-        "added": objective in (Objective.pred_res_add_noise, Objective.pred_x0_add_noise),
-    }
 
 
 def joint_loss(
@@ -140,7 +130,7 @@ def joint_loss(
                 weight0,
                 weight1,
                 1.0 if out0.dtype == torch.float16 else 1.0 / numel,
-                **of_objective(Objective(objective)),
+                **flags_of(objective),
                 squared=squared,
                 draws=draws,
                 pixels_together=channels != 1,

@@ -147,11 +147,15 @@ def linear_attention_kernel(
     tl.store(result_pointer + offsets, y.to(result_pointer.dtype.element_ty), mask=exists)
 
 
-def linear_attention(qkv: Tensor, heads: int, result: Tensor) -> Tensor:
-    """Launch the kernels; the arguments are the op's (rddm_fast/ops/linear_attention.py), and what they write to."""
+def linear_attention(qkv: Tensor, heads: int) -> Tensor:
+    """Launch the kernels; the arguments are the op's (rddm_fast/ops/linear_attention.py)."""
+    samples, channels, height, wide = qkv.shape
+    pixels_together = qkv.is_contiguous(memory_format=torch.channels_last) and not qkv.is_contiguous()
+    memory_format = torch.channels_last if pixels_together else torch.contiguous_format
+    shape = (samples, channels // 3, height, wide)
+    result = torch.empty(shape, dtype=qkv.dtype, device=qkv.device, memory_format=memory_format)
     if result.numel() == 0:
         return result
-    samples, channels, height, wide = qkv.shape
     inner, numel = channels // 3, height * wide
     features = inner // heads
     if result.is_contiguous():

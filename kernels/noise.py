@@ -1,4 +1,4 @@
-"""The noise of csrc/noise.h inside Triton kernels, with the same polynomials in the same order."""
+"""The noise of csrc/common/noise.h inside Triton kernels, with the same polynomials in the same order."""
 
 from __future__ import annotations
 

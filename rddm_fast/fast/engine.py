@@ -18,8 +18,8 @@ from ..diffusion.residual import ResidualDiffusion
 from ..diffusion.start import Start
 from ..models.folder import load_model
 from ..models.published import from_published
-from ..ops import backends
-from ..ops.group_norm_silu import LACKING as GROUP_NORM_SILU_LACKS
+from ..ops.group_norm_silu import GROUP_NORM_SILU
+from ..ops.reverse_step import REVERSE_STEP_IN_PLACE
 from .fold import fold, packs
 from .folded import implementation
 from .graphs import CapturedLoop
@@ -181,10 +181,10 @@ class FastSampler:
             "hoisted": f"standardised weights; the time of {tables} blocks as tables of {len(self.steps)} rows; "
             f"the first convolution of the images that stay the same",
             "packed weights": "yes, in oneDNN's layout" if packs(device, networks.dtype) else "no",
-            "group_norm_silu": backends.choose(None, device, GROUP_NORM_SILU_LACKS),
+            "group_norm_silu": GROUP_NORM_SILU.backend(None, device),
             "channel_norm": implementation("channel_norm", device),
             "linear_attention": implementation("linear_attention", device),
-            "reverse_step_": backends.choose(None, device),
+            "reverse_step_": REVERSE_STEP_IN_PLACE.backend(None, device),
             "compiled": "yes, by torch.compile" if self.compile else "no",
             "graphs": f"{len(self._graphs)} captured, at most {self.max_graphs}" if self.graphs else "no",
         }

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from ..diffusion.residual import ResidualDiffusion
 from ..diffusion.start import to_signed, to_unit
+from ..ops.reverse_step import combined
 from ..system.files import write_whole
 from ..system.version import __version__
 from ..theory.objective import read_out
@@ -112,7 +113,7 @@ class ExportedLoop(nn.Module):
         """The next image and the clean one: `ops.reverse_step` with coefficients that are known at run time."""
         row = self.table.index_select(0, number)[0]
         k = dict(zip(self.names, row.unbind(), strict=True))
-        I_res, epsilon, I_0 = read_out(
+        read = read_out(
             self.objective,
             I_t,
             outputs[0],
@@ -123,14 +124,8 @@ class ExportedLoop(nn.Module):
             k["one_minus_alpha_bar"],
             self.clip_res,
         )
-        terms = {"k_t": I_t, "k_res": I_res, "k_noise": epsilon, "k_0": I_0}
-        if self.draws > 1:
-            terms["sigma"] = noise.index_select(0, self.draw.index_select(0, number))[0]
-        # A term whose coefficient is 0 is left out, as in `ops.reverse_step`: epsilon may be infinite.
-        I_s = torch.zeros_like(I_t)
-        for name, term in terms.items():
-            I_s = I_s + torch.where(k[name] == 0, 0.0, k[name] * term)
-        return I_s, I_0
+        draw = noise.index_select(0, self.draw.index_select(0, number))[0] if self.draws > 1 else None
+        return combined({**k, "offset": 0.0}, read, I_t, draw), read.pred_x_start
 
 
 def _without_our_ops(networks: nn.Module, device: torch.device) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..diffusion.residual import ResidualDiffusion
 from ..diffusion.start import Start
-from ..ops.reverse_step_in_place import reverse_step_
+from ..ops.reverse_step import reverse_step_
 from ..ops.step_table import StepTable
 from ..theory.steps import Step
 from .fold import FoldedNetworks

@@ -1,4 +1,4 @@
-"""The fused ops: one file an op, with its schema, its definition in plain torch and its public function."""
+"""The fused ops: one op per file, with its schema, its definition in plain torch and its public function."""
 
 from .backends import BackendUnavailable
 from .channel_norm import channel_norm, channel_norm_reference
@@ -7,8 +7,7 @@ from .group_norm_silu import group_norm_silu, group_norm_silu_reference
 from .joint_loss import joint_loss, joint_loss_reference
 from .linear_attention import linear_attention, linear_attention_reference
 from .noise import noise
-from .reverse_step import reverse_step, reverse_step_reference
-from .reverse_step_in_place import reverse_step_
+from .reverse_step import reverse_step, reverse_step_, reverse_step_reference
 from .step_table import StepTable
 
 __all__ = [

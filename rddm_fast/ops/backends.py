@@ -1,4 +1,4 @@
-"""What can run the ops here, and which of it does: the one place where a backend is chosen.
+"""The backends that can run the ops here: the one place where a backend is chosen and an op is defined.
 
 | backend   | runs on | what it is                                       |
 |-----------|---------|--------------------------------------------------|
@@ -13,6 +13,7 @@ initialises CUDA.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 import re
@@ -20,7 +21,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
 
 BACKENDS = ("reference", "cpp", "cuda", "triton")
 PREFERENCE = {"cpu": ("cpp", "reference"), "cuda": ("cuda", "triton")}
@@ -28,18 +28,18 @@ PREFERENCE = {"cpu": ("cpp", "reference"), "cuda": ("cuda", "triton")}
 
 
 class BackendUnavailable(RuntimeError):
-    """The backend that was asked for, or every one that could serve a device, is not there; says why."""
+    """The backend asked for is not there, or none that could serve the device is; the message says why."""
 
 
 def _load_compiled() -> tuple[dict[str, Any] | None, str]:
-    """What the compiled library was built with, or None and the reason that there is none to use."""
+    """The compiled library's build information; or None, and the reason that there is no library to use."""
     try:
-        from rddm_fast import _C  # type: ignore[attr-defined]
+        compiled = importlib.import_module("rddm_fast._C")
     except ImportError as error:
         if importlib.util.find_spec("rddm_fast._C") is None:
             return None, "not compiled: this is a source checkout, and `pip install .` builds the library"
         return None, f"compiled, but it could not be loaded: {error}"
-    return _C.build_info(), ""
+    return compiled.build_info(), ""
 
 
 def parse_architectures(text: str) -> list[tuple[tuple[int, int], str]]:
@@ -54,8 +54,8 @@ def parse_architectures(text: str) -> list[tuple[tuple[int, int], str]]:
 def covers(architectures: list[tuple[tuple[int, int], str]], capability: tuple[int, int]) -> bool:
     """Whether code built for `architectures` runs on a device of that capability.
 
-    Machine code ("real") runs on its own major version from its minor version on, PTX on everything newer
-    too, and code for an architecture's own features ("exact") on that one alone.
+    Machine code ("real") runs on its own major version, from its minor version on. PTX also runs on everything newer.
+    Code for an architecture's own features ("exact") runs on that architecture alone.
     """
     for built, kind in architectures:
         same_major = capability[0] == built[0]
@@ -116,39 +116,55 @@ def _why_not_triton(device: torch.device) -> str | None:
     return None if torch.cuda.is_available() else "torch finds no CUDA device"
 
 
-_chosen: dict[tuple[str | None, torch.device, tuple[str, ...]], str] = {}
+class Op:
+    """An op of this package: `op(impl, device)` is the function that runs it.
 
-
-def choose(impl: str | None, device: torch.device, lacking: tuple[str, ...] = ()) -> str:
-    """The backend to use for tensors on `device`: `impl` if it is there, or the best one for None.
-
-    `lacking` are the backends that the op was not written for. Raises BackendUnavailable, with the reasons, where there
-    is none.
+    Attributes:
+        name: of the op.
+        lacking: the backends that the op has no kernel for.
     """
-    if torch.compiler.is_compiling():  # traced, the choice is a constant of the graph
-        return _choose(impl, device, lacking)
-    key = impl, device, lacking
-    if key not in _chosen:
-        _chosen[key] = _choose(impl, device, lacking)
-    return _chosen[key]
+
+    def __init__(self, name: str, reference: Callable[..., Any], lacking: tuple[str, ...]) -> None:
+        self.name, self.lacking = name, lacking
+        compiled = getattr(torch.ops.rddm_fast, name).default
+        by_triton = getattr(torch.ops.rddm_fast, f"{name}_triton").default
+        self.functions = {"reference": reference, "cpp": compiled, "cuda": compiled, "triton": by_triton}
+        self._chosen: dict[tuple[str | None, torch.device], Callable[..., Any]] = {}
+
+    def __call__(self, impl: str | None, device: torch.device) -> Callable[..., Any]:
+        """The function of the backend `impl`, or of the best one for None; BackendUnavailable where there is none."""
+        if torch.compiler.is_compiling():  # traced, the choice is a constant of the graph
+            return self.functions[self.backend(impl, device)]
+        key = impl, device
+        if key not in self._chosen:
+            self._chosen[key] = self.functions[self.backend(impl, device)]
+        return self._chosen[key]
+
+    def backend(self, impl: str | None, device: torch.device) -> str:
+        """The backend for tensors on `device`: `impl` if it is there, or the best one for None.
+
+        Raises BackendUnavailable, with the reasons, where there is none.
+        """
+        if impl is None and device.type not in PREFERENCE:
+            raise BackendUnavailable(
+                f"no backend for tensors on {device}: move them to cpu or cuda, or pass impl='reference'"
+            )
+        reasons = []
+        for name in PREFERENCE[device.type] if impl is None else (impl,):
+            reason = self.why_not(name, device)
+            if reason is None:
+                return name
+            reasons.append(f"{name}: {reason}")
+        advice = "" if impl == "reference" else "; impl='reference' always works"
+        raise BackendUnavailable(f"no backend for tensors on {device} ({'; '.join(reasons)}){advice}")
+
+    def why_not(self, backend: str, device: torch.device) -> str | None:
+        """The reason that `backend` cannot run this op for tensors on `device`, or None where it can."""
+        return "this op has no such kernel" if backend in self.lacking else why_not(backend, device)
 
 
-def _choose(impl: str | None, device: torch.device, lacking: tuple[str, ...]) -> str:
-    if impl is None and device.type not in PREFERENCE:
-        raise BackendUnavailable(
-            f"no backend for tensors on {device}: move them to cpu or cuda, or pass impl='reference'"
-        )
-    reasons = []
-    for backend in PREFERENCE[device.type] if impl is None else (impl,):
-        reason = "this op has no such kernel" if backend in lacking else why_not(backend, device)
-        if reason is None:
-            return backend
-        reasons.append(f"{backend}: {reason}")
-    advice = "" if impl == "reference" else "; impl='reference' always works"
-    raise BackendUnavailable(f"no backend for tensors on {device} ({'; '.join(reasons)}){advice}")
-
-
-_DETACH = "call it under torch.no_grad(), detach its inputs, or pass impl='reference', which is differentiable"
+OPS: dict[str, Op] = {}
+"""The ops that are defined, by name."""
 
 
 def define(
@@ -156,28 +172,36 @@ def define(
     schema: str,
     *,
     reference: Callable[..., Any],
-    triton: Callable[..., Any],
-    fake: Callable[..., Any],
+    triton: str,
+    fake: Callable[..., Any] = lambda first, *_: torch.empty_like(first),
     lacking: tuple[str, ...] = (),
-) -> None:
-    """Define an op with all that torch should know of it.
+) -> Op:
+    """Define an op for torch, and return it.
 
-    `rddm_fast::NAME` is the op; its CPU and CUDA kernels are the compiled library's where that has them (`lacking`
-    names those of "cpp" and "cuda" that it has not), else the reference and Triton. `rddm_fast::NAME_triton` is the
-    same op held to Triton, for the devices that the library has no code for, and for Triton's interpreter on the CPU.
+    `rddm_fast::NAME` is the op. The compiled library has its CPU and CUDA kernels; where that lacks one, the reference
+    and Triton stand in. `rddm_fast::NAME_triton` is the same op in Triton alone, for devices that the library has no
+    code for, and for Triton's interpreter on the CPU.
+
+    Args:
+        name, schema: as torch's dispatcher takes them.
+        reference: the definition in plain torch, with the schema's arguments.
+        triton: the launcher, "FILE:FUNCTION" of rddm_fast.kernels; it is imported at its first call.
+        fake: the result's shape and layout, for tracing; by default those of the first argument.
+        lacking: "cpp", "cuda" or both, if the library has no such kernel of this op.
     """
+
+    def launch(*args: Any) -> Any:
+        file, function = triton.split(":")
+        return getattr(importlib.import_module(f"rddm_fast.kernels.{file}"), function)(*args)
+
     for op in (name, f"{name}_triton"):
         library.define(op + schema, tags=(torch.Tag.pt2_compliant_tag, torch.Tag.needs_exact_strides))
         torch.library.register_fake(f"rddm_fast::{op}", fake, lib=library)
     if build_info is None or "cpp" in lacking:
         library.impl(name, reference, "CPU")
     if build_info is None or not build_info["cuda"] or "cuda" in lacking:
-        library.impl(name, triton, "CUDA")
+        library.impl(name, launch, "CUDA")
     for key in ("CPU", "CUDA"):
-        library.impl(f"{name}_triton", triton, key)
-
-
-def check_no_gradient(op: str, *tensors: Tensor | None, advice: str = _DETACH) -> None:
-    """Raise RuntimeError where a gradient through `op` would be needed, which has none."""
-    if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors):
-        raise RuntimeError(f"{op} has no gradient: {advice}")
+        library.impl(f"{name}_triton", launch, key)
+    OPS[name] = Op(name, reference, lacking)
+    return OPS[name]

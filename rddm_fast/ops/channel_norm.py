@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from . import backends
-
-_SCHEMA = "(Tensor x, Tensor g, float eps) -> Tensor"
-LACKING = ("cpp", "cuda")
-"""The backends that this op was not written for."""
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+from .checks import NARROW, check_device, check_dtype, check_no_gradient
 
 
 def channel_norm_reference(x: Tensor, g: Tensor, eps: float) -> Tensor:
@@ -30,7 +24,7 @@ def channel_norm_reference(x: Tensor, g: Tensor, eps: float) -> Tensor:
 def channel_norm_torch(x: Tensor, g: Tensor, eps: float) -> Tensor:
     """The same by torch's layer norm over the last axis of (B, H, W, C), as a channels-last image lies. Differentiable.
 
-    An image of another layout is copied into that one, and its result back.
+    An image of another layout is copied to that one, and the result is copied back.
     """
     if x.device.type != "cpu":
         g = g.to(x.dtype)  # torch's kernels elsewhere take no gain of another dtype
@@ -38,22 +32,13 @@ def channel_norm_torch(x: Tensor, g: Tensor, eps: float) -> Tensor:
     return y if y.stride() == x.stride() else torch.empty_like(x).copy_(y)
 
 
-def _triton(*args) -> Tensor:
-    from rddm_fast.kernels.channel_norm import channel_norm as launch
-
-    return launch(*args)
-
-
-def _fake(x: Tensor, *args) -> Tensor:
-    return torch.empty_like(x)
-
-
-backends.define("channel_norm", _SCHEMA, reference=channel_norm_torch, triton=_triton, fake=_fake, lacking=LACKING)
-_CALL: dict[str, Callable[..., Tensor]] = {
-    "reference": channel_norm_reference,
-    "torch": channel_norm_torch,
-    "triton": torch.ops.rddm_fast.channel_norm_triton.default,
-}
+CHANNEL_NORM = backends.define(
+    "channel_norm",
+    "(Tensor x, Tensor g, float eps) -> Tensor",
+    reference=channel_norm_torch,
+    triton="channel_norm:channel_norm",
+    lacking=("cpp", "cuda"),
+)
 
 
 def channel_norm(x: Tensor, g: Tensor, eps: float = 1e-5, *, impl: str | None = None) -> Tensor:
@@ -66,7 +51,7 @@ def channel_norm(x: Tensor, g: Tensor, eps: float = 1e-5, *, impl: str | None = 
         g: the gain (C,), in float32 or x's dtype.
         eps: added to a pixel's variance.
         impl: "reference", "torch" (its layer norm) or "triton"; None takes "torch" on the CPU, where it is the fastest
-            (`rddm_fast.fast.dispatch` has the numbers), and "triton" on a GPU.
+            (`fast.folded.implementation` has the numbers), and "triton" on a GPU.
 
     Returns:
         y: x's shape and dtype, laid out as `torch.empty_like(x)`. Computed in float32 from two passes over a pixel's
@@ -79,18 +64,17 @@ def channel_norm(x: Tensor, g: Tensor, eps: float = 1e-5, *, impl: str | None = 
         RuntimeError: a gradient would be needed of "triton", which has none.
     """
     _check(x, g)
-    if impl is None and x.device.type == "cpu":
-        impl = "torch"
-    backend = impl if impl == "torch" else backends.choose(impl, x.device, LACKING)
-    if backend == "triton":
+    if impl == "torch" or (impl is None and x.device.type == "cpu"):
+        return channel_norm_torch(x, g, eps)
+    run = CHANNEL_NORM(impl, x.device)
+    if impl != "reference":
         advice = "call it under torch.no_grad(), or pass impl='torch' or impl='reference', which are differentiable"
-        backends.check_no_gradient("channel_norm", x, g, advice=advice)
-    return _CALL[backend](x, g, eps)
+        check_no_gradient("channel_norm", x, g, advice=advice)
+    return run(x, g, eps)
 
 
 def _check(x: Tensor, g: Tensor) -> None:
-    if x.dtype not in _DTYPES:
-        raise TypeError(f"x is {x.dtype}: convert it to float32, bfloat16 or float16")
+    check_dtype("x", x, NARROW)
     if x.dim() != 4:
         raise ValueError(f"x must be images (B, C, H, W), not of shape {tuple(x.shape)}")
     if g.shape != x.shape[1:2] or g.dtype not in (torch.float32, x.dtype) or not g.is_contiguous():
@@ -98,5 +82,4 @@ def _check(x: Tensor, g: Tensor) -> None:
         raise ValueError(
             f"g must be contiguous {wanted} of shape {tuple(x.shape[1:2])}, not {g.dtype} of {tuple(g.shape)}"
         )
-    if g.device != x.device:
-        raise ValueError(f"g is on {g.device} and x on {x.device}: move one to the other")
+    check_device(x.device, "x", g=g)

@@ -1,6 +1,6 @@
 """What is installed, what was compiled, which backend each op uses: `python -m rddm_fast.ops.env_report`.
 
-Meant to be pasted into an issue. Nothing that is missing makes it fail: it is named instead.
+Paste it into an issue. A missing package does not make it fail; the report names it.
 """
 
 from __future__ import annotations
@@ -14,19 +14,7 @@ from typing import Any
 import torch
 
 from . import backends
-from .channel_norm import LACKING as CHANNEL_NORM_LACKS
-from .group_norm_silu import LACKING as GROUP_NORM_SILU_LACKS
-from .linear_attention import LACKING as LINEAR_ATTENTION_LACKS
 
-OPS: dict[str, tuple[str, ...]] = {
-    "reverse_step": (),
-    "forward_diffuse": (),
-    "joint_loss": (),
-    "group_norm_silu": GROUP_NORM_SILU_LACKS,
-    "channel_norm": CHANNEL_NORM_LACKS,
-    "linear_attention": LINEAR_ATTENTION_LACKS,
-}
-"""The ops, and the backends that each was not written for."""
 PACKAGES = (
     *("rddm_fast", "torch", "triton", "numpy"),
     *("pillow", "opencv-python-headless", "safetensors", "typer", "rich"),
@@ -40,8 +28,8 @@ def report() -> dict[str, Any]:
         "versions": versions(),
         "compiled": compiled(),
         "backends": {
-            op: {kind: served_by(torch.device(kind), lacking) for kind in ("cpu", "cuda")}
-            for op, lacking in OPS.items()
+            name: {kind: served_by(op, torch.device(kind)) for kind in ("cpu", "cuda")}
+            for name, op in backends.OPS.items()
         },
         "gpus": gpus(),
     }
@@ -64,15 +52,12 @@ def compiled() -> dict[str, Any]:
     return backends.build_info or {"none": backends.why_not_compiled}
 
 
-def served_by(device: torch.device, lacking: tuple[str, ...]) -> dict[str, Any]:
+def served_by(op: backends.Op, device: torch.device) -> dict[str, Any]:
     """The backend that an op uses here on `device` (None: there is none), and why not each of the others.
 
-    `lacking` are those that it was not written for. Where "reference" serves a CPU it is plain torch that runs.
+    Where "reference" serves a CPU, plain torch runs.
     """
-    reasons = {
-        name: "this op has no such kernel" if name in lacking else backends.why_not(name, device)
-        for name in backends.BACKENDS
-    }
+    reasons = {name: op.why_not(name, device) for name in backends.BACKENDS}
     used = next((name for name in backends.PREFERENCE[device.type] if reasons[name] is None), None)
     why_not = {name: reason or "only where it is asked for by name" for name, reason in reasons.items()}
     return {"used": used, "others": {name: why for name, why in why_not.items() if name != used}}

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
 from . import backends
+from .checks import DTYPES, check_alike, check_device, check_dtype, check_no_gradient
 from .noise import noise as draw
 from .noise import signed64
-
-_SCHEMA = (
-    "(Tensor I_0, Tensor? I_in, Tensor t, Tensor alpha_bar, Tensor beta_bar, Tensor? noise, int? seed, int stream)"
-    " -> Tensor"
-)
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 def forward_diffuse_reference(
@@ -44,24 +37,13 @@ def forward_diffuse_reference(
     return torch.empty_like(I_0).copy_(x + a * I_res + b * noise.to(compute))
 
 
-def _triton(*args) -> Tensor:
-    from rddm_fast.kernels.forward_diffuse import forward_diffuse as launch
-
-    return launch(*args)
-
-
-def _fake(I_0: Tensor, *args) -> Tensor:
-    return torch.empty_like(I_0)
-
-
-backends.define("forward_diffuse", _SCHEMA, reference=forward_diffuse_reference, triton=_triton, fake=_fake)
-_op = torch.ops.rddm_fast.forward_diffuse.default
-_CALL: dict[str, Callable[..., Tensor]] = {
-    "reference": forward_diffuse_reference,
-    "cpp": _op,
-    "cuda": _op,
-    "triton": torch.ops.rddm_fast.forward_diffuse_triton.default,
-}
+FORWARD_DIFFUSE = backends.define(
+    "forward_diffuse",
+    "(Tensor I_0, Tensor? I_in, Tensor t, Tensor alpha_bar, Tensor beta_bar, Tensor? noise, int? seed, int stream)"
+    " -> Tensor",
+    reference=forward_diffuse_reference,
+    triton="forward_diffuse:forward_diffuse",
+)
 
 
 def forward_diffuse(
@@ -104,12 +86,10 @@ def forward_diffuse(
         RuntimeError: a gradient would be needed. There is none, except with `impl="reference"`.
     """
     _check(I_0, I_in, t, alpha_bar, beta_bar, noise, seed)
-    backend = backends.choose(impl, I_0.device)
+    run = FORWARD_DIFFUSE(impl, I_0.device)
     if impl != "reference":
-        backends.check_no_gradient("forward_diffuse", I_0, I_in, noise)
-    return _CALL[backend](
-        I_0, I_in, t, alpha_bar, beta_bar, noise, None if seed is None else signed64(seed), signed64(stream)
-    )
+        check_no_gradient("forward_diffuse", I_0, I_in, noise)
+    return run(I_0, I_in, t, alpha_bar, beta_bar, noise, None if seed is None else signed64(seed), signed64(stream))
 
 
 def _check(
@@ -121,24 +101,17 @@ def _check(
     noise: Tensor | None,
     seed: int | None,
 ) -> None:
-    if I_0.dtype not in _DTYPES:
-        raise TypeError(f"I_0 is {I_0.dtype}: convert it to float32, bfloat16 or float16")
+    check_dtype("I_0", I_0, DTYPES)
     if I_0.dim() == 0:
         raise ValueError("I_0 has no batch dimension: pass images of shape (B, ...)")
-    for name, x in (("I_in", I_in), ("noise", noise)):
-        if x is not None and x.shape != I_0.shape:
-            raise ValueError(f"{name} has shape {tuple(x.shape)} and I_0 has {tuple(I_0.shape)}: they must be equal")
-        if x is not None and x.dtype != I_0.dtype:
-            raise TypeError(f"{name} is {x.dtype} and I_0 is {I_0.dtype}: convert {name} to that")
+    check_alike("I_0", I_0, I_in=I_in, noise=noise)
     if t.shape != I_0.shape[:1] or t.dtype != torch.int64:
-        raise ValueError(f"t must be {I_0.shape[0]} int64 indices, one a sample, not {t.dtype} of {tuple(t.shape)}")
+        raise ValueError(f"t must be {I_0.shape[0]} int64 indices, one per sample, not {t.dtype} of {tuple(t.shape)}")
     if alpha_bar.dim() != 1 or alpha_bar.shape != beta_bar.shape:
         shapes = f"{tuple(alpha_bar.shape)} and {tuple(beta_bar.shape)}"
         raise ValueError(f"alpha_bar and beta_bar must be tables (T,) of one length, not {shapes}")
     if alpha_bar.dtype != torch.float32 or beta_bar.dtype != torch.float32:
         raise TypeError(f"alpha_bar and beta_bar are {alpha_bar.dtype} and {beta_bar.dtype}: convert them to float32")
-    for name, x in (("I_in", I_in), ("t", t), ("alpha_bar", alpha_bar), ("beta_bar", beta_bar), ("noise", noise)):
-        if x is not None and x.device != I_0.device:
-            raise ValueError(f"{name} is on {x.device} and I_0 on {I_0.device}: move one to the other")
+    check_device(I_0.device, "I_0", t=t, alpha_bar=alpha_bar, beta_bar=beta_bar)
     if (noise is None) == (seed is None):
         raise ValueError("pass either noise, a standard normal draw of I_0's shape, or a seed to draw it from")

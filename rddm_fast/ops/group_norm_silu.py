@@ -1,21 +1,13 @@
-"""`rddm_fast::group_norm_silu`: what follows a convolution in the U-Net's blocks, in two reads and one write."""
+"""`rddm_fast::group_norm_silu`: everything after a convolution in the U-Net's blocks, in two reads and one write."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from . import backends
-
-LACKING = ("cuda",)
-"""The backends that this op was not written for."""
-_SCHEMA = (
-    "(Tensor x, Tensor weight, Tensor bias, int groups, float eps, Tensor? scale_shift, Tensor? residual) -> Tensor"
-)
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+from .checks import NARROW, check_device, check_dtype, check_no_gradient
 
 
 def group_norm_silu_reference(
@@ -31,7 +23,7 @@ def group_norm_silu_reference(
 
     Computes in float32 (float64 for float64 images) and rounds once, into an image laid out as `torch.empty_like(x)`.
     """
-    if x.numel() == 0:  # torch 2.15's refuses images without pixels
+    if x.numel() == 0:  # torch 2.15's group_norm refuses images without pixels
         return torch.empty_like(x)
     compute = torch.float64 if x.dtype == torch.float64 else torch.float32
     # torch's and not torch.nn.functional's, which refuses groups of one value.
@@ -46,25 +38,13 @@ def group_norm_silu_reference(
     return torch.empty_like(x).copy_(y)
 
 
-def _triton(*args) -> Tensor:
-    from rddm_fast.kernels.group_norm_silu import group_norm_silu as launch
-
-    return launch(*args)
-
-
-def _fake(x: Tensor, *args) -> Tensor:
-    return torch.empty_like(x)
-
-
-backends.define(
-    "group_norm_silu", _SCHEMA, reference=group_norm_silu_reference, triton=_triton, fake=_fake, lacking=LACKING
+GROUP_NORM_SILU = backends.define(
+    "group_norm_silu",
+    "(Tensor x, Tensor weight, Tensor bias, int groups, float eps, Tensor? scale_shift, Tensor? residual) -> Tensor",
+    reference=group_norm_silu_reference,
+    triton="group_norm_silu:group_norm_silu",
+    lacking=("cuda",),
 )
-_op = torch.ops.rddm_fast.group_norm_silu.default
-_CALL: dict[str, Callable[..., Tensor]] = {
-    "reference": group_norm_silu_reference,
-    "cpp": _op,
-    "triton": torch.ops.rddm_fast.group_norm_silu_triton.default,
-}
 
 
 def group_norm_silu(
@@ -102,17 +82,16 @@ def group_norm_silu(
         RuntimeError: a gradient would be needed. There is none, except with `impl="reference"`.
     """
     _check(x, weight, bias, groups, scale_shift, residual)
-    backend = backends.choose(impl, x.device, lacking=LACKING)
+    run = GROUP_NORM_SILU(impl, x.device)
     if impl != "reference":
-        backends.check_no_gradient("group_norm_silu", x, weight, bias, scale_shift, residual)
-    return _CALL[backend](x, weight, bias, groups, eps, scale_shift, residual)
+        check_no_gradient("group_norm_silu", x, weight, bias, scale_shift, residual)
+    return run(x, weight, bias, groups, eps, scale_shift, residual)
 
 
 def _check(
     x: Tensor, weight: Tensor, bias: Tensor, groups: int, scale_shift: Tensor | None, residual: Tensor | None
 ) -> None:
-    if x.dtype not in _DTYPES:
-        raise TypeError(f"x is {x.dtype}: convert it to float32, bfloat16 or float16")
+    check_dtype("x", x, NARROW)
     if x.dim() < 2 or groups < 1 or x.shape[1] % groups:
         raise ValueError(f"x of shape {tuple(x.shape)} does not divide into {groups} groups of channels")
     channels = x.shape[1]
@@ -129,6 +108,4 @@ def _check(
         raise ValueError(
             f"residual must be {x.dtype} of x's shape {tuple(x.shape)}, not {residual.dtype} of {tuple(residual.shape)}"
         )
-    for name, other in (("weight", weight), ("bias", bias), ("scale_shift", scale_shift), ("residual", residual)):
-        if other is not None and other.device != x.device:
-            raise ValueError(f"{name} is on {other.device} and x on {x.device}: move one to the other")
+    check_device(x.device, "x", weight=weight, bias=bias, scale_shift=scale_shift, residual=residual)

@@ -10,15 +10,10 @@ from torch.autograd.function import once_differentiable
 
 from ..theory.objective import Objective, targets
 from . import backends
+from .checks import DTYPES, check_alike, check_dtype, check_no_gradient, check_outputs
 from .noise import noise as draw
 from .noise import signed64
 
-_SCHEMA = (
-    "(Tensor out0, Tensor? out1, Tensor I_0, Tensor? I_in, Tensor? noise, int? seed, int stream, "
-    "Tensor? lam, float weight0, float weight1, int objective, bool squared) -> (Tensor, Tensor, Tensor)"
-)
-_HALVES = (torch.bfloat16, torch.float16)
-_DTYPES = (torch.float32, *_HALVES, torch.float64)
 LOSS_TYPES = ("l1", "l2")
 
 
@@ -70,38 +65,32 @@ def joint_loss_reference(
     return torch.stack(parts), gradients[0], gradients[1]
 
 
-def _triton(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
-    from rddm_fast.kernels.joint_loss import joint_loss as launch
-
-    return launch(*args)
-
-
 def _fake(out0: Tensor, out1: Tensor | None, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
     wide = torch.float64 if out0.dtype == torch.float64 else torch.float32
     second = out0.new_empty(0) if out1 is None else torch.empty_like(out0)
     return out0.new_empty(2, dtype=wide), torch.empty_like(out0), second
 
 
-backends.define("joint_loss", _SCHEMA, reference=joint_loss_reference, triton=_triton, fake=_fake)
-_op = torch.ops.rddm_fast.joint_loss.default
-_CALL: dict[str, Any] = {
-    "reference": joint_loss_reference,
-    "cpp": _op,
-    "cuda": _op,
-    "triton": torch.ops.rddm_fast.joint_loss_triton.default,
-}
+JOINT_LOSS = backends.define(
+    "joint_loss",
+    "(Tensor out0, Tensor? out1, Tensor I_0, Tensor? I_in, Tensor? noise, int? seed, int stream, "
+    "Tensor? lam, float weight0, float weight1, int objective, bool squared) -> (Tensor, Tensor, Tensor)",
+    reference=joint_loss_reference,
+    triton="joint_loss:joint_loss",
+    fake=_fake,
+)
 
 
 class _JointLoss(torch.autograd.Function):
-    """The op's gradients are known when its loss is: they are saved, and scaled when asked for."""
+    """The op computes its gradients with the loss: forward saves them, backward scales them."""
 
     @staticmethod
     def forward(
-        ctx: Any, out0: Tensor, out1: Tensor | None, lam: Tensor | None, backend: str, weights: Any, arguments: Any
+        ctx: Any, out0: Tensor, out1: Tensor | None, lam: Tensor | None, run: Any, weights: Any, arguments: Any
     ) -> tuple[Tensor, Tensor]:
         I_0, I_in, noise, seed, stream, objective, squared = arguments
         weight0, weight1 = weights
-        parts, gradient0, gradient1 = _CALL[backend](
+        parts, gradient0, gradient1 = run(
             out0, out1, I_0, I_in, noise, seed, stream, lam, weight0, weight1, objective, squared
         )
         ctx.save_for_backward(gradient0, gradient1, parts)
@@ -121,7 +110,7 @@ class _JointLoss(torch.autograd.Function):
         else:
             if ctx.used:
                 raise RuntimeError(
-                    "joint_loss was asked for its gradient a second time, and gave it away: compute the loss again"
+                    "joint_loss frees its gradients in backward: call joint_loss again before a second backward"
                 )
             ctx.used = True
             # In place: the gradients are all the memory that the loss takes. Usually there is nothing to scale.
@@ -178,17 +167,15 @@ def joint_loss(
     """
     objective = Objective.parse(objective)
     _check(out0, out1, I_0, I_in, noise, seed, objective, lam, loss_type)
-    backend = backends.choose(impl, out0.device)
-    backends.check_no_gradient("joint_loss by its images", I_0, I_in, noise, advice="detach them")
+    run = JOINT_LOSS(impl, out0.device)
+    check_no_gradient("joint_loss by its images", I_0, I_in, noise, advice="detach them")
     learnt = lam if isinstance(lam, Tensor) and objective.outputs == 2 else None
     weights = (1.0, 0.0) if objective.outputs == 1 else (0.0, 0.0) if learnt is not None else (lam, 1 - lam)
     arguments = (
         *(I_0, I_in, noise, None if seed is None else signed64(seed), signed64(stream)),
         *(int(objective), loss_type == "l2"),
     )
-    loss, parts = _JointLoss.apply(
-        out0, out1, None if learnt is None else learnt.reshape(()), backend, weights, arguments
-    )
+    loss, parts = _JointLoss.apply(out0, out1, None if learnt is None else learnt.reshape(()), run, weights, arguments)
     return loss, parts
 
 
@@ -205,27 +192,9 @@ def _check(
 ) -> None:
     if loss_type not in LOSS_TYPES:
         raise ValueError(f"loss_type is 'l1' or 'l2', not {loss_type!r}")
-    if I_0.dtype not in _DTYPES:
-        raise TypeError(f"I_0 is {I_0.dtype}: convert it to float32, bfloat16 or float16")
-    if out0.dtype != I_0.dtype and not (I_0.dtype == torch.float32 and out0.dtype in _HALVES):
-        raise TypeError(
-            f"out0 is {out0.dtype} beside an I_0 of {I_0.dtype}: "
-            "convert it to I_0's dtype, or to bfloat16 or float16 beside a float32 I_0"
-        )
-    if objective.outputs == 2 and out1 is None:
-        raise ValueError(f"{objective.name} has two outputs, but out1 is missing: pass the network's second one")
-    if objective.outputs == 1 and out1 is not None:
-        raise ValueError(f"{objective.name} has one output, but out1 was given: pass None")
-    for name, x, like in (("out0", out0, out0), ("out1", out1, out0), ("I_in", I_in, I_0), ("noise", noise, I_0)):
-        if x is None:
-            continue
-        if x.shape != I_0.shape:
-            raise ValueError(f"{name} has shape {tuple(x.shape)} and I_0 has {tuple(I_0.shape)}: they must be equal")
-        if x.device != I_0.device:
-            raise ValueError(f"{name} is on {x.device} and I_0 on {I_0.device}: move one to the other")
-        if x.dtype != like.dtype:
-            wanted = "out0" if name == "out1" else "I_0"
-            raise TypeError(f"{name} is {x.dtype} and {wanted} is {like.dtype}: convert {name} to that")
+    check_dtype("I_0", I_0, DTYPES)
+    check_outputs(objective, out0, out1, "I_0", I_0, "pass None")
+    check_alike("I_0", I_0, out0, out1=out1, I_in=I_in, noise=noise)
     if (noise is None) == (seed is None):
         raise ValueError("pass either noise, the draw that I_t was made with, or the seed that it was drawn from")
     if isinstance(lam, Tensor):

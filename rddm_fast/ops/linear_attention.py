@@ -1,22 +1,16 @@
-"""`rddm_fast::linear_attention`: from the projection to queries, keys and values to what they attend to.
+"""`rddm_fast::linear_attention`: the attention between its two projections.
 
-The keys' softmax runs over all pixels, so the keys and values are read once for the (features x features) context of
-each head, and the queries once to apply it; nothing of the image's size is written but the result.
+The keys' softmax runs over all pixels. The op reads the keys and values once for each head's (features x features)
+context, and the queries once to apply it. It writes nothing of the image's size but the result.
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from . import backends
-
-_SCHEMA = "(Tensor qkv, int heads) -> Tensor"
-LACKING = ("cpp", "cuda")
-"""The backends that this op was not written for."""
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+from .checks import NARROW, check_dtype, check_no_gradient
 
 
 def linear_attention_reference(qkv: Tensor, heads: int) -> Tensor:
@@ -44,23 +38,14 @@ def _result(qkv: Tensor) -> Tensor:
     )
 
 
-def _triton(qkv: Tensor, heads: int) -> Tensor:
-    from rddm_fast.kernels.linear_attention import linear_attention as launch
-
-    return launch(qkv, heads, _result(qkv))
-
-
-def _fake(qkv: Tensor, heads: int) -> Tensor:
-    return _result(qkv)
-
-
-backends.define(
-    *("linear_attention", _SCHEMA), reference=linear_attention_reference, triton=_triton, fake=_fake, lacking=LACKING
+LINEAR_ATTENTION = backends.define(
+    "linear_attention",
+    "(Tensor qkv, int heads) -> Tensor",
+    reference=linear_attention_reference,
+    triton="linear_attention:linear_attention",
+    fake=lambda qkv, _: _result(qkv),
+    lacking=("cpp", "cuda"),
 )
-_CALL: dict[str, Callable[..., Tensor]] = {
-    "reference": linear_attention_reference,
-    "triton": torch.ops.rddm_fast.linear_attention_triton.default,
-}
 
 
 def linear_attention(qkv: Tensor, heads: int, *, impl: str | None = None) -> Tensor:
@@ -74,7 +59,7 @@ def linear_attention(qkv: Tensor, heads: int, *, impl: str | None = None) -> Ten
         qkv: (B, 3 heads d, H, W), in float32, bfloat16 or float16: all heads' queries, then keys, then values.
         heads: how many there are.
         impl: "reference" or "triton"; None takes "reference" on the CPU and "triton" on a GPU. On a CPU the folded
-            networks walk over the pixels instead, with what comes before and after (`rddm_fast.fast.dispatch`).
+            networks walk over the pixels instead, projections included (`fast.folded.implementation`).
 
     Returns:
         out: (B, heads d, H, W) of qkv's dtype: channels-last if qkv is, else contiguous. Accumulated in float32 and
@@ -87,13 +72,12 @@ def linear_attention(qkv: Tensor, heads: int, *, impl: str | None = None) -> Ten
         BackendUnavailable: `impl` is not there; the message says why.
         RuntimeError: a gradient would be needed. There is none, except with `impl="reference"`.
     """
-    if qkv.dtype not in _DTYPES:
-        raise TypeError(f"qkv is {qkv.dtype}: convert it to float32, bfloat16 or float16")
+    check_dtype("qkv", qkv, NARROW)
     if qkv.dim() != 4 or heads < 1 or qkv.shape[1] == 0 or qkv.shape[1] % (3 * heads):
         raise ValueError(
             f"qkv must be (B, 3 heads features, H, W): shape {tuple(qkv.shape)} does not divide into {heads} heads"
         )
-    backend = backends.choose(impl, qkv.device, LACKING)
-    if backend != "reference":
-        backends.check_no_gradient("linear_attention", qkv)
-    return _CALL[backend](qkv, heads)
+    run = LINEAR_ATTENTION(impl, qkv.device)
+    if run is not linear_attention_reference:
+        check_no_gradient("linear_attention", qkv)
+    return run(qkv, heads)

@@ -3,7 +3,7 @@
 Philox4x32-10 (Salmon et al., SC 2011) with the seed as key and (block, stream) as counter gives four words, two
 Box-Muller transforms make four normals of them. Element e of an image, counted in logical (N, C, H, W) order, is
 normal e % 4 of block e // 4. So the noise depends on neither device, backend, memory layout nor on how an image is
-cut into pieces, and what one op drew another can draw again. The compiled version is csrc/noise.h.
+cut into pieces, and what one op drew another can draw again. The compiled version is csrc/common/noise.h.
 """
 
 from __future__ import annotations

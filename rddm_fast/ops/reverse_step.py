@@ -1,25 +1,73 @@
-"""`rddm_fast::reverse_step`: one step of the reverse process in one pass over memory."""
+"""`rddm_fast::reverse_step` and `rddm_fast::reverse_step_`: one step of the reverse process in one pass over memory.
+
+A captured sampler runs the in-place form: its addresses never change, it reads its numbers, its step and its seed from
+device memory, and it writes the next network input where the network reads it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..theory.objective import Objective, read_out
+from ..theory.objective import Objective, Prediction, read_out
 from . import backends
+from .checks import DTYPES, check_alike, check_dtype, check_no_gradient, check_outputs
 from .noise import noise as draw
 from .noise import signed64
+from .step_table import FIELDS, StepTable, step_numbers
 
-_SCHEMA = (
-    "(Tensor I_t, Tensor out0, Tensor? out1, Tensor? I_in, Tensor? noise, int? seed, int stream, int objective, "
-    "float alpha_bar, float beta_bar, float one_minus_alpha_bar, "
-    "float k_t, float k_res, float k_noise, float k_0, float sigma, float offset, "
-    "float clip_res, float clip_0) -> Tensor"
-)
-_HALVES = (torch.bfloat16, torch.float16)
-_IMAGE_DTYPES = (torch.float32, *_HALVES, torch.float64)
+_INPUTS = "Tensor out0, Tensor? out1, Tensor? I_in, Tensor? noise, int? seed"
+
+
+def combined(k: Mapping[str, Any], read: Prediction, I_t: Tensor, noise: Tensor | None) -> Tensor:
+    """offset + k_t I_t + k_res I_res + k_noise epsilon + k_0 I_0 + sigma noise: the sum that defines a step.
+
+    A term whose coefficient is 0 is left out, not multiplied: at the last step epsilon may be infinite. The values of
+    `k` are floats, or tensors of one number.
+    """
+    terms = {"k_t": I_t, "k_res": read.pred_res, "k_noise": read.pred_noise, "k_0": read.pred_x_start, "sigma": noise}
+    result = torch.full_like(I_t, k["offset"])
+    for name, x in terms.items():
+        if isinstance(k[name], Tensor) and x is not None:
+            result = result + torch.where(k[name] == 0, 0.0, k[name] * x)
+        elif k[name] != 0 and x is not None:
+            result = result + k[name] * x
+    return result
+
+
+def _stepped(
+    k: Mapping[str, float],
+    objective: int,
+    I_t: Tensor,
+    out0: Tensor,
+    out1: Tensor | None,
+    I_in: Tensor | None,
+    noise: Tensor | None,
+    seed: int | None,
+    stream: int,
+) -> tuple[Tensor, Tensor]:
+    """The next image and I_0, in float32 (float64 for float64 images), from the numbers of FIELDS by name."""
+    compute = torch.float64 if I_t.dtype == torch.float64 else torch.float32
+    x, out0 = I_t.to(compute), out0.to(compute)
+    read = read_out(
+        Objective(objective),
+        x,
+        out0,
+        None if out1 is None else out1.to(compute),
+        0.0 if I_in is None else I_in.to(compute),
+        k["alpha_bar"],
+        k["beta_bar"],
+        1.0 / k["inv_one_minus_alpha_bar"],
+        k["clip_res"],
+        k["clip_0"],
+    )
+    if k["sigma"] != 0 and noise is None:
+        assert seed is not None
+        noise = draw(I_t.shape, seed, stream, I_t.device)
+    return combined(k, read, x, None if noise is None else noise.to(compute)), read.pred_x_start
 
 
 def reverse_step_reference(
@@ -31,68 +79,61 @@ def reverse_step_reference(
     seed: int | None,
     stream: int,
     objective: int,
-    alpha_bar: float,
-    beta_bar: float,
-    one_minus_alpha_bar: float,
-    k_t: float,
-    k_res: float,
-    k_noise: float,
-    k_0: float,
-    sigma: float,
-    offset: float,
-    clip_res: float,
-    clip_0: float,
+    numbers: Sequence[float],
 ) -> Tensor:
-    """The op's definition in plain torch, with the schema's arguments. Differentiable.
+    """The definition of reverse_step in plain torch, with the schema's arguments. Differentiable.
 
-    Computes in float32 (float64 for float64 images) and rounds once, into an image laid out as
-    `torch.empty_like(I_t)` is.
+    Computes in float32 (float64 for float64 images) and rounds once, into an image laid out as `torch.empty_like(I_t)`.
     """
-    compute = torch.float64 if I_t.dtype == torch.float64 else torch.float32
-    x = I_t.to(compute)
-    I_res, epsilon, I_0 = read_out(
-        Objective(objective),
-        x,
-        out0.to(compute),
-        None if out1 is None else out1.to(compute),
-        0.0 if I_in is None else I_in.to(compute),
-        alpha_bar,
-        beta_bar,
-        one_minus_alpha_bar,
-        clip_res,
-        clip_0,
-    )
-    terms = [(k_t, x), (k_res, I_res), (k_noise, epsilon), (k_0, I_0)]
-    if sigma != 0:
-        if noise is None:
-            assert seed is not None
-            noise = draw(I_t.shape, seed, stream, I_t.device)
-        terms.append((sigma, noise.to(compute)))
-    result = torch.full_like(x, offset)
-    for k, term in terms:
-        if k != 0:
-            result = result + k * term
+    k = dict(zip(FIELDS, numbers, strict=True))
+    result, _ = _stepped(k, objective, I_t, out0, out1, I_in, noise, seed, stream)
     return torch.empty_like(I_t).copy_(result)
 
 
-def _triton(*args) -> Tensor:
-    from rddm_fast.kernels.reverse_step import reverse_step as launch
+def reverse_step_in_place_reference(
+    I_t: Tensor,
+    out0: Tensor,
+    out1: Tensor | None,
+    I_in: Tensor | None,
+    noise: Tensor | None,
+    seed: int | None,
+    seed_tensor: Tensor | None,
+    stream: int,
+    objective: int,
+    table: Tensor,
+    step: int,
+    index: Tensor | None,
+    next_input: Tensor | None,
+    clean: Tensor | None,
+) -> None:
+    """The definition of reverse_step_ in plain torch, with the schema's arguments. Computes in float32, rounds once."""
+    number = step + (0 if index is None else int(index))
+    if not 0 <= number < len(table):
+        raise RuntimeError(f"reverse_step_: there is no step {number} in a table of {len(table)}")
+    k = dict(zip(FIELDS, table[number].tolist(), strict=True))
+    seed = seed if seed_tensor is None else int(seed_tensor)
+    result, I_0 = _stepped(k, objective, I_t, out0, out1, I_in, noise, seed, stream + number)
+    I_t.copy_(result)
+    if next_input is not None:
+        next_input.copy_(result)
+    if clean is not None:
+        clean.copy_(I_0)
 
-    return launch(*args)
 
-
-def _fake(I_t: Tensor, *args) -> Tensor:
-    return torch.empty_like(I_t)
-
-
-backends.define("reverse_step", _SCHEMA, reference=reverse_step_reference, triton=_triton, fake=_fake)
-_op = torch.ops.rddm_fast.reverse_step.default
-_CALL: dict[str, Callable[..., Tensor]] = {
-    "reference": reverse_step_reference,
-    "cpp": _op,
-    "cuda": _op,
-    "triton": torch.ops.rddm_fast.reverse_step_triton.default,
-}
+REVERSE_STEP = backends.define(
+    "reverse_step",
+    f"(Tensor I_t, {_INPUTS}, int stream, int objective, float[] numbers) -> Tensor",
+    reference=reverse_step_reference,
+    triton="reverse_step:reverse_step",
+)
+REVERSE_STEP_IN_PLACE = backends.define(
+    "reverse_step_",
+    f"(Tensor(a!) I_t, {_INPUTS}, Tensor? seed_tensor, int stream, int objective, "
+    "Tensor table, int step, Tensor? index, Tensor(b!)? next_input, Tensor(c!)? clean) -> ()",
+    reference=reverse_step_in_place_reference,
+    triton="reverse_step:reverse_step_in_place",
+    fake=lambda *_: None,
+)
 
 
 def reverse_step(
@@ -158,86 +199,157 @@ def reverse_step(
         RuntimeError: a gradient would be needed. There is none, except with `impl="reference"`.
     """
     objective = Objective.parse(objective)
-    _check(I_t, out0, out1, I_in, noise, seed, objective, sigma, clip_res, clip_0)
-    backend = backends.choose(impl, I_t.device)
+    if sigma != 0 and noise is None and seed is None:
+        raise ValueError(
+            f"sigma is {sigma}, but there is no noise: pass a seed, or a standard normal draw of I_t's shape"
+        )
+    if not (clip_res >= 0 and clip_0 >= 0):
+        raise ValueError(
+            f"clip_res={clip_res} and clip_0={clip_0} must be half-widths, 0 or more; math.inf clamps nothing"
+        )
+    _check_images(I_t, out0, out1, I_in, noise, seed, objective)
+    run = REVERSE_STEP(impl, I_t.device)
     if impl != "reference":  # also where the reference stands in for C++: the same call, the same answer
-        backends.check_no_gradient("reverse_step", I_t, out0, out1, I_in, noise)
-    return _CALL[backend](
+        check_no_gradient("reverse_step", I_t, out0, out1, I_in, noise)
+    one_minus_alpha_bar = 1.0 - alpha_bar if one_minus_alpha_bar is None else one_minus_alpha_bar
+    return run(
         I_t,
         out0,
         out1,
         I_in if objective.needs_input else None,
         noise if sigma != 0 else None,
-        None if seed is None else signed64(seed),
+        None if seed is None or sigma == 0 else signed64(seed),
         signed64(stream),
         int(objective),
-        alpha_bar,
-        beta_bar,
-        1.0 - alpha_bar if one_minus_alpha_bar is None else one_minus_alpha_bar,
-        k_t,
-        k_res,
-        k_noise,
-        k_0,
-        sigma,
-        offset,
-        clip_res,
-        clip_0,
+        step_numbers(
+            *(alpha_bar, beta_bar, one_minus_alpha_bar, k_t, k_res, k_noise, k_0, sigma, offset, clip_res, clip_0)
+        ),
     )
 
 
-def _check(
+def reverse_step_(
+    I_t: Tensor,
+    out0: Tensor,
+    out1: Tensor | None = None,
+    *,
+    objective: Objective | str | int,
+    table: StepTable,
+    step: int | Tensor,
+    I_in: Tensor | None = None,
+    noise: Tensor | None = None,
+    seed: int | Tensor | None = None,
+    stream: int = 0,
+    next_input: Tensor | None = None,
+    clean: Tensor | None = None,
+    impl: str | None = None,
+) -> Tensor:
+    """`reverse_step` in place of I_t, in the same single pass also writing what the network is given next.
+
+    The coefficients are row `step` of a table, the noise's stream is `stream` + that number. With `step` and `seed`
+    as tensors nothing of a call depends on the step, so that one captured CUDA graph serves them all.
+
+    Args:
+        I_t: the current image (B, C, H, W), contiguous or channels-last, in float32, bfloat16 or float16.
+            Overwritten by the next one.
+        out0, out1, objective, I_in, noise: as in `reverse_step`.
+        table: every step's coefficients, on I_t's device.
+        step: the number of the table's row, or an int64 tensor that holds it, on I_t's device. A number that the
+            table does not have is an error on the CPU and from an int; read on a GPU, it makes the image NaN.
+        seed: to draw the noise from, or an int64 tensor that holds it, on I_t's device.
+        next_input: where the next image is written too, in out0's dtype: of I_t's shape, some of the channels of a
+            contiguous or channels-last image, such as the first half of the next [I_t, I_in].
+        clean: where the clean image I_0 is written, likewise: what a self-conditioned network is given.
+        impl: "reference", "cpp", "cuda" or "triton"; None takes the best that there is for the device.
+
+    Returns:
+        I_t, with its new values: those of `reverse_step` with the row's numbers.
+
+    Raises:
+        ValueError: shapes, devices, layouts or numbers that do not go together.
+        TypeError: a dtype that is not served.
+        BackendUnavailable: `impl` is not there; the message says why.
+        RuntimeError: a gradient would be needed, and there is none.
+    """
+    objective = Objective.parse(objective)
+    if I_t.dtype == torch.float64:
+        raise TypeError("I_t is torch.float64: convert it to float32, bfloat16 or float16, or use reverse_step")
+    _check_images(I_t, out0, out1, I_in, noise, seed, objective)
+    _check_place(I_t, out0, seed, table, step, next_input, clean)
+    stochastic = any(table.stochastic) if isinstance(step, Tensor) else table.stochastic[step]
+    if stochastic and noise is None and seed is None:
+        raise ValueError("this step is stochastic: pass a seed, or a standard normal draw of I_t's shape")
+    run = REVERSE_STEP_IN_PLACE(impl, I_t.device)
+    check_no_gradient("reverse_step_", I_t, out0, out1, I_in, noise, advice="call it under torch.no_grad()")
+    run(
+        I_t,
+        out0,
+        out1,
+        I_in if objective.needs_input else None,
+        noise if stochastic else None,
+        None if seed is None else 0 if isinstance(seed, Tensor) else signed64(seed),
+        seed if isinstance(seed, Tensor) else None,
+        signed64(stream),
+        int(objective),
+        table.rows,
+        0 if isinstance(step, Tensor) else step,
+        step if isinstance(step, Tensor) else None,
+        next_input,
+        clean,
+    )
+    return I_t
+
+
+def _check_images(
     I_t: Tensor,
     out0: Tensor,
     out1: Tensor | None,
     I_in: Tensor | None,
     noise: Tensor | None,
-    seed: int | None,
+    seed: int | Tensor | None,
     objective: Objective,
-    sigma: float,
-    clip_res: float,
-    clip_0: float,
 ) -> None:
-    if sigma != 0 and noise is None and seed is None:
-        raise ValueError(
-            f"sigma is {sigma}, but there is no noise: pass a seed, or a standard normal draw of I_t's shape"
-        )
     if noise is not None and seed is not None:
         raise ValueError("noise and seed were both given: pass one of them")
-    if not (clip_res >= 0 and clip_0 >= 0):
-        raise ValueError(
-            f"clip_res={clip_res} and clip_0={clip_0} must be half-widths, 0 or more; math.inf clamps nothing"
-        )
-    check_images(I_t, out0, out1, I_in, noise, objective)
+    check_dtype("I_t", I_t, DTYPES)
+    check_outputs(objective, out0, out1, "I_t", I_t, "leave it out")
+    check_alike("I_t", I_t, out0, out1=out1, I_in=I_in, noise=noise)
 
 
-def check_images(
+def _check_place(
     I_t: Tensor,
     out0: Tensor,
-    out1: Tensor | None,
-    I_in: Tensor | None,
-    noise: Tensor | None,
-    objective: Objective,
+    seed: int | Tensor | None,
+    table: StepTable,
+    step: int | Tensor,
+    next_input: Tensor | None,
+    clean: Tensor | None,
 ) -> None:
-    """Raise ValueError or TypeError for images of a reverse step that do not go together."""
-    if I_t.dtype not in _IMAGE_DTYPES:
-        raise TypeError(f"I_t is {I_t.dtype}: convert it to float32, bfloat16 or float16")
-    if objective.outputs == 2 and out1 is None:
-        raise ValueError(f"{objective.name} has two outputs, but out1 is missing: pass the network's second one")
-    if objective.outputs == 1 and out1 is not None:
-        raise ValueError(f"{objective.name} has one output, but out1 was given: leave it out")
-    if out0.dtype != I_t.dtype and not (I_t.dtype == torch.float32 and out0.dtype in _HALVES):
-        raise TypeError(
-            f"out0 is {out0.dtype} beside an I_t of {I_t.dtype}: "
-            "convert it to I_t's dtype, or to bfloat16 or float16 beside a float32 I_t"
+    if table.rows.device != I_t.device:
+        raise ValueError(f"the table is on {table.rows.device} and I_t on {I_t.device}: make it with device=")
+    if isinstance(step, int) and not 0 <= step < len(table.rows):
+        raise ValueError(f"there is no step {step} in a table of {len(table.rows)}")
+    for name, x in (("step", step), ("seed", seed)):
+        if isinstance(x, Tensor) and (x.dtype != torch.int64 or x.numel() != 1 or x.device != I_t.device):
+            raise ValueError(
+                f"{name} must be an int, or a tensor of one int64 number on {I_t.device}, "
+                f"not {x.dtype} of shape {tuple(x.shape)} on {x.device}"
+            )
+    dense = I_t.is_contiguous() or (I_t.dim() == 4 and I_t.is_contiguous(memory_format=torch.channels_last))
+    if not dense:
+        raise ValueError(
+            f"I_t has strides {I_t.stride()}: it is written in place and must be contiguous or channels-last"
         )
-    others = (("out0", out0, out0), ("out1", out1, out0), ("I_in", I_in, I_t), ("noise", noise, I_t))
-    for name, x, like in others:
+    for name, x in (("next_input", next_input), ("clean", clean)):
         if x is None:
             continue
-        if x.shape != I_t.shape:
-            raise ValueError(f"{name} has shape {tuple(x.shape)} and I_t has {tuple(I_t.shape)}: they must be equal")
-        if x.device != I_t.device:
-            raise ValueError(f"{name} is on {x.device} and I_t on {I_t.device}: move one to the other")
-        if x.dtype != like.dtype:
-            wanted = "out0" if name == "out1" else "I_t"
-            raise TypeError(f"{name} is {x.dtype} and {wanted} is {like.dtype}: convert {name} to that")
+        if x.shape != I_t.shape or x.dim() != 4 or x.device != I_t.device:
+            raise ValueError(
+                f"{name} must be (B, C, H, W) as I_t is, {tuple(I_t.shape)} on {I_t.device}, "
+                f"not {tuple(x.shape)} on {x.device}"
+            )
+        if x.dtype != out0.dtype:
+            raise TypeError(f"{name} is {x.dtype} and out0 is {out0.dtype}: the network has one dtype for both")
+        if x.shape[2] > 1 and x.shape[3] > 1 and x.stride(2) != x.shape[3] * x.stride(3):
+            raise ValueError(
+                f"{name} has strides {x.stride()}: it must be channels of a contiguous or channels-last image"
+            )

@@ -1,4 +1,4 @@
-"""What a reverse step multiplies by: csrc/reverse_step.h's StepCoefficients, and tables of them."""
+"""The numbers of a reverse step as a kernel reads them, and tables of all steps."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ FIELDS = (
     *("alpha_bar", "alpha_bar_minus_1", "beta_bar", "inv_beta_bar", "inv_one_minus_alpha_bar"),
     *("k_t", "k_res", "k_noise", "k_0", "sigma", "offset", "clip_res", "clip_0"),
 )
+"""The order of a row: that of csrc/reverse_step/reverse_step.h's StepCoefficients and of kernels/reverse_step.py."""
 
 
 def inverse(x: float) -> float:
-    """1 / x as IEEE arithmetic has it, where Python would raise."""
+    """1 / x as in IEEE arithmetic; Python would raise for 0."""
     return 1.0 / x if x else float("inf")
 
 
-def coefficients(
+def step_numbers(
     alpha_bar: float,
     beta_bar: float,
     one_minus_alpha_bar: float,
@@ -31,20 +32,19 @@ def coefficients(
     offset: float,
     clip_res: float,
     clip_0: float,
-) -> dict[str, float]:
-    """The numbers a kernel takes, by the names of FIELDS; the arguments are `reverse_step`'s."""
-    inverses = {"inv_beta_bar": inverse(beta_bar), "inv_one_minus_alpha_bar": inverse(one_minus_alpha_bar)}
-    sums = {"k_t": k_t, "k_res": k_res, "k_noise": k_noise, "k_0": k_0, "sigma": sigma, "offset": offset}
-    read_out = {"alpha_bar": alpha_bar, "alpha_bar_minus_1": alpha_bar - 1.0, "beta_bar": beta_bar}
-    return read_out | inverses | sums | {"clip_res": clip_res, "clip_0": clip_0}
+) -> list[float]:
+    """The numbers of a step in the order of FIELDS; the arguments are `reverse_step`'s."""
+    read_out = [alpha_bar, alpha_bar - 1.0, beta_bar, inverse(beta_bar), inverse(one_minus_alpha_bar)]
+    return [*read_out, k_t, k_res, k_noise, k_0, sigma, offset, clip_res, clip_0]
 
 
 @dataclass(frozen=True, eq=False)
 class StepTable:
-    """The coefficients of all steps of a sampler, where its images are.
+    """The numbers of all steps of a sampler, on its images' device.
 
-    rows: (S, 13) float32, a row a step in the order of FIELDS.
-    stochastic: which steps add noise.
+    Attributes:
+        rows: (S, 13) float32, one row per step in the order of FIELDS.
+        stochastic: which steps add noise.
     """
 
     rows: Tensor
@@ -59,13 +59,19 @@ class StepTable:
         clip_0: float = 1.0,
         device: torch.device | str = "cpu",
     ) -> StepTable:
-        """Of steps as mappings of `reverse_step`'s numbers, from alpha_bar to offset, with the same ones left out.
+        """The table of `steps`.
 
-        Every step has the same clamps. Raises ValueError without any step.
+        Args:
+            steps: mappings of `reverse_step`'s arguments from alpha_bar to offset, with the same optional ones.
+            clip_res, clip_0: the clamps of all steps.
+            device: where the table is put.
+
+        Raises ValueError without any step.
         """
         defaults = {"sigma": 0.0, "offset": 0.0, "clip_res": clip_res, "clip_0": clip_0}
-        found = [coefficients(**{"one_minus_alpha_bar": 1.0 - step["alpha_bar"], **defaults, **step}) for step in steps]
+        found = [step_numbers(**{"one_minus_alpha_bar": 1.0 - step["alpha_bar"], **defaults, **step}) for step in steps]
         if not found:
             raise ValueError("there are no steps: a table has at least one")
-        rows = torch.tensor([[row[name] for name in FIELDS] for row in found], dtype=torch.float64).float()
-        return cls(rows.to(device), tuple(row["sigma"] != 0 for row in found))
+        rows = torch.tensor(found, dtype=torch.float64).float()
+        sigma = FIELDS.index("sigma")
+        return cls(rows.to(device), tuple(row[sigma] != 0 for row in found))

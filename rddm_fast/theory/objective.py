@@ -60,6 +60,16 @@ class Objective(IntEnum):
         """Whether the read-out needs I_in. An absent I_in means I_in = 0, as in generation."""
         return self not in (Objective.pred_res_noise, Objective.pred_res_add_noise)
 
+    @property
+    def x0_known(self) -> bool:
+        """Whether the first output, or the only one, is the clean image."""
+        return self in (Objective.pred_x0_noise, Objective.pred_x0_add_noise, Objective.pred_x0)
+
+    @property
+    def added(self) -> bool:
+        """Whether the second output is the first plus the noise."""
+        return self in (Objective.pred_res_add_noise, Objective.pred_x0_add_noise)
+
 
 _NAMED = {objective.name: objective for objective in Objective}  # torch 2.11 cannot compile an Enum's __members__
 
@@ -152,17 +162,15 @@ def read_out(
         I_0 = clamp(noise_to_clean(I_t, I_in, epsilon, alpha_bar, beta_bar, one_minus_alpha_bar), clip_0)
         return Prediction(clamp(I_in - I_0, clip_res), epsilon, I_0)
 
-    x0_known = objective in (Objective.pred_x0_noise, Objective.pred_x0_add_noise, Objective.pred_x0)
-    I_res = clamp(I_in - out0 if x0_known else out0, clip_res)
+    I_res = clamp(I_in - out0 if objective.x0_known else out0, clip_res)
 
     if objective.outputs == 1:
         epsilon = residual_to_noise(I_t, I_in, I_res, alpha_bar, beta_bar)
         return Prediction(I_res, epsilon, clamp(I_in - I_res, clip_0))
 
     assert out1 is not None
-    added = objective in (Objective.pred_res_add_noise, Objective.pred_x0_add_noise)
-    epsilon = out1 - out0 if added else out1
-    if x0_known:
+    epsilon = out1 - out0 if objective.added else out1
+    if objective.x0_known:
         return Prediction(I_res, epsilon, clamp(out0, clip_0))
     I_0 = residual_and_noise_to_clean(I_t, I_res, epsilon, alpha_bar, beta_bar)
     return Prediction(I_res, epsilon, clamp(I_0, clip_0))
@@ -170,19 +178,12 @@ def read_out(
 
 def targets(objective: Objective, I_0: Tensor, I_res: Tensor, epsilon: Tensor) -> tuple[Tensor, ...]:
     """The training targets of the outputs, unclamped: one tensor per output."""
-    first = {
-        Objective.pred_res_noise: I_res,
-        Objective.pred_res_add_noise: I_res,
-        Objective.pred_x0_noise: I_0,
-        Objective.pred_x0_add_noise: I_0,
-        Objective.pred_res: I_res,
-        Objective.pred_noise: epsilon,
-        Objective.pred_x0: I_0,
-    }[objective]
+    if objective is Objective.pred_noise:
+        return (epsilon,)
+    first = I_0 if objective.x0_known else I_res
     if objective.outputs == 1:
         return (first,)
-    added = objective in (Objective.pred_res_add_noise, Objective.pred_x0_add_noise)
-    return first, (first + epsilon if added else epsilon)
+    return first, (first + epsilon if objective.added else epsilon)
 
 
 def stacked(outputs: Tensor | list[Tensor] | tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -20,11 +20,10 @@ from triton_cases import DTYPES, PAIRS
 from rddm_fast.kernels import channel_norm, group_norm_silu, linear_attention
 from rddm_fast.kernels.forward_diffuse import forward_diffuse_kernel
 from rddm_fast.kernels.images import launch_config
-from rddm_fast.kernels.joint_loss import joint_loss_kernel, of_objective
-from rddm_fast.kernels.reverse_step import FIELDS, read_out, reverse_step_kernel
+from rddm_fast.kernels.joint_loss import joint_loss_kernel
+from rddm_fast.kernels.objective import flags_of
+from rddm_fast.kernels.reverse_step import NUMBERS, reverse_step_kernel
 from rddm_fast.theory.objective import Objective
-
-PLACES = ("next_input_pointer", "clean_pointer")  # what is written in the outputs' dtype
 
 
 def compile_one(
@@ -34,7 +33,7 @@ def compile_one(
     image: str,
     output: str,
     constants: dict[str, object],
-    types: dict[str, str],
+    types: dict[str, Any],
     config: dict[str, int],
     aligned: bool = False,
 ) -> None:
@@ -48,18 +47,20 @@ def compile_one(
     signature = {}
     for name in (parameter.name for parameter in kernel.params):
         stored = (
-            "*" + (output if name.startswith(("out", "gradient", *PLACES)) else image)
-            if name.endswith("_pointer")
-            else "i64"
+            "*" + (output if name.startswith(("out", "gradient")) else image) if name.endswith("_pointer") else "i64"
         )
         if aligned and stored == "i64":
             stored = "i32"
         signature[name] = "constexpr" if name in constants else known.get(name, stored)
-    attributes = {
-        (i,): [["tt.divisibility", 16]]
+    divides = {
+        (i,)
         for i, (name, kind) in enumerate(signature.items())
-        if name == "numel" or (kind.startswith("*") and name not in types) or (aligned and kind in ("i32", "i64"))
+        if name == "numel"
+        or (isinstance(kind, str) and kind.startswith("*") and name not in types)
+        or (aligned and kind in ("i32", "i64"))
     }
+    divides |= {(i, 0) for i, kind in enumerate(signature.values()) if isinstance(kind, tuple) and kind[0][0] == "*"}
+    attributes = {place: [["tt.divisibility", 16]] for place in divides}
     compiled = triton.compile(
         ASTSource(kernel, signature, constants, attributes),
         target=GPUTarget("cuda", capability, 32),
@@ -83,21 +84,19 @@ def compile_all(directory: Path) -> list[dict[str, object]]:
             ),
         ):
             constants: dict[str, object] = {
-                **read_out(objective),
+                **flags_of(objective),
                 **{"draws": draws, **({"noise_pointer": None} if draws else {})},
                 **({"out1_pointer": None} if objective.outputs == 1 else {}),
                 **({} if objective.needs_input else {"I_in_pointer": None}),
             }
             inputs = 2 + objective.outputs - 1 + objective.needs_input + (not draws)
-            config, types = launch_config(DTYPES[output].itemsize), dict.fromkeys(FIELDS, "fp32")
-            absent = dict.fromkeys(("table_pointer", "index_pointer", "seed_pointer", *PLACES))
+            config, types = launch_config(DTYPES[output].itemsize), {"numbers": ("fp32",) * NUMBERS.value}
+            absent = dict.fromkeys(("table_pointer", "index_pointer", "seed_pointer", "next_input", "clean"))
             functional = {**constants, **absent, "next_input_packed": False, "clean_packed": False}
-            in_place = {**constants, "next_input_packed": True, "clean_packed": True}
-            read = dict.fromkeys(FIELDS, "fp32") | {
-                "table_pointer": "*fp32",
-                "index_pointer": "*i64",
-                "seed_pointer": "*i64",
-            }
+            in_place = {**constants, "numbers": None, "next_input_packed": True, "clean_packed": True}
+            place = (f"*{output}", *("i32",) * 5)  # in the outputs' dtype
+            read = dict.fromkeys(("index_pointer", "seed_pointer"), "*i64") | {"table_pointer": "*fp32"}
+            read |= {"next_input": place, "clean": place}
             # Of a row of the table what the objective needs, the index, and the seed where noise is drawn.
             read_out_needs = {Objective.pred_res_noise: 2, Objective.pred_x0_add_noise: 0, Objective.pred_noise: 3}
             scalars = {"": 0, "-in_place": 8 + read_out_needs[objective] + 1 + draws}
@@ -115,7 +114,7 @@ def compile_all(directory: Path) -> list[dict[str, object]]:
             rows.append({"name": name, **row})
         for (image, output), draws in itertools.product(PAIRS, (False, True)):
             constants = {
-                **of_objective(Objective.pred_res_noise),
+                **flags_of(Objective.pred_res_noise),
                 **{"draws": draws, "squared": False, "lam_pointer": None},
                 **({"noise_pointer": None} if draws else {}),
             }

@@ -42,7 +42,7 @@ def for_the_host(source: str) -> str:
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cuda_on_host")
     for op in OPS:
-        source = (CSRC / f"{op}.cu").read_text()
+        source = (CSRC / op / f"{op}.cu").read_text()
         assert source.count("<<<") == LAUNCHES[op]
         (folder / f"{op}.cpp").write_text(for_the_host(source))
     compiler = os.environ.get("CXX", "c++")

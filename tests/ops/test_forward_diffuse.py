@@ -120,7 +120,7 @@ def test_opcheck_and_one_graph() -> None:
         ({"I_0": torch.zeros(())}, ValueError, "I_0 has no batch dimension"),
         ({"I_in": torch.zeros(2, 3, 4, 4)}, ValueError, r"I_in has shape \(2, 3, 4, 4\) and I_0 has"),
         ({"I_in": torch.zeros(2, 3, 4, 5).half()}, TypeError, "I_in is torch.float16 and I_0 is torch.float32"),
-        ({"t": torch.zeros(3, dtype=torch.int64)}, ValueError, "t must be 2 int64 indices, one a sample"),
+        ({"t": torch.zeros(3, dtype=torch.int64)}, ValueError, "t must be 2 int64 indices, one per sample"),
         ({"t": torch.zeros(2)}, ValueError, "t must be 2 int64 indices"),
         ({"beta_bar": torch.zeros(3)}, ValueError, "must be tables"),
         ({"alpha_bar": TABLES[0].double()}, TypeError, "convert them to float32"),

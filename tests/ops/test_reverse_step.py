@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from rddm_fast.ops import BackendUnavailable, backends, reverse_step
+from rddm_fast.ops.step_table import step_numbers
 from rddm_fast.theory.objective import Objective
 
 F32, BF16, F16 = torch.float32, torch.bfloat16, torch.float16
@@ -98,7 +99,7 @@ def assert_as_exact_as_torch(call, impl, magnitude=0.0):
 
 def test_the_library_is_compiled():
     assert backends.build_info is not None, backends.why_not_compiled
-    assert backends.choose(None, torch.device("cpu")) == "cpp"
+    assert backends.OPS["reverse_step"].backend(None, torch.device("cpu")) == "cpp"
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -219,11 +220,11 @@ def test_opcheck(objective):
     for layout in ("contiguous", "channels_last", "sliced"):
         call = arguments(objective, F32, BF16, (2, 3, 4, 5), [layout])
         tensors = [call.pop(name) for name in ("I_t", "out0", "out1", "I_in", "noise")]
-        numbers = [call[k] for k in ("alpha_bar", "beta_bar")]
-        numbers += [0.4, *(call[k] for k in ("k_t", "k_res", "k_noise", "k_0", "sigma")), 0.5, 1.0, 1.0]
+        k = [call[name] for name in ("k_t", "k_res", "k_noise", "k_0", "sigma")]
+        numbers = step_numbers(call["alpha_bar"], call["beta_bar"], 0.4, *k, 0.5, 1.0, 1.0)
         op = torch.ops.rddm_fast.reverse_step.default
-        torch.library.opcheck(op, (*tensors, None, 0, int(objective), *numbers))
-        torch.library.opcheck(op, (*tensors[:4], None, 7, 3, int(objective), *numbers))
+        torch.library.opcheck(op, (*tensors, None, 0, int(objective), numbers))
+        torch.library.opcheck(op, (*tensors[:4], None, 7, 3, int(objective), numbers))
 
 
 @pytest.mark.parametrize("impl", [None, "cpp", "reference"])
@@ -312,19 +313,21 @@ def test_the_op_itself_refuses_what_it_cannot_read():
         ((x, x.double(), None, None, None), 4, 0.0, "no CPU kernel for I_t in Float"),
     ):
         with pytest.raises(RuntimeError, match=sentence):
-            op(*tensors, None, 0, objective, *numbers, sigma, 0.0, 1.0, 1.0)
+            op(*tensors, None, 0, objective, step_numbers(*numbers, sigma, 0.0, 1.0, 1.0))
+    with pytest.raises(RuntimeError, match="a step has 13 numbers, not 2"):
+        op(x, x, x, None, None, None, 0, 0, [0.5, 0.5])
 
 
 def test_an_unavailable_backend_says_why(monkeypatch):
-    monkeypatch.setattr(backends, "_chosen", {})
+    monkeypatch.setattr(backends.OPS["reverse_step"], "_chosen", {})
     monkeypatch.setattr(backends, "build_info", None)
     monkeypatch.setattr(backends, "why_not_compiled", "not compiled: for this test")
     call = arguments(Objective.pred_res_noise, F32, F32, (2, 3))
     with pytest.raises(BackendUnavailable, match="cpp: not compiled: for this test"):
         reverse_step(**call, impl="cpp")
-    assert backends.choose(None, torch.device("cpu")) == "reference"
+    assert backends.OPS["reverse_step"].backend(None, torch.device("cpu")) == "reference"
     with pytest.raises(BackendUnavailable, match="no backend for tensors on meta"):
-        backends.choose(None, torch.device("meta"))
+        backends.OPS["reverse_step"].backend(None, torch.device("meta"))
 
 
 def test_only_the_reference_is_differentiable():

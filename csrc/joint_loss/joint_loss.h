@@ -1,12 +1,12 @@
 // The arithmetic of the joint loss (RDDM, eq. 12 and section 4.3), for one pixel, shared by the
 // host and the device.
 //
-// The objective's targets (rddm_fast/theory/objective.py) follow from I_0, I_in and epsilon; each output
-// contributes its weight times |output - target| or its square, and the derivative of that.
+// The objective's targets (rddm_fast/theory/objective.py) follow from I_0, I_in and epsilon; each
+// output contributes its weight times |output - target| or its square, and the derivative of that.
 #pragma once
 
-#include "inline.h"
-#include "reverse_step.h"
+#include "common/inline.h"
+#include "common/objective.h"
 
 namespace rddm {
 
@@ -31,11 +31,8 @@ RDDM_INLINE T distance_derivative(T d) {
 template <Objective O, bool Squared, class T>
 RDDM_INLINE JointLossTerms<T> joint_loss(T I_0, T I_in, T epsilon, T out0, T out1, T scale0,
                                          T scale1) {
-  constexpr bool x0_wanted =
-      O == Objective::kPredX0Noise || O == Objective::kPredX0AddNoise || O == Objective::kPredX0;
-  constexpr bool added = O == Objective::kPredResAddNoise || O == Objective::kPredX0AddNoise;
-  const T target0 = O == Objective::kPredNoise ? epsilon : (x0_wanted ? I_0 : I_in - I_0);
-  const T target1 = added ? target0 + epsilon : epsilon;
+  const T target0 = O == Objective::kPredNoise ? epsilon : (x0_known(O) ? I_0 : I_in - I_0);
+  const T target1 = added(O) ? target0 + epsilon : epsilon;
   const T d0 = out0 - target0, d1 = has_two_outputs(O) ? out1 - target1 : T(0);
   return {distance<Squared>(d0), distance<Squared>(d1), scale0 * distance_derivative<Squared>(d0),
           scale1 * distance_derivative<Squared>(d1)};

@@ -14,8 +14,8 @@
 #include <cstdint>
 #include <type_traits>
 
-#include "noise.h"
-#include "tensors.h"
+#include "common/noise.h"
+#include "common/tensors.h"
 
 // One binary for all x86-64 machines: the loader picks the widest of these that the machine has.
 // The levels' names and not those of processors, which are matched by maker and leave out AMD's.

@@ -10,33 +10,14 @@
 // it.
 #pragma once
 
-#include <cstdint>
-
-#include "inline.h"
+#include "common/inline.h"
+#include "common/objective.h"
 
 namespace rddm {
 
-// The codes of rddm_fast.theory.objective.Objective.
-enum class Objective : int {
-  kPredResNoise = 0,
-  kPredResAddNoise = 1,
-  kPredX0Noise = 2,
-  kPredX0AddNoise = 3,
-  kPredRes = 4,
-  kPredNoise = 5,
-  kPredX0 = 6,
-};
-inline constexpr int kObjectives = 7;
-
-constexpr bool has_two_outputs(Objective objective) {
-  return objective <= Objective::kPredX0AddNoise;
-}
-
-constexpr bool needs_input(Objective objective) { return objective > Objective::kPredResAddNoise; }
-
-// What a step multiplies by, in the precision T that it computes in: built once a call, in double,
-// or a row of a table (rddm_fast/ops/step_table.py). The two divisions of the read-out
-// become multiplications and 1 - alpha_bar loses nothing.
+// The numbers of a step in the precision T that it computes in: a row of
+// rddm_fast/ops/step_table.py, in the order of its FIELDS. The inverses turn the read-out's two
+// divisions into multiplications, and alpha_bar - 1 loses nothing where alpha_bar is near 1.
 template <class T>
 struct StepCoefficients {
   T alpha_bar, alpha_bar_minus_1, beta_bar, inv_beta_bar, inv_one_minus_alpha_bar;
@@ -45,22 +26,10 @@ struct StepCoefficients {
 
   static constexpr int kCount = 13;
 
-  static StepCoefficients from(double alpha_bar, double beta_bar, double one_minus_alpha_bar,
-                               double k_t, double k_res, double k_noise, double k_0, double sigma,
-                               double offset, double clip_res, double clip_0) {
-    return {T(alpha_bar),
-            T(alpha_bar - 1.0),
-            T(beta_bar),
-            T(1.0 / beta_bar),
-            T(1.0 / one_minus_alpha_bar),
-            T(k_t),
-            T(k_res),
-            T(k_noise),
-            T(k_0),
-            T(sigma),
-            T(offset),
-            T(clip_res),
-            T(clip_0)};
+  // `n` are kCount numbers.
+  static StepCoefficients of(const double* n) {
+    return {T(n[0]), T(n[1]), T(n[2]), T(n[3]),  T(n[4]),  T(n[5]), T(n[6]),
+            T(n[7]), T(n[8]), T(n[9]), T(n[10]), T(n[11]), T(n[12])};
   }
 };
 
@@ -99,10 +68,6 @@ struct StepResult {
 template <Objective O, StepTerms Terms, class T>
 RDDM_INLINE StepResult<T> reverse_step(const StepCoefficients<T>& c, T I_t, T out0, T out1, T I_in,
                                        T noise) {
-  constexpr bool x0_known =
-      O == Objective::kPredX0Noise || O == Objective::kPredX0AddNoise || O == Objective::kPredX0;
-  constexpr bool added = O == Objective::kPredResAddNoise || O == Objective::kPredX0AddNoise;
-
   T I_res, epsilon, I_0;
   if constexpr (O == Objective::kPredNoise) {
     epsilon = out0;
@@ -110,13 +75,13 @@ RDDM_INLINE StepResult<T> reverse_step(const StepCoefficients<T>& c, T I_t, T ou
                 c.clip_0);
     I_res = clamp(I_in - I_0, c.clip_res);
   } else {
-    I_res = clamp(x0_known ? I_in - out0 : out0, c.clip_res);
+    I_res = clamp(x0_known(O) ? I_in - out0 : out0, c.clip_res);
     if constexpr (!has_two_outputs(O)) {
       epsilon = (I_t - I_in - c.alpha_bar_minus_1 * I_res) * c.inv_beta_bar;
       I_0 = clamp(I_in - I_res, c.clip_0);
     } else {
-      epsilon = added ? out1 - out0 : out1;
-      I_0 = clamp(x0_known ? out0 : I_t - c.alpha_bar * I_res - c.beta_bar * epsilon, c.clip_0);
+      epsilon = added(O) ? out1 - out0 : out1;
+      I_0 = clamp(x0_known(O) ? out0 : I_t - c.alpha_bar * I_res - c.beta_bar * epsilon, c.clip_0);
     }
   }
 

@@ -1,9 +1,9 @@
-// What the CUDA ops are built of: every thread takes 16 bytes of the narrowest tensor.
+// The building blocks of the CUDA ops: every thread takes 16 bytes of the narrowest tensor.
 //
-// The kernels are bound by memory, so they are built to have all their loads in flight at once:
-// each input is fetched by 128-bit loads into registers as stored, and only then widened and
-// computed with. One kernel serves every size and alignment: a thread whose elements are not all
-// there, or whose tensors are not all aligned, moves them one by one.
+// Memory bounds the kernels, so all their loads are in flight at once: 128-bit loads fetch each
+// input into registers as stored, and only then is it widened and computed with. One kernel serves
+// every size and alignment: a thread whose elements are not all there, or whose tensors are not all
+// aligned, moves them one by one.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -15,14 +15,15 @@
 #include <algorithm>
 #include <cstdint>
 #include <string>
+#include <type_traits>
 #include <vector>
 
-#include "kernel_attributes.h"
-#include "noise.h"
-#include "tensors.h"
+#include "common/kernel_attributes.h"
+#include "common/noise.h"
+#include "common/tensors.h"
 
-// These live in libtorch_cuda.so, which a CPU-only torch does not have. As weak references they are
-// null there and the module still loads; no CUDA tensor exists then to bring anyone to this file.
+// These live in libtorch_cuda.so, which a CPU-only torch lacks. There the weak references are null
+// and the module still loads; without a CUDA tensor nobody calls into this file.
 #pragma weak aoti_torch_get_current_cuda_stream
 #pragma weak torch_c10_cuda_check_msg
 #pragma weak torch_c10_cuda_free_error_msg
@@ -60,7 +61,7 @@ __device__ __forceinline__ Pack<T, N> load(const T* __restrict__ data, int64_t f
   return pack;
 }
 
-// The other way round.
+// Stores the thread's elements.
 template <int N, class T>
 __device__ __forceinline__ void store(T* __restrict__ data, const Pack<T, N>& pack, int64_t first,
                                       int64_t numel, bool whole) {
@@ -178,7 +179,7 @@ struct DevicePlacement {
               p.outer_stride % elements == 0 && reinterpret_cast<uintptr_t>(data) % kBytes == 0) {}
 };
 
-// A thread's elements of an image to where they are placed; to nowhere without data.
+// Stores a thread's elements of an image where they are placed; does nothing without data.
 template <int N, class T>
 __device__ __forceinline__ void place(const DevicePlacement<T>& to, const Pack<T, N>& pack,
                                       int64_t first, int64_t numel) {
@@ -229,7 +230,18 @@ void append_attributes(Kernel* kernel, const std::string& name,
       {name, attributes.numRegs, static_cast<int>(attributes.localSizeBytes), kThreads, blocks});
 }
 
-// How many blocks cover `numel` elements, N of them a thread.
+// Names of dtypes, for the attributes of kernels.
+template <class T>
+std::string dtype_name() {
+  return std::is_same_v<T, float> ? "float32" : std::is_same_v<T, Half> ? "float16" : "bfloat16";
+}
+
+template <class Image, class Output>
+std::string dtype_names() {
+  return dtype_name<Image>() + ", outputs " + dtype_name<Output>();
+}
+
+// How many blocks cover `numel` elements, N per thread.
 template <int N>
 unsigned blocks_for(int64_t numel) {
   constexpr int64_t kPerBlock = int64_t(kThreads) * N;

@@ -1,15 +1,16 @@
 // reverse_step on a CUDA device.
 #include <torch/csrc/stable/library.h>
 
-#include "cuda_packs.cuh"
-#include "kernel_attributes.h"
-#include "reverse_step.h"
-#include "reverse_step_inputs.h"
+#include "common/cuda_packs.cuh"
+#include "common/dispatch.h"
+#include "common/kernel_attributes.h"
+#include "reverse_step/reverse_step.h"
+#include "reverse_step/reverse_step_inputs.h"
 
 namespace rddm {
 namespace {
 
-// A step's coefficients: by value, or a row of a table in device memory, at an index that may be in
+// A step's coefficients: by value, or a row of a table in device memory. The row's index may be in
 // device memory too.
 struct StepSource {
   StepCoefficients<float> value;
@@ -17,8 +18,8 @@ struct StepSource {
   int64_t rows = 0, step = 0;
   const int64_t* index = nullptr;
 
-  // Also the step's number, which is added to the noise's stream. A row that is not there is NaN:
-  // an error would have to stop the queue.
+  // Also the step's number, which is added to the noise's stream. A missing row makes the image
+  // NaN: an error would have to stop the queue.
   __device__ __forceinline__ StepCoefficients<float> get(int64_t& number) const {
     number = 0;
     if (table == nullptr) return value;
@@ -72,32 +73,6 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <class Image, class Output>
-using Kernel = void (*)(StepSource, const Image*, const Output*, const Output*, const Image*,
-                        DeviceNoise<Image>, Image*, DevicePlacement<Output>,
-                        DevicePlacement<Output>, int64_t, bool);
-
-template <class Image, class Output>
-Kernel<Image, Output> kernel_for(Objective objective) {
-  switch (objective) {
-    case Objective::kPredResNoise:
-      return reverse_step_kernel<Objective::kPredResNoise, Image, Output>;
-    case Objective::kPredResAddNoise:
-      return reverse_step_kernel<Objective::kPredResAddNoise, Image, Output>;
-    case Objective::kPredX0Noise:
-      return reverse_step_kernel<Objective::kPredX0Noise, Image, Output>;
-    case Objective::kPredX0AddNoise:
-      return reverse_step_kernel<Objective::kPredX0AddNoise, Image, Output>;
-    case Objective::kPredRes:
-      return reverse_step_kernel<Objective::kPredRes, Image, Output>;
-    case Objective::kPredNoise:
-      return reverse_step_kernel<Objective::kPredNoise, Image, Output>;
-    case Objective::kPredX0:
-      return reverse_step_kernel<Objective::kPredX0, Image, Output>;
-  }
-  STD_TORCH_CHECK(false, "reverse_step: unknown objective");
-}
-
-template <class Image, class Output>
 void run(const ReverseStepInputs& in, const StepSource& source) {
   const int64_t numel = in.result.tensor.numel();
   if (numel == 0) return;
@@ -114,43 +89,26 @@ void run(const ReverseStepInputs& in, const StepSource& source) {
   const bool aligned = is_aligned(I_t) && is_aligned(I_in) && is_aligned(noise.data) &&
                        is_aligned(out0) && is_aligned(out1) && is_aligned(result);
 
-  kernel_for<Image, Output>(
-      in.objective)<<<blocks_for<N>(numel), kThreads, 0, current_stream(in.I_t)>>>(
-      source, I_t, out0, out1, I_in, noise, result, next_input, clean, numel, aligned);
+  for_objective(in.objective, [&]<Objective O>() {
+    reverse_step_kernel<O, Image, Output>
+        <<<blocks_for<N>(numel), kThreads, 0, current_stream(in.I_t)>>>(
+            source, I_t, out0, out1, I_in, noise, result, next_input, clean, numel, aligned);
+  });
   STD_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
-void run(const ReverseStepInputs& in, const StepSource& source) {
-  const ScalarType image = in.I_t.scalar_type(), output = in.out0.scalar_type();
-  if (image == ScalarType::Float && output == ScalarType::Float) {
-    run<float, float>(in, source);
-  } else if (image == ScalarType::Float && output == ScalarType::BFloat16) {
-    run<float, BFloat16>(in, source);
-  } else if (image == ScalarType::Float && output == ScalarType::Half) {
-    run<float, Half>(in, source);
-  } else if (image == ScalarType::BFloat16 && output == ScalarType::BFloat16) {
-    run<BFloat16, BFloat16>(in, source);
-  } else if (image == ScalarType::Half && output == ScalarType::Half) {
-    run<Half, Half>(in, source);
-  } else {
-    STD_TORCH_CHECK(false, "reverse_step: no CUDA kernel for I_t in ",
-                    torch::headeronly::toString(image), " beside out0 in ",
-                    torch::headeronly::toString(output));
-  }
-}
+constexpr const char* kNoKernel = "reverse_step: no CUDA kernel for I_t";
 
 Tensor reverse_step_cuda(const Tensor& I_t, const Tensor& out0, const std::optional<Tensor>& out1,
                          const std::optional<Tensor>& I_in, const std::optional<Tensor>& noise,
                          std::optional<int64_t> seed, int64_t stream, int64_t objective,
-                         double alpha_bar, double beta_bar, double one_minus_alpha_bar, double k_t,
-                         double k_res, double k_noise, double k_0, double sigma, double offset,
-                         double clip_res, double clip_0) {
+                         const std::vector<double>& numbers) {
   const torch::stable::accelerator::DeviceGuard guard(I_t.get_device_index());
   const ReverseStepInputs in =
-      functional_inputs({I_t, out0, out1, I_in, noise, seed, stream, objective}, sigma);
-  run(in,
-      StepSource{StepCoefficients<float>::from(alpha_bar, beta_bar, one_minus_alpha_bar, k_t, k_res,
-                                               k_noise, k_0, sigma, offset, clip_res, clip_0)});
+      functional_inputs({I_t, out0, out1, I_in, noise, seed, stream, objective}, numbers);
+  const StepSource source{StepCoefficients<float>::of(numbers.data())};
+  for_pair<false>(in.I_t.scalar_type(), in.out0.scalar_type(), kNoKernel,
+                  [&]<class Image, class Output>() { run<Image, Output>(in, source); });
   return in.result.finish();
 }
 
@@ -163,31 +121,25 @@ void reverse_step_in_place_cuda(
   const torch::stable::accelerator::DeviceGuard guard(I_t.get_device_index());
   const ReverseStepInputs in = in_place_inputs(
       {I_t, out0, out1, I_in, noise, seed, stream, objective}, seed_tensor, next_input, clean);
-  const StepRow row = step_row(table, step, index, I_t);
-  run(in, StepSource{{},
-                     static_cast<const StepCoefficients<float>*>(table.const_data_ptr()),
-                     row.rows(),
-                     step,
-                     data_of<int64_t>(index)});
-}
-
-template <class Image, class Output>
-void append_all(const char* dtypes, std::vector<KernelAttributes>& all) {
-  for (int objective = 0; objective < kObjectives; ++objective) {
-    append_attributes(kernel_for<Image, Output>(static_cast<Objective>(objective)),
-                      "reverse_step, objective " + std::to_string(objective) + ", " + dtypes, all);
-  }
+  check_table(table, index, I_t);
+  const auto* const rows = static_cast<const StepCoefficients<float>*>(table.const_data_ptr());
+  const StepSource source{{}, rows, table.size(0), step, data_of<int64_t>(index)};
+  for_pair<false>(in.I_t.scalar_type(), in.out0.scalar_type(), kNoKernel,
+                  [&]<class Image, class Output>() { run<Image, Output>(in, source); });
 }
 
 }  // namespace
 
 std::vector<KernelAttributes> reverse_step_kernel_attributes() {
   std::vector<KernelAttributes> all;
-  append_all<float, float>("float32, outputs float32", all);
-  append_all<float, BFloat16>("float32, outputs bfloat16", all);
-  append_all<float, Half>("float32, outputs float16", all);
-  append_all<BFloat16, BFloat16>("bfloat16, outputs bfloat16", all);
-  append_all<Half, Half>("float16, outputs float16", all);
+  for_each_pair([&]<class Image, class Output>() {
+    for_each_objective([&]<Objective O>() {
+      append_attributes(
+          reverse_step_kernel<O, Image, Output>,
+          "reverse_step, objective " + std::to_string(int(O)) + ", " + dtype_names<Image, Output>(),
+          all);
+    });
+  });
   return all;
 }
 

@@ -1,10 +1,11 @@
 // forward_diffuse on the CPU.
-#include "forward_diffuse.h"
+#include "forward_diffuse/forward_diffuse.h"
 
 #include <torch/csrc/stable/library.h>
 
-#include "cpu_results.h"
-#include "forward_diffuse_inputs.h"
+#include "common/cpu_results.h"
+#include "common/dispatch.h"
+#include "forward_diffuse/forward_diffuse_inputs.h"
 
 namespace rddm {
 namespace {
@@ -48,23 +49,8 @@ Tensor forward_diffuse_cpu(const Tensor& I_0, const std::optional<Tensor>& I_in,
                            const std::optional<Tensor>& noise, std::optional<int64_t> seed,
                            int64_t stream) {
   const ForwardDiffuseInputs in(I_0, I_in, t, alpha_bar, beta_bar, noise, seed, stream);
-  switch (in.I_0.scalar_type()) {
-    case ScalarType::Float:
-      run<float, float>(in);
-      break;
-    case ScalarType::BFloat16:
-      run<BFloat16, float>(in);
-      break;
-    case ScalarType::Half:
-      run<Half, float>(in);
-      break;
-    case ScalarType::Double:
-      run<double, double>(in);
-      break;
-    default:
-      STD_TORCH_CHECK(false, "forward_diffuse: no CPU kernel for ",
-                      torch::headeronly::toString(in.I_0.scalar_type()));
-  }
+  for_dtype<true>(in.I_0.scalar_type(), "forward_diffuse: no CPU kernel",
+                  [&]<class Image>() { run<Image, Computed<Image>>(in); });
   return in.result.finish();
 }
 

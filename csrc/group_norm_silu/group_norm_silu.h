@@ -11,7 +11,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "inline.h"
+#include "common/inline.h"
 
 namespace rddm {
 

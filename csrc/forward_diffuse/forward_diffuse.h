@@ -4,7 +4,7 @@
 //   I_t = I_0 + alpha_bar_t (I_in - I_0) + beta_bar_t epsilon
 #pragma once
 
-#include "inline.h"
+#include "common/inline.h"
 
 namespace rddm {
 

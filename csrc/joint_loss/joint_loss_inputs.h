@@ -1,8 +1,8 @@
 // What both launchers of joint_loss do before their loops.
 #pragma once
 
-#include "joint_loss.h"
-#include "tensors.h"
+#include "common/tensors.h"
+#include "joint_loss/joint_loss.h"
 
 namespace rddm {
 

@@ -1,8 +1,10 @@
 // What the launchers of reverse_step and reverse_step_ do before their loops.
 #pragma once
 
-#include "reverse_step.h"
-#include "tensors.h"
+#include <vector>
+
+#include "common/tensors.h"
+#include "reverse_step/reverse_step.h"
 
 namespace rddm {
 
@@ -17,7 +19,7 @@ struct ReverseStepArguments {
   int64_t stream, objective;
 };
 
-// The tensors of one call, all in the result's layout. An input that the step does not read is
+// The tensors of one call, all in the result's layout. Inputs that the step does not read are
 // absent.
 struct ReverseStepInputs {
   Result result;
@@ -58,23 +60,19 @@ struct ReverseStepInputs {
 };
 
 // A call of reverse_step.
-inline ReverseStepInputs functional_inputs(const ReverseStepArguments& a, double sigma) {
-  STD_TORCH_CHECK(sigma == 0 || a.noise.has_value() != a.seed.has_value(),
+inline ReverseStepInputs functional_inputs(const ReverseStepArguments& a,
+                                           const std::vector<double>& numbers) {
+  using Numbers = StepCoefficients<double>;
+  STD_TORCH_CHECK(numbers.size() == Numbers::kCount, "reverse_step: a step has ", Numbers::kCount,
+                  " numbers, not ", numbers.size());
+  const bool noisy = Numbers::of(numbers.data()).sigma != 0;
+  STD_TORCH_CHECK(!noisy || a.noise.has_value() != a.seed.has_value(),
                   "reverse_step: sigma != 0 needs noise or a seed, one of them");
-  return ReverseStepInputs(a, Result(a.I_t, a.seed && sigma != 0), sigma != 0);
+  return ReverseStepInputs(a, Result(a.I_t, a.seed && noisy), noisy);
 }
 
-// Which row of a table of coefficients a call of reverse_step_ takes: `step`, and further down by
-// what `index` holds.
-struct StepRow {
-  Tensor table;
-  int64_t step;
-  std::optional<Tensor> index;
-
-  int64_t rows() const { return table.size(0); }
-};
-
-inline StepRow step_row(const Tensor& table, int64_t step, const std::optional<Tensor>& index,
+// Checks a table of coefficients, and what says which of its rows to take.
+inline void check_table(const Tensor& table, const std::optional<Tensor>& index,
                         const Tensor& I_t) {
   using Row = StepCoefficients<float>;
   STD_TORCH_CHECK(table.dim() == 2 && table.size(1) == Row::kCount &&
@@ -85,7 +83,6 @@ inline StepRow step_row(const Tensor& table, int64_t step, const std::optional<T
   STD_TORCH_CHECK(!index || (index->numel() == 1 && index->scalar_type() == ScalarType::Long &&
                              index->device() == I_t.device()),
                   "reverse_step_: the index of the step must be one int64 number on I_t's device");
-  return {table, step, index};
 }
 
 // A call of reverse_step_, which writes in place of I_t.

@@ -1,16 +1,17 @@
-// reverse_step on the CPU. Storage dtypes do not multiply with objectives and terms: the blocks
-// (cpu_blocks.h) bring 3 widening loops and 3 rounding ones, and here are 35 loops that compute.
-#include "reverse_step.h"
+// reverse_step on the CPU. Storage dtypes do not multiply with objectives and terms: the blocks of
+// cpu_blocks.h bring 3 loops that widen and 3 that round, and 35 loops here compute.
+#include "reverse_step/reverse_step.h"
 
 #include <torch/csrc/stable/library.h>
 
-#include "cpu_results.h"
-#include "reverse_step_inputs.h"
+#include "common/cpu_results.h"
+#include "common/dispatch.h"
+#include "reverse_step/reverse_step_inputs.h"
 
 namespace rddm {
 namespace {
 
-// `next` may be I_t itself. I_0 is written where the terms are any.
+// `next` may be I_t itself. I_0 is written only if Terms is kAny.
 template <Objective O, StepTerms Terms, class T>
 RDDM_CLONES void step(StepCoefficients<T> c, const T* I_t, const T* __restrict out0,
                       const T* __restrict out1, const T* __restrict I_in, const T* __restrict noise,
@@ -28,35 +29,20 @@ template <class T>
 using Step = void (*)(StepCoefficients<T>, const T*, const T*, const T*, const T*, const T*, T*, T*,
                       int64_t);
 
-template <Objective O, class T>
-Step<T> step_for(StepTerms terms) {
-  if constexpr (std::is_same_v<T, float>) {  // float64 is for checking
-    if (terms == StepTerms::kDeterministic) return step<O, StepTerms::kDeterministic, T>;
-    if (terms == StepTerms::kStochastic) return step<O, StepTerms::kStochastic, T>;
-    if (terms == StepTerms::kClean) return step<O, StepTerms::kClean, T>;
-  }
-  return step<O, StepTerms::kAny, T>;
-}
-
+// The loop for a call: float32's are compiled for the usual terms, float64's for any (it is for
+// checking).
 template <class T>
 Step<T> step_for(Objective objective, StepTerms terms) {
-  switch (objective) {
-    case Objective::kPredResNoise:
-      return step_for<Objective::kPredResNoise, T>(terms);
-    case Objective::kPredResAddNoise:
-      return step_for<Objective::kPredResAddNoise, T>(terms);
-    case Objective::kPredX0Noise:
-      return step_for<Objective::kPredX0Noise, T>(terms);
-    case Objective::kPredX0AddNoise:
-      return step_for<Objective::kPredX0AddNoise, T>(terms);
-    case Objective::kPredRes:
-      return step_for<Objective::kPredRes, T>(terms);
-    case Objective::kPredNoise:
-      return step_for<Objective::kPredNoise, T>(terms);
-    case Objective::kPredX0:
-      return step_for<Objective::kPredX0, T>(terms);
-  }
-  STD_TORCH_CHECK(false, "reverse_step: unknown objective");
+  Step<T> chosen = nullptr;
+  for_objective(objective, [&]<Objective O>() {
+    chosen = step<O, StepTerms::kAny, T>;
+    if constexpr (std::is_same_v<T, float>) {
+      if (terms == StepTerms::kDeterministic) chosen = step<O, StepTerms::kDeterministic, T>;
+      if (terms == StepTerms::kStochastic) chosen = step<O, StepTerms::kStochastic, T>;
+      if (terms == StepTerms::kClean) chosen = step<O, StepTerms::kClean, T>;
+    }
+  });
+  return chosen;
 }
 
 // Image: how I_t, I_in, noise and the result are stored. Output: how the network's outputs are.
@@ -86,42 +72,19 @@ void run(const ReverseStepInputs& in, const StepCoefficients<T>& coefficients) {
   });
 }
 
-void run(const ReverseStepInputs& in, const StepCoefficients<float>& coefficients) {
-  const ScalarType image = in.I_t.scalar_type(), output = in.out0.scalar_type();
-  if (image == ScalarType::Float && output == ScalarType::Float) {
-    run<float, float>(in, coefficients);
-  } else if (image == ScalarType::Float && output == ScalarType::BFloat16) {
-    run<float, BFloat16>(in, coefficients);
-  } else if (image == ScalarType::Float && output == ScalarType::Half) {
-    run<float, Half>(in, coefficients);
-  } else if (image == ScalarType::BFloat16 && output == ScalarType::BFloat16) {
-    run<BFloat16, BFloat16>(in, coefficients);
-  } else if (image == ScalarType::Half && output == ScalarType::Half) {
-    run<Half, Half>(in, coefficients);
-  } else {
-    STD_TORCH_CHECK(false, "reverse_step: no CPU kernel for I_t in ",
-                    torch::headeronly::toString(image), " beside out0 in ",
-                    torch::headeronly::toString(output));
-  }
-}
+constexpr const char* kNoKernel = "reverse_step: no CPU kernel for I_t";
 
 Tensor reverse_step_cpu(const Tensor& I_t, const Tensor& out0, const std::optional<Tensor>& out1,
                         const std::optional<Tensor>& I_in, const std::optional<Tensor>& noise,
                         std::optional<int64_t> seed, int64_t stream, int64_t objective,
-                        double alpha_bar, double beta_bar, double one_minus_alpha_bar, double k_t,
-                        double k_res, double k_noise, double k_0, double sigma, double offset,
-                        double clip_res, double clip_0) {
+                        const std::vector<double>& numbers) {
   const ReverseStepInputs in =
-      functional_inputs({I_t, out0, out1, I_in, noise, seed, stream, objective}, sigma);
-  const auto coefficients = [&]<class T>(T) {
-    return StepCoefficients<T>::from(alpha_bar, beta_bar, one_minus_alpha_bar, k_t, k_res, k_noise,
-                                     k_0, sigma, offset, clip_res, clip_0);
-  };
-  if (in.I_t.scalar_type() == ScalarType::Double && in.out0.scalar_type() == ScalarType::Double) {
-    run<double, double>(in, coefficients(0.));
-  } else {
-    run(in, coefficients(0.f));
-  }
+      functional_inputs({I_t, out0, out1, I_in, noise, seed, stream, objective}, numbers);
+  for_pair<true>(in.I_t.scalar_type(), in.out0.scalar_type(), kNoKernel,
+                 [&]<class Image, class Output>() {
+                   using T = Computed<Image>;
+                   run<Image, Output, T>(in, StepCoefficients<T>::of(numbers.data()));
+                 });
   return in.result.finish();
 }
 
@@ -135,10 +98,10 @@ void reverse_step_in_place_cpu(const Tensor& I_t, const Tensor& out0,
                                const std::optional<Tensor>& clean) {
   ReverseStepInputs in = in_place_inputs({I_t, out0, out1, I_in, noise, seed, stream, objective},
                                          seed_tensor, next_input, clean);
-  const StepRow row = step_row(table, step, index, I_t);
+  check_table(table, index, I_t);
   const int64_t number = step + (index ? *data_of<int64_t>(index) : 0);
-  STD_TORCH_CHECK(number >= 0 && number < row.rows(), "reverse_step_: there is no step ", number,
-                  " in a table of ", row.rows());
+  STD_TORCH_CHECK(number >= 0 && number < table.size(0), "reverse_step_: there is no step ", number,
+                  " in a table of ", table.size(0));
   const auto& coefficients =
       static_cast<const StepCoefficients<float>*>(table.const_data_ptr())[number];
   STD_TORCH_CHECK(coefficients.sigma == 0 || in.noise.tensor || in.noise.drawn,
@@ -146,7 +109,9 @@ void reverse_step_in_place_cpu(const Tensor& I_t, const Tensor& out0,
   if (in.noise.seed_tensor) in.noise.seed = uint64_t(*data_of<int64_t>(in.noise.seed_tensor));
   in.noise.stream += uint64_t(number);
   if (coefficients.sigma == 0) in.noise = {};
-  run(in, coefficients);
+  for_pair<false>(
+      in.I_t.scalar_type(), in.out0.scalar_type(), kNoKernel,
+      [&]<class Image, class Output>() { run<Image, Output, float>(in, coefficients); });
 }
 
 }  // namespace

@@ -1,7 +1,7 @@
 // How the CPU ops' results get to memory.
 #pragma once
 
-#include "cpu_blocks.h"
+#include "common/cpu_blocks.h"
 
 namespace rddm {
 namespace {

@@ -1,11 +1,12 @@
 // forward_diffuse on a CUDA device.
-#include "forward_diffuse.h"
+#include "forward_diffuse/forward_diffuse.h"
 
 #include <torch/csrc/stable/library.h>
 
-#include "cuda_packs.cuh"
-#include "forward_diffuse_inputs.h"
-#include "kernel_attributes.h"
+#include "common/cuda_packs.cuh"
+#include "common/dispatch.h"
+#include "common/kernel_attributes.h"
+#include "forward_diffuse/forward_diffuse_inputs.h"
 
 namespace rddm {
 namespace {
@@ -77,20 +78,8 @@ Tensor forward_diffuse_cuda(const Tensor& I_0, const std::optional<Tensor>& I_in
                             int64_t stream) {
   const torch::stable::accelerator::DeviceGuard guard(I_0.get_device_index());
   const ForwardDiffuseInputs in(I_0, I_in, t, alpha_bar, beta_bar, noise, seed, stream);
-  switch (in.I_0.scalar_type()) {
-    case ScalarType::Float:
-      run<float>(in);
-      break;
-    case ScalarType::BFloat16:
-      run<BFloat16>(in);
-      break;
-    case ScalarType::Half:
-      run<Half>(in);
-      break;
-    default:
-      STD_TORCH_CHECK(false, "forward_diffuse: no CUDA kernel for ",
-                      torch::headeronly::toString(in.I_0.scalar_type()));
-  }
+  for_dtype<false>(in.I_0.scalar_type(), "forward_diffuse: no CUDA kernel",
+                   [&]<class Image>() { run<Image>(in); });
   return in.result.finish();
 }
 
@@ -98,9 +87,10 @@ Tensor forward_diffuse_cuda(const Tensor& I_0, const std::optional<Tensor>& I_in
 
 std::vector<KernelAttributes> forward_diffuse_kernel_attributes() {
   std::vector<KernelAttributes> all;
-  append_attributes(forward_diffuse_kernel<float>, "forward_diffuse, float32", all);
-  append_attributes(forward_diffuse_kernel<BFloat16>, "forward_diffuse, bfloat16", all);
-  append_attributes(forward_diffuse_kernel<Half>, "forward_diffuse, float16", all);
+  for_each_dtype([&]<class Image>() {
+    append_attributes(forward_diffuse_kernel<Image>, "forward_diffuse, " + dtype_name<Image>(),
+                      all);
+  });
   return all;
 }
 

@@ -3,14 +3,15 @@
 // Both walks take pieces that stay in the cache. A piece's mean and sum of squared deviations come
 // from two passes over it, and pieces are joined by Chan's formula in float64, in an order that
 // does not depend on the threads.
-#include "group_norm_silu.h"
+#include "group_norm_silu/group_norm_silu.h"
 
 #include <torch/csrc/stable/library.h>
 
 #include <cmath>
 #include <vector>
 
-#include "cpu_results.h"
+#include "common/cpu_results.h"
+#include "common/dispatch.h"
 
 namespace rddm {
 namespace {
@@ -263,20 +264,8 @@ Tensor group_norm_silu_cpu(const Tensor& x, const Tensor& weight, const Tensor& 
   }
   const GroupNormInputs in{x, weight, bias, scale_shift, residual, groups, eps};
   const Cut cut(result.tensor, *pixel_layout(result.tensor));
-  switch (x.scalar_type()) {
-    case ScalarType::Float:
-      run<float>(in, image, rest, cut, result.tensor);
-      break;
-    case ScalarType::BFloat16:
-      run<BFloat16>(in, image, rest, cut, result.tensor);
-      break;
-    case ScalarType::Half:
-      run<Half>(in, image, rest, cut, result.tensor);
-      break;
-    default:
-      STD_TORCH_CHECK(false, "group_norm_silu: no CPU kernel for ",
-                      torch::headeronly::toString(x.scalar_type()));
-  }
+  for_dtype<false>(x.scalar_type(), "group_norm_silu: no CPU kernel",
+                   [&]<class Storage>() { run<Storage>(in, image, rest, cut, result.tensor); });
   return result.finish();
 }
 

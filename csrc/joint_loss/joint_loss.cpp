@@ -1,13 +1,14 @@
 // joint_loss on the CPU.
-#include "joint_loss.h"
+#include "joint_loss/joint_loss.h"
 
 #include <torch/csrc/stable/library.h>
 
 #include <tuple>
 #include <vector>
 
-#include "cpu_results.h"
-#include "joint_loss_inputs.h"
+#include "common/cpu_results.h"
+#include "common/dispatch.h"
+#include "joint_loss/joint_loss_inputs.h"
 
 namespace rddm {
 namespace {
@@ -49,25 +50,12 @@ template <class T>
 using Terms = void (*)(const T*, const T*, const T*, const T*, const T*, T, T, T*, T*, T*, T*,
                        int64_t);
 
-template <bool Squared, class T>
-Terms<T> terms_for(Objective objective) {
-  switch (objective) {
-    case Objective::kPredResNoise:
-      return terms<Objective::kPredResNoise, Squared, T>;
-    case Objective::kPredResAddNoise:
-      return terms<Objective::kPredResAddNoise, Squared, T>;
-    case Objective::kPredX0Noise:
-      return terms<Objective::kPredX0Noise, Squared, T>;
-    case Objective::kPredX0AddNoise:
-      return terms<Objective::kPredX0AddNoise, Squared, T>;
-    case Objective::kPredRes:
-      return terms<Objective::kPredRes, Squared, T>;
-    case Objective::kPredNoise:
-      return terms<Objective::kPredNoise, Squared, T>;
-    case Objective::kPredX0:
-      return terms<Objective::kPredX0, Squared, T>;
-  }
-  STD_TORCH_CHECK(false, "joint_loss: unknown objective");
+template <class T>
+Terms<T> terms_for(Objective objective, bool squared) {
+  Terms<T> chosen = nullptr;
+  for_objective(objective,
+                [&]<Objective O>() { chosen = squared ? terms<O, true, T> : terms<O, false, T>; });
+  return chosen;
 }
 
 template <class Image, class Output, class T>
@@ -77,8 +65,7 @@ void run(const JointLossInputs& in, double weight0, double weight1, T* parts) {
     weight1 = 1 - weight0;
   }
   const bool two = has_two_outputs(in.objective);
-  const Terms<T> terms =
-      in.squared ? terms_for<true, T>(in.objective) : terms_for<false, T>(in.objective);
+  const Terms<T> terms = terms_for<T>(in.objective, in.squared);
   Output* const gradient0 = static_cast<Output*>(in.gradient0.tensor.mutable_data_ptr());
   Output* const gradient1 = static_cast<Output*>(in.gradient1.tensor.mutable_data_ptr());
   const int64_t numel = in.out0.numel(), blocks = (numel + kBlock - 1) / kBlock;
@@ -115,28 +102,14 @@ std::tuple<Tensor, Tensor, Tensor> joint_loss_cpu(
     std::optional<int64_t> seed, int64_t stream, const std::optional<Tensor>& lam, double weight0,
     double weight1, int64_t objective, bool squared) {
   const JointLossInputs in(out0, out1, I_0, I_in, noise, seed, stream, objective, squared, lam);
-  const ScalarType image = in.I_0.scalar_type(), output = in.out0.scalar_type();
-  const bool wide = output == ScalarType::Double;
+  const bool wide = in.out0.scalar_type() == ScalarType::Double;
   Tensor parts = torch::stable::new_empty(out0, {2}, wide ? ScalarType::Double : ScalarType::Float);
-  float* const f = static_cast<float*>(parts.mutable_data_ptr());
-  if (image == ScalarType::Float && output == ScalarType::Float) {
-    run<float, float, float>(in, weight0, weight1, f);
-  } else if (image == ScalarType::Float && output == ScalarType::BFloat16) {
-    run<float, BFloat16, float>(in, weight0, weight1, f);
-  } else if (image == ScalarType::Float && output == ScalarType::Half) {
-    run<float, Half, float>(in, weight0, weight1, f);
-  } else if (image == ScalarType::BFloat16 && output == ScalarType::BFloat16) {
-    run<BFloat16, BFloat16, float>(in, weight0, weight1, f);
-  } else if (image == ScalarType::Half && output == ScalarType::Half) {
-    run<Half, Half, float>(in, weight0, weight1, f);
-  } else if (image == ScalarType::Double && wide) {
-    run<double, double, double>(in, weight0, weight1,
-                                static_cast<double*>(parts.mutable_data_ptr()));
-  } else {
-    STD_TORCH_CHECK(false, "joint_loss: no CPU kernel for I_0 in ",
-                    torch::headeronly::toString(image), " beside out0 in ",
-                    torch::headeronly::toString(output));
-  }
+  for_pair<true>(in.I_0.scalar_type(), in.out0.scalar_type(), "joint_loss: no CPU kernel for I_0",
+                 [&]<class Image, class Output>() {
+                   using T = Computed<Image>;
+                   run<Image, Output, T>(in, weight0, weight1,
+                                         static_cast<T*>(parts.mutable_data_ptr()));
+                 });
   return {parts, in.gradient0.finish(), in.gradient1.finish()};
 }
 

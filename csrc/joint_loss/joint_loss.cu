@@ -1,13 +1,14 @@
 // joint_loss on a CUDA device: one pass over the images, which leaves a pair of sums a block, and a
 // small kernel that adds these up in a fixed order, so that the same input gives the same bits.
-#include "joint_loss.h"
+#include "joint_loss/joint_loss.h"
 
 #include <torch/csrc/stable/library.h>
 
 #include <tuple>
 
-#include "cuda_packs.cuh"
-#include "joint_loss_inputs.h"
+#include "common/cuda_packs.cuh"
+#include "common/dispatch.h"
+#include "joint_loss/joint_loss_inputs.h"
 
 namespace rddm {
 namespace {
@@ -93,32 +94,6 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <class Image, class Output>
-using Kernel = void (*)(const Output*, const Output*, const Image*, const Image*,
-                        DeviceNoise<Image>, const float*, float, float, float, bool, Output*,
-                        Output*, float2*, int64_t, bool);
-
-template <class Image, class Output>
-Kernel<Image, Output> kernel_for(Objective objective) {
-  switch (objective) {
-    case Objective::kPredResNoise:
-      return joint_loss_kernel<Objective::kPredResNoise, Image, Output>;
-    case Objective::kPredResAddNoise:
-      return joint_loss_kernel<Objective::kPredResAddNoise, Image, Output>;
-    case Objective::kPredX0Noise:
-      return joint_loss_kernel<Objective::kPredX0Noise, Image, Output>;
-    case Objective::kPredX0AddNoise:
-      return joint_loss_kernel<Objective::kPredX0AddNoise, Image, Output>;
-    case Objective::kPredRes:
-      return joint_loss_kernel<Objective::kPredRes, Image, Output>;
-    case Objective::kPredNoise:
-      return joint_loss_kernel<Objective::kPredNoise, Image, Output>;
-    case Objective::kPredX0:
-      return joint_loss_kernel<Objective::kPredX0, Image, Output>;
-  }
-  STD_TORCH_CHECK(false, "joint_loss: unknown objective");
-}
-
-template <class Image, class Output>
 void run(const JointLossInputs& in, double weight0, double weight1, float* parts) {
   const int64_t numel = in.out0.numel();
   const unsigned blocks = blocks_for<kElements<Image, Output>>(numel);
@@ -135,12 +110,13 @@ void run(const JointLossInputs& in, double weight0, double weight1, float* parts
                        is_aligned(I_in) && is_aligned(noise.data) && is_aligned(gradient0) &&
                        is_aligned(gradient1);
   const cudaStream_t stream = current_stream(in.out0);
-  const auto kernel = kernel_for<Image, Output>(in.objective);
   if (blocks > 0) {
-    kernel<<<blocks, kThreads, 0, stream>>>(
-        out0, out1, I_0, I_in, noise, data_of<float>(in.lam), static_cast<float>(weight0),
-        static_cast<float>(weight1), static_cast<float>(in.scale), in.squared, gradient0, gradient1,
-        sums_data, numel, aligned);
+    for_objective(in.objective, [&]<Objective O>() {
+      joint_loss_kernel<O, Image, Output><<<blocks, kThreads, 0, stream>>>(
+          out0, out1, I_0, I_in, noise, data_of<float>(in.lam), static_cast<float>(weight0),
+          static_cast<float>(weight1), static_cast<float>(in.scale), in.squared, gradient0,
+          gradient1, sums_data, numel, aligned);
+    });
     STD_CUDA_KERNEL_LAUNCH_CHECK();
   }
   mean_kernel<<<1, kThreads, 0, stream>>>(sums_data, blocks, double(numel), parts);
@@ -154,44 +130,27 @@ std::tuple<Tensor, Tensor, Tensor> joint_loss_cuda(
     double weight1, int64_t objective, bool squared) {
   const torch::stable::accelerator::DeviceGuard guard(out0.get_device_index());
   const JointLossInputs in(out0, out1, I_0, I_in, noise, seed, stream, objective, squared, lam);
-  const ScalarType image = in.I_0.scalar_type(), output = in.out0.scalar_type();
   Tensor parts = torch::stable::new_empty(out0, {2}, ScalarType::Float);
-  float* const f = static_cast<float*>(parts.mutable_data_ptr());
-  if (image == ScalarType::Float && output == ScalarType::Float) {
-    run<float, float>(in, weight0, weight1, f);
-  } else if (image == ScalarType::Float && output == ScalarType::BFloat16) {
-    run<float, BFloat16>(in, weight0, weight1, f);
-  } else if (image == ScalarType::Float && output == ScalarType::Half) {
-    run<float, Half>(in, weight0, weight1, f);
-  } else if (image == ScalarType::BFloat16 && output == ScalarType::BFloat16) {
-    run<BFloat16, BFloat16>(in, weight0, weight1, f);
-  } else if (image == ScalarType::Half && output == ScalarType::Half) {
-    run<Half, Half>(in, weight0, weight1, f);
-  } else {
-    STD_TORCH_CHECK(false, "joint_loss: no CUDA kernel for I_0 in ",
-                    torch::headeronly::toString(image), " beside out0 in ",
-                    torch::headeronly::toString(output));
-  }
+  for_pair<false>(in.I_0.scalar_type(), in.out0.scalar_type(), "joint_loss: no CUDA kernel for I_0",
+                  [&]<class Image, class Output>() {
+                    run<Image, Output>(in, weight0, weight1,
+                                       static_cast<float*>(parts.mutable_data_ptr()));
+                  });
   return {parts, in.gradient0.finish(), in.gradient1.finish()};
-}
-
-template <class Image, class Output>
-void append_all(const char* dtypes, std::vector<KernelAttributes>& all) {
-  for (int objective = 0; objective < kObjectives; ++objective) {
-    append_attributes(kernel_for<Image, Output>(static_cast<Objective>(objective)),
-                      "joint_loss, objective " + std::to_string(objective) + ", " + dtypes, all);
-  }
 }
 
 }  // namespace
 
 std::vector<KernelAttributes> joint_loss_kernel_attributes() {
   std::vector<KernelAttributes> all;
-  append_all<float, float>("float32, outputs float32", all);
-  append_all<float, BFloat16>("float32, outputs bfloat16", all);
-  append_all<float, Half>("float32, outputs float16", all);
-  append_all<BFloat16, BFloat16>("bfloat16, outputs bfloat16", all);
-  append_all<Half, Half>("float16, outputs float16", all);
+  for_each_pair([&]<class Image, class Output>() {
+    for_each_objective([&]<Objective O>() {
+      append_attributes(
+          joint_loss_kernel<O, Image, Output>,
+          "joint_loss, objective " + std::to_string(int(O)) + ", " + dtype_names<Image, Output>(),
+          all);
+    });
+  });
   append_attributes(mean_kernel, "joint_loss, the mean of the blocks' sums", all);
   return all;
 }

@@ -1,0 +1,69 @@
+"""Argument checks that several ops share; each error is one sentence with the argument's name."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..theory.objective import Objective
+
+HALVES = (torch.bfloat16, torch.float16)
+NARROW = (torch.float32, *HALVES)
+DTYPES = (*NARROW, torch.float64)
+
+_DETACH = "call it under torch.no_grad(), detach its inputs, or pass impl='reference', which is differentiable"
+
+
+def check_dtype(name: str, x: Tensor, dtypes: tuple[torch.dtype, ...]) -> None:
+    """Raise TypeError for a dtype that the op does not serve."""
+    if x.dtype not in dtypes:
+        raise TypeError(f"{name} is {x.dtype}: convert it to float32, bfloat16 or float16")
+
+
+def check_device(device: torch.device, of: str, **others: Tensor | None) -> None:
+    """Raise ValueError for a tensor of `others` that is not on `device`, where the argument `of` is."""
+    for name, x in others.items():
+        if x is not None and x.device != device:
+            raise ValueError(f"{name} is on {x.device} and {of} on {device}: move one to the other")
+
+
+def check_alike(image_name: str, image: Tensor, out0: Tensor | None = None, **others: Tensor | None) -> None:
+    """Raise ValueError or TypeError unless all have `image`'s shape and device, and the dtype that goes with it.
+
+    `others` are checked in their order: "out1" has `out0`'s dtype, all others have the image's.
+    """
+    for name, x in {"out0": out0, **others}.items():
+        if x is None:
+            continue
+        if x.shape != image.shape:
+            shapes = f"{tuple(x.shape)} and {image_name} has {tuple(image.shape)}"
+            raise ValueError(f"{name} has shape {shapes}: they must be equal")
+        if x.device != image.device:
+            raise ValueError(f"{name} is on {x.device} and {image_name} on {image.device}: move one to the other")
+        like_name, like = ("out0", out0) if name in ("out0", "out1") else (image_name, image)
+        if like is not None and x.dtype != like.dtype:
+            raise TypeError(f"{name} is {x.dtype} and {like_name} is {like.dtype}: convert {name} to that")
+
+
+def check_outputs(
+    objective: Objective, out0: Tensor, out1: Tensor | None, image_name: str, image: Tensor, otherwise: str
+) -> None:
+    """Raise unless the network's outputs are the objective's, in the image's dtype or in a half beside float32.
+
+    `otherwise` says what to do with an output too many.
+    """
+    if objective.outputs == 2 and out1 is None:
+        raise ValueError(f"{objective.name} has two outputs, but out1 is missing: pass the network's second one")
+    if objective.outputs == 1 and out1 is not None:
+        raise ValueError(f"{objective.name} has one output, but out1 was given: {otherwise}")
+    if out0.dtype != image.dtype and not (image.dtype == torch.float32 and out0.dtype in HALVES):
+        raise TypeError(
+            f"out0 is {out0.dtype} beside an {image_name} of {image.dtype}: "
+            f"convert it to {image_name}'s dtype, or to bfloat16 or float16 beside a float32 {image_name}"
+        )
+
+
+def check_no_gradient(op: str, *tensors: Tensor | None, advice: str = _DETACH) -> None:
+    """Raise RuntimeError where a gradient through `op` would be needed; the op has none."""
+    if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors):
+        raise RuntimeError(f"{op} has no gradient: {advice}")
