@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rddm_fast.images.find import find_images, output_path, plan_outputs
+from rddm_fast.images.find import find_images, images_of, output_path, plan_outputs
 from rddm_fast.images.picture import ImageError
 
 
@@ -46,12 +46,12 @@ def test_output_path():
 
 def test_plan_outputs(tmp_path, folder):
     out = tmp_path / "out"
-    plan = plan_outputs([folder, folder / "sub" / "c.Tiff"], out)
+    plan = plan_outputs([*images_of(folder), *images_of(folder / "sub" / "c.Tiff")], out)
     assert [target.relative_to(out).as_posix() for _, target in plan] == [
         *("a.jpg", "b.PNG", "sub/c.Tiff", "sub/d.png"),
     ]
     (folder / "sub" / "d.png").touch()
     with pytest.raises(ImageError, match=r"d\.gif and .*d\.png would both be written to .*out/sub/d\.png"):
-        plan_outputs(folder, out)
+        plan_outputs(images_of(folder), out)
     with pytest.raises(ImageError, match=r"would overwrite .*a\.jpg; choose another output folder"):
-        plan_outputs(folder / "a.jpg", folder)
+        plan_outputs(images_of(folder / "a.jpg"), folder)
