@@ -1,15 +1,14 @@
-"""Data sets to train on: pairs of image files, and photographs degraded as they are asked for.
+"""Data sets to train on: pairs of image files, and photographs that are degraded when an item is read.
 
-Both give dictionaries of float32 tensors (C, H, W) with values in [0, 1]: `target`, `input`, `mask` where
-there is one, and `name`. Both are deterministic: item `index` of a data set built with the same arguments is
-always the same, whatever the order, the number of workers or the steps done before. To train, let `length` be
-all items of the training (steps times batch), read them in order, and resume from item `steps_done * batch`:
-the stream goes on as if never interrupted.
+Both return dictionaries of float32 tensors (C, H, W) with values in [0, 1]: `target`, `input`, `mask` if there is one,
+and `name`. Both are deterministic: item `index` depends only on the arguments of the data set, not on the order of
+reading, the number of workers or the items read before. To train, let `length` be the items of the whole training
+(steps times batch) and read them in order; to resume, start at item `steps_done * batch`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -30,22 +29,24 @@ Item = dict[str, Any]
 class PairedImages(Dataset[Item]):
     """Pairs of images from files.
 
-    pairs: what `rddm_fast.images.pairs.find_pairs` found.
-    patch: side of random square patches in pixels, the same place in input, target and mask; smaller images
-        are extended by reflection at the right and the bottom. None for whole images.
-    flip: the chance that an item is mirrored left to right; None for 0.5 with patches and 0 for whole images
-        (the published code mirrors every item by mistake).
-    scale: images are scaled by this factor first, with antialiasing, so 0.5 halves both sides.
-    length: number of items; item i belongs to pass i // len(pairs) over the pairs, each pass in another
-        random order. None for each pair once, in the order given.
-    grey: whether images become one channel, (1, H, W), the mean of the colours; else they are (3, H, W).
-    seed: not negative.
-
-    An item holds `input`, `target` for pairs that have one, `mask` (1, H, W) likewise, all float32 in [0, 1],
+    An item holds `input`, `target` if the pair has one, `mask` (1, H, W) if the pair has one, all float32 in [0, 1],
     and `name`. Alpha is left out.
 
-    Indexing raises DataError when the images of a pair differ in size, ImageError for one that cannot be
-    read, with the list and line that named it.
+    Args:
+        pairs: what `rddm_fast.images.pairs.find_pairs` returned.
+        patch: side in pixels of random square patches, cut at the same place of input, target and mask. Smaller images
+            are extended by reflection at the right and the bottom. None keeps whole images.
+        flip: probability that an item is mirrored left to right; None means 0.5 with patches and 0 for whole images
+            (the published code mirrors every item by mistake).
+        length: number of items. Item i belongs to pass i // len(pairs); each pass has its own random order. None takes
+            each pair once, in the order given.
+        grey: read images as one channel (1, H, W), the mean of the colours, instead of (3, H, W).
+        seed: seed of all random choices, not negative.
+
+    Raises:
+        ValueError: no pairs, or an argument out of range.
+        DataError: on indexing, if the images of a pair differ in size.
+        ImageError: on indexing, if an image cannot be read; names the list and line that named it.
     """
 
     def __init__(
@@ -54,7 +55,6 @@ class PairedImages(Dataset[Item]):
         *,
         patch: int | None = None,
         flip: float | None = None,
-        scale: float = 1.0,
         length: int | None = None,
         grey: bool = False,
         seed: int = 0,
@@ -64,15 +64,14 @@ class PairedImages(Dataset[Item]):
         if flip is None:
             flip = 0.0 if patch is None else 0.5
         counts_valid = (patch is None or patch >= 1) and (length is None or length >= 0) and seed >= 0
-        if not counts_valid or not 0 <= flip <= 1 or scale <= 0:
+        if not counts_valid or not 0 <= flip <= 1:
             raise ValueError(
-                f"patch must be at least 1, flip in [0, 1], scale above 0, length and seed at least 0, "
-                f"got patch {patch}, flip {flip:g}, scale {scale:g}, length {length}, seed {seed}"
+                f"patch must be at least 1, flip in [0, 1], length and seed at least 0, "
+                f"got patch {patch}, flip {flip:g}, length {length}, seed {seed}"
             )
         self.pairs = list(pairs)
         self.patch = patch
         self.flip = flip
-        self.scale = scale
         self.shuffled = length is not None
         self.length = len(self.pairs) if length is None else length
         self.grey = grey
@@ -84,16 +83,16 @@ class PairedImages(Dataset[Item]):
     def __getitem__(self, index: int) -> Item:
         if not 0 <= index < self.length:
             raise IndexError(f"index {index} is out of range for {self.length} items")
-        pair = self.pairs[self._which(index)]
+        pair = self.pairs[self._pair_of(index)]
         images = self._read(pair)
-        rng = np.random.default_rng((self.seed, index))
+        rng = np.random.default_rng((self.seed, index))  # one generator per item: any order, any worker
         if self.patch is not None:
             images = _crop(images, self.patch, rng)
         if rng.random() < self.flip:
             images = {key: image.flip(2) for key, image in images.items()}
         return {**{key: image.contiguous() for key, image in images.items()}, "name": pair.name}
 
-    def _which(self, index: int) -> int:
+    def _pair_of(self, index: int) -> int:
         if not self.shuffled:
             return index
         passes, place = divmod(index, len(self.pairs))
@@ -116,10 +115,6 @@ class PairedImages(Dataset[Item]):
                 sizes = [f"{image.shape[2]}x{image.shape[1]}" for image in (images["input"], pixels)]
                 raise DataError(f"{pair.input} is {sizes[0]} but its {key} {path} is {sizes[1]}")
             images[key] = pixels
-        if self.scale != 1:
-            height, width = images["input"].shape[1:]
-            size = (max(1, round(height * self.scale)), max(1, round(width * self.scale)))
-            images = {key: _resize(image, size) for key, image in images.items()}
         one_channel = {"input", "target", "mask"} if self.grey else {"mask"}
         for key in one_channel & images.keys():
             images[key] = images[key].mean(0, keepdim=True)
@@ -127,25 +122,25 @@ class PairedImages(Dataset[Item]):
 
 
 class PhotoPatches(Dataset[Item]):
-    """Random patches of photographs, degraded as they are asked for.
+    """Random patches of photographs, degraded when they are read.
 
-    photographs: image files; read once, kept in memory with 8 bits a sample.
-    kind: a degradation, a name in `rddm_fast.images.degrade.KINDS`.
-    patch: side of the square patches in pixels; every photograph must be at least that large.
-    length: number of items. Item i is drawn from the seed (seed, i) alone.
-    seed: not negative.
-    flip: mirror half of the patches left to right.
-    rotate: turn patches by 0, 90, 180 or 270 degrees before they are degraded.
-    shrink: greatest factor by which a region is scaled down to a patch, 1 for never. The factor is drawn for
-        each patch, half of the patches stay unscaled, and regions are never larger than the photograph.
-    strength: arguments of the degradation, as in `rddm_fast.images.degrade`.
+    An item holds `target` and `input`, float32 (3, patch, patch); `mask`, float32 (1, patch, patch), for the kinds that
+    have one; and `name`, the photograph's file name. The probability of a photograph is proportional to the square root
+    of its area, so that small ones are not repeated as often as large ones.
 
-    An item holds `target` and `input`, float32 (3, patch, patch); `mask`, float32 (1, patch, patch), for the
-    kinds that have one; and `name`, the photograph's file name. A photograph is drawn with a chance
-    proportional to the square root of its area, so that small ones are not repeated as often as large ones.
+    Args:
+        photographs: image files; read once and kept in memory with 8 bits per sample.
+        kind: a degradation, a name in `rddm_fast.images.degrade.KINDS`.
+        patch: side of the square patches in pixels; every photograph must be at least that large.
+        length: number of items. Item i depends only on (seed, i).
+        seed: seed of all random choices, not negative.
+        flip: mirror half of the patches left to right.
+        shrink: greatest factor by which a region is scaled down to a patch, 1 for never. The factor is drawn per patch;
+            half of the patches stay unscaled, and no region is larger than its photograph.
 
-    Raises ImageError for a file that cannot be read, ValueError for a photograph smaller than a patch and for
-    arguments out of range.
+    Raises:
+        ImageError: a file cannot be read.
+        ValueError: a photograph is smaller than a patch, or an argument is out of range.
     """
 
     def __init__(
@@ -157,9 +152,7 @@ class PhotoPatches(Dataset[Item]):
         length: int,
         seed: int = 0,
         flip: bool = True,
-        rotate: bool = False,
         shrink: float = 1.0,
-        strength: Mapping[str, object] | None = None,
     ) -> None:
         if not photographs:
             raise ValueError("no photographs given")
@@ -176,9 +169,7 @@ class PhotoPatches(Dataset[Item]):
         self.length = length
         self.seed = seed
         self.flip = flip
-        self.rotate = rotate
         self.shrink = shrink
-        self.strength = dict(strength or {})
         self._photographs = [_read_uint8(path) for path in self.paths]
         for path, photograph in zip(self.paths, self._photographs, strict=True):
             if min(photograph.shape[:2]) < patch:
@@ -196,7 +187,7 @@ class PhotoPatches(Dataset[Item]):
         rng = np.random.default_rng((self.seed, index))
         which = min(int(np.searchsorted(self._cumulative, rng.random(), side="right")), len(self.paths) - 1)
         target = self._draw_patch(self._photographs[which], rng)
-        degraded = degrade(target, self.kind, rng, **self.strength)
+        degraded = degrade(target, self.kind, rng)
         item: Item = {"target": _to_tensor(target), "input": _to_tensor(degraded.image)}
         item["name"] = self.paths[which].name
         if degraded.mask is not None:
@@ -205,14 +196,13 @@ class PhotoPatches(Dataset[Item]):
 
     def _draw_patch(self, photograph: npt.NDArray[np.uint8], rng: np.random.Generator) -> FloatImage:
         height, width = photograph.shape[:2]
-        factor = max(1.0, rng.uniform(2 - self.shrink, self.shrink))  # 1 in half of the cases
+        # The interval is symmetric about 1, so half of the factors become 1.
+        factor = max(1.0, rng.uniform(2 - self.shrink, self.shrink))
         side = min(round(self.patch * factor), height, width)
         top, left = rng.integers(height - side + 1), rng.integers(width - side + 1)
         region = photograph[top : top + side, left : left + side]
         if self.flip and rng.random() < 0.5:
             region = region[:, ::-1]
-        if self.rotate:
-            region = np.rot90(region, int(rng.integers(4)))
         if side == self.patch:
             return np.ascontiguousarray(region).astype(np.float32) / np.float32(255)
         pixels = torch.from_numpy(np.ascontiguousarray(region)).permute(2, 0, 1).float() / 255
@@ -220,18 +210,18 @@ class PhotoPatches(Dataset[Item]):
 
 
 def _crop(images: dict[str, Tensor], patch: int, rng: np.random.Generator) -> dict[str, Tensor]:
-    """The same random patch of each (C, H, W), extended by reflection where it is smaller than the patch."""
+    """Cut the same random patch from each (C, H, W); images smaller than the patch are extended by reflection."""
     height, width = images["input"].shape[1:]
     missing = ((0, 0), (0, max(0, patch - height)), (0, max(0, patch - width)))
     if any(after for _, after in missing):
-        # numpy's reflection, unlike torch's, may be longer than the image.
+        # numpy's reflection may be longer than the image; torch's may not.
         images = {key: torch.from_numpy(np.pad(image.numpy(), missing, "reflect")) for key, image in images.items()}
     top, left = rng.integers(max(1, height - patch + 1)), rng.integers(max(1, width - patch + 1))
     return {key: image[:, top : top + patch, left : left + patch] for key, image in images.items()}
 
 
 def _resize(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """Scale (C, H, W) to another size; an antialiased triangle filter, which does not leave [0, 1]."""
+    """Scale (C, H, W) to another size by an antialiased triangle filter, which does not leave [0, 1]."""
     return torch.nn.functional.interpolate(image[None], size, mode="bilinear", antialias=True)[0].clamp(0, 1)
 
 

@@ -1,61 +1,47 @@
-"""Which images to restore, and where the results go."""
+"""Which images to work on, and where the results go."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from os import PathLike
 from pathlib import Path
 
 from .picture import READ_SUFFIXES, WRITE_SUFFIXES, ImageError
 
+PathOrText = str | PathLike[str]
 
-def find_images(inputs: str | PathLike[str] | Iterable[str | PathLike[str]]) -> list[Path]:
-    """The image files that `inputs` name, each once, in the order named and sorted within a folder.
 
-    inputs: a file or folder, or several. A folder stands for all images in it and below it, by suffix in
-        either case (`READ_SUFFIXES`), leaving out hidden files. A file is taken whatever its suffix.
+def find_images(inputs: PathOrText | Iterable[PathOrText]) -> list[Path]:
+    """Find the image files that `inputs` name, each once, in the order named and sorted within a folder.
 
-    Raises ImageError for an input that does not exist, a folder without an image, and when nothing is given.
+    Args:
+        inputs: a file or folder, or several. A folder stands for all images in it and below it, told by their suffix
+            in either case (`READ_SUFFIXES`), without hidden files. A file is taken whatever its suffix.
+
+    Raises:
+        ImageError: an input does not exist, a folder holds no image, or nothing is given.
     """
-    return list(dict.fromkeys(path for path, _ in _with_roots(inputs)))
+    given = [inputs] if isinstance(inputs, str | PathLike) else inputs
+    found = [image for one in given for image, _ in images_of(one)]
+    if not found:
+        raise ImageError("no image was given")
+    return list(dict.fromkeys(found))
 
 
-def output_path(source: str | PathLike[str], root: str | PathLike[str], out_dir: str | PathLike[str]) -> Path:
-    """Where the result of `source` goes: its name relative to `root`, below `out_dir`.
+def images_of(given: PathOrText) -> list[tuple[Path, Path]]:
+    """Find the images of one file or folder, each with its root, the folder that its name is relative to.
 
-    The suffix is kept where the format can be written without harm, else it becomes .png (GIF has 256
-    colours). Raises ValueError when `source` does not lie below `root`.
+    The root is the folder given, or the folder that holds the file given. Raises ImageError as `find_images` does.
     """
-    source = Path(source)
-    target = Path(out_dir) / source.relative_to(root)
-    return target if source.suffix.lower() in WRITE_SUFFIXES else target.with_suffix(".png")
-
-
-def plan_outputs(
-    inputs: str | PathLike[str] | Iterable[str | PathLike[str]], out_dir: str | PathLike[str]
-) -> list[tuple[Path, Path]]:
-    """(image, where its result goes) for every image that `inputs` name, checked before any work is done.
-
-    Names are kept relative to the folder given, or for a file to the folder it is in.
-
-    Raises ImageError as `find_images` does, when two images would be written to one file, and when an image
-    would be overwritten.
-    """
-    plan: dict[Path, Path] = {}
-    sources: dict[Path, Path] = {}
-    for source, root in _with_roots(inputs):
-        if source in plan:
-            continue
-        target = output_path(source, root, out_dir)
-        if other := sources.get(target):
-            raise ImageError(f"{other} and {source} would both be written to {target}; rename one of them")
-        plan[source] = target
-        sources[target] = source
-    originals = {source.resolve() for source in plan}
-    for source, target in plan.items():
-        if target.resolve() in originals:
-            raise ImageError(f"the result of {source} would overwrite {target}; choose another output folder")
-    return list(plan.items())
+    path = Path(given)
+    if path.is_dir():
+        images = images_below(path)
+        if not images:
+            raise ImageError(f"{path} holds no image ({', '.join(sorted(READ_SUFFIXES))})")
+        return [(image, path) for image in images]
+    if path.exists():
+        return [(path, path.parent)]
+    raise ImageError(f"{path} does not exist")
 
 
 def images_below(folder: Path) -> list[Path]:
@@ -69,20 +55,42 @@ def images_below(folder: Path) -> list[Path]:
     )
 
 
-def _with_roots(inputs: str | PathLike[str] | Iterable[str | PathLike[str]]) -> list[tuple[Path, Path]]:
-    """Every image with the folder that its name is relative to."""
-    found = []
-    for given in [inputs] if isinstance(inputs, str | PathLike) else inputs:
-        path = Path(given)
-        if path.is_dir():
-            images = images_below(path)
-            if not images:
-                raise ImageError(f"{path} holds no image ({', '.join(sorted(READ_SUFFIXES))})")
-            found += [(image, path) for image in images]
-        elif path.exists():
-            found.append((path, path.parent))
-        else:
-            raise ImageError(f"{path} does not exist")
-    if not found:
-        raise ImageError("no image was given")
-    return found
+def output_path(source: PathOrText, root: PathOrText, out_dir: PathOrText) -> Path:
+    """Where the result of `source` goes: its name relative to `root`, below `out_dir`.
+
+    The suffix is kept if the format can be written without harm; otherwise it becomes .png (GIF has 256 colours).
+    Raises ValueError if `source` does not lie below `root`.
+    """
+    source = Path(source)
+    target = Path(out_dir) / source.relative_to(root)
+    return target if source.suffix.lower() in WRITE_SUFFIXES else target.with_suffix(".png")
+
+
+def plan_outputs(found: Sequence[tuple[Path, Path]], out_dir: PathOrText) -> list[tuple[Path, Path]]:
+    """Decide where each result goes, before any work is done.
+
+    Args:
+        found: (image, root) as `images_of` returns them; an image that appears twice counts once.
+        out_dir: the folder below which results keep their names relative to the root.
+
+    Returns:
+        (image, where its result goes) for each image.
+
+    Raises:
+        ImageError: two results would be written to one file, or a result would overwrite an image.
+    """
+    plan: dict[Path, Path] = {}
+    sources: dict[Path, Path] = {}
+    for source, root in found:
+        if source in plan:
+            continue
+        target = output_path(source, root, out_dir)
+        if other := sources.get(target):
+            raise ImageError(f"{other} and {source} would both be written to {target}; rename one of them")
+        plan[source] = target
+        sources[target] = source
+    originals = {source.resolve() for source in plan}
+    for source, target in plan.items():
+        if target.resolve() in originals:
+            raise ImageError(f"the result of {source} would overwrite {target}; choose another output folder")
+    return list(plan.items())

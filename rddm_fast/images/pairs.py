@@ -1,8 +1,7 @@
-"""Finding pairs: degraded input, target, and for some tasks a mask, matched by name.
+"""Find pairs of images by name: degraded input, target, and for some tasks a mask.
 
-A source of images is a folder (searched recursively), a pattern such as "rain/*.png", a text list with one
-path a line (`.flist` as the published RDDM code has them, or `.txt`), or one image. A CSV file names whole
-pairs.
+A source of images is a folder (searched recursively), a pattern such as "rain/*.png", a text list with one path per
+line (`.flist`, as the published RDDM code uses them, or `.txt`), or one image. A CSV file names whole pairs.
 """
 
 from __future__ import annotations
@@ -22,8 +21,7 @@ from .picture import READ_SUFFIXES
 
 LIST_SUFFIXES = frozenset({".flist", ".txt"})
 
-# Words that say which part of a pair a file is, as in 3_rain.png and 3_clean.png, or rain-001.png and
-# norain-001.png.
+# Words that tell which part of a pair a file is: 3_rain.png and 3_clean.png, rain-001.png and norain-001.png.
 ROLE_WORDS = frozenset(
     {"input", "in", "target", "label", "gt", "groundtruth", "truth", "ref", "reference", "orig", "original"}
     | {"rain", "norain", "rainy", "snow", "snowy", "haze", "hazy", "noise", "noisy", "clean", "clear"}
@@ -33,17 +31,19 @@ ROLE_WORDS = frozenset(
 
 
 class DataError(ValueError):
-    """A data set that cannot be used as it is; the message is one sentence that names the files."""
+    """A data set cannot be used as it is; the message is one sentence that names the files."""
 
 
 @dataclass(frozen=True)
 class Pair:
     """Files that belong together.
 
-    input, target, mask: image files; target and mask may be None.
-    name: the input's name without suffix, relative to the folder given or to the folder that a list's files
-        share.
-    origin: the list and line that named the files ("train.csv, line 3"), or "" where no list did.
+    Attributes:
+        input: image file.
+        target: image file, or None.
+        mask: image file, or None.
+        name: the input's name without suffix, relative to the folder given or to the folder that a list's files share.
+        origin: the list and line that named the files ("train.csv, line 3"), or "" if no list did.
     """
 
     input: Path
@@ -60,17 +60,20 @@ def find_pairs(
 ) -> list[Pair]:
     """Find pairs of images, in the input's order.
 
-    input, target, mask: sources of images (see the module), or for `input` alone a CSV file with the columns
-        input and, where there are any, target and mask; its paths are relative to the CSV file's folder.
-    target: None where there is no ground truth, as in restoring.
+    Every input must have one target and every target one input; the same holds for masks. They are matched by name,
+    never by order. Three rules are tried, and the first that holds for all files without ambiguity decides: the path
+    relative to the source without suffix, the file name without suffix, and the file name without words such as rain
+    and clean (`ROLE_WORDS`).
 
-    Every input must have one target and every target one input, likewise for masks. They are matched by name,
-    never by their order: by the path relative to the source, without suffix; where that fails, by the file
-    name without suffix; where that fails, by the file name without words such as rain and clean
-    (`ROLE_WORDS`). Each rule must hold for all files of a source, without ambiguity.
+    Args:
+        input: a source of images (see the module), or a CSV file with the column input and, where there are any,
+            target and mask; its paths are relative to the CSV file's folder.
+        target: a source of images, or None if there is no ground truth.
+        mask: a source of images, or None.
 
-    Raises DataError for sources that are missing or empty, for a list that cannot be read or names a file
-    that does not exist (with the line), and for files without a partner (with their names).
+    Raises:
+        DataError: a source is missing or empty, a list cannot be read or names a file that does not exist (with the
+            line), or files have no partner (with their names).
     """
     if Path(input).suffix.lower() == ".csv":
         if target is not None or mask is not None:
@@ -92,8 +95,17 @@ def find_pairs(
     ]
 
 
+def masks_of(found: Sequence[tuple[Path, Path]], mask: str | PathLike[str]) -> dict[Path, Path]:
+    """The mask of each image, matched as by `find_pairs`; `found` holds (image, root) as `find.images_of` has them."""
+    inputs = [_Found(image, _name(image, root)) for image, root in found]
+    masks = _partners(inputs, mask, "mask")
+    return {one.path: hole.path for one, hole in zip(inputs, masks, strict=True) if hole is not None}
+
+
 @dataclass(frozen=True)
 class _Found:
+    """An image of a source, the name it is matched by, and the list and line that named it."""
+
     path: Path
     name: str
     origin: str = ""
@@ -133,6 +145,8 @@ def _pairs_from_csv(path: Path) -> Iterator[Pair]:
     if "input" not in columns:
         raise DataError(f"{path} has no column named input; its columns are: {', '.join(columns) or 'none'}")
     reader.fieldnames = columns
+
+    # Check every row before the first pair is returned.
     used = [column for column in ("input", "target", "mask") if column in columns]
     rows = []
     for row in reader:
@@ -174,7 +188,7 @@ def _existing(folders: list[Path], entry: str, origin: str) -> Path:
 
 
 def _named(images: list[Path], origins: list[str]) -> list[_Found]:
-    """Name images that no folder was given for, relative to the folder that they have in common."""
+    """Name images of a list or a pattern relative to the folder that they have in common."""
     if not images:
         return []
     common = Path(os.path.commonpath([os.path.abspath(image.parent) for image in images]))
@@ -198,17 +212,17 @@ def _stem_without_role(found: _Found) -> str:
 
 
 def _partners(inputs: list[_Found], source: str | PathLike[str] | None, what: str) -> Sequence[_Found | None]:
-    """The partner of each input, by the first rule that keeps all names distinct and gives all a partner."""
+    """The partner of each input, by the first rule that keeps all names distinct and leaves no file over."""
     if source is None:
         return [None] * len(inputs)
     others = _find(source)
     rules: list[Callable[[_Found], str]] = [lambda found: found.name, _stem, _stem_without_role]
-    # What to report if no rule fits: the one that leaves the fewest files over says best what is wrong.
+    # If no rule fits, report the one that leaves the fewest files over: it says best what is wrong.
     fewest_left: tuple[list[_Found], list[_Found]] | None = None
     for rule in rules:
         ours, theirs = [rule(found) for found in inputs], {rule(found): found for found in others}
         if len(set(ours)) < len(inputs) or len(theirs) < len(others):
-            continue
+            continue  # ambiguous: two files of a source have one name
         if set(ours) == set(theirs):
             return [theirs[key] for key in ours]
         left = (
@@ -227,7 +241,7 @@ def _partners(inputs: list[_Found], source: str | PathLike[str] | None, what: st
 
 
 def _repeated(found: list[_Found]) -> str:
-    """The first name that more than one file has, with those files; "" if there is none."""
+    """A name that several files have, with those files; "" if all names differ."""
     name, count = Counter(one.name for one in found).most_common(1)[0]
     return f"{_some([one for one in found if one.name == name])} have the same name" if count > 1 else ""
 

@@ -1,4 +1,4 @@
-"""Data sets with what training wants done to each item."""
+"""Data sets whose items are resized or equalised as a training wants them."""
 
 from __future__ import annotations
 
@@ -13,25 +13,36 @@ from .datasets import Item
 
 
 def equalized(image: Tensor) -> Tensor:
-    """(C, H, W) in [0, 1] with the histogram of each channel equalised in 8 bits, as published for low light."""
+    """Equalise the histogram of each channel of (C, H, W) in [0, 1], in 8 bits, as published for low light."""
     cv2 = require("cv2", "images")
     channels = (image * 255).round().to(torch.uint8).numpy()
     return torch.from_numpy(np.stack([cv2.equalizeHist(np.ascontiguousarray(c)) for c in channels])).float() / 255
 
 
-def resized(image: Tensor, side: int) -> Tensor:
-    """(C, H, W) in [0, 1] to (C, side, side), bicubic with antialiasing; the shape is lost, as published."""
-    if image.shape[-2:] == (side, side):
+def resized(image: Tensor, size: int | tuple[int, int]) -> Tensor:
+    """Resize (C, H, W) in [0, 1], bicubic with antialiasing, clamped to [0, 1].
+
+    This is the kernel of MATLAB's imresize (a = -0.5); the two differ only at the very border.
+
+    Args:
+        image: any height and width.
+        size: (height, width), or one number for a square; the aspect ratio is not kept.
+    """
+    size = (size, size) if isinstance(size, int) else size
+    if image.shape[-2:] == size:
         return image
-    return F.interpolate(image[None], (side, side), mode="bicubic", antialias=True)[0].clamp(0, 1)
+    return F.interpolate(image[None], size, mode="bicubic", antialias=True)[0].clamp(0, 1)
 
 
 class Prepared(Dataset[Item]):
-    """`items` with what training on them wants done to each.
+    """The items of another data set, prepared for training.
 
-    size: side that the images are resized to; None leaves them.
-    equalize_input: `equalized` of the input.
-    input_is_target: for data of images alone, which are read as inputs: the item holds `target` in its place.
+    Args:
+        items: the data set.
+        size: side in pixels to which all images are resized, whatever their aspect ratio, as published; None leaves
+            them as they are.
+        equalize_input: equalise the input's histogram (`equalized`).
+        input_is_target: rename `input` to `target`, for images without a partner, which are read as inputs.
     """
 
     def __init__(
@@ -55,6 +66,6 @@ class Prepared(Dataset[Item]):
         if self.equalize_input:
             item["input"] = equalized(item["input"])
         if self.size is not None:
-            side = self.size
-            item = {key: resized(value, side) if isinstance(value, Tensor) else value for key, value in item.items()}
+            images = {key: value for key, value in item.items() if isinstance(value, Tensor)}
+            item.update({key: resized(image, self.size) for key, image in images.items()})
         return item

@@ -22,11 +22,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..images.pairs import DataError, Pair
 from ..images.picture import read_image
+from ..images.prepared import resized
 from ..system.files import write_text_whole
 from ..system.processes import rank, share, world_size
 from .gallery import Row, write_gallery
@@ -93,7 +93,7 @@ class Evaluator:
         files = [pair.input, pair.target, *([pair.mask] if pair.mask else [])]
         images = [read_image(file).pixels for file in files]
         if self.resize is not None:
-            images = [_resized(image, self.resize) for image in images]
+            images = [resized(image, self.resize) for image in images]
         for file, image in zip(files[1:], images[1:], strict=True):
             if image.shape != images[0].shape:
                 sizes = [f"{x.shape[2]}x{x.shape[1]}" for x in (images[0], image)]
@@ -135,12 +135,6 @@ class Evaluator:
         if self.lpips is not None:
             values["lpips"] = self.lpips.distance(pred, target)
         return values
-
-
-def _resized(image: Tensor, size: tuple[int, int]) -> Tensor:
-    # With antialiasing this is the kernel of MATLAB's imresize (a = -0.5); the two differ at the very border alone.
-    resized = F.interpolate(image[None], size=size, mode="bicubic", antialias=True, align_corners=False)
-    return resized[0].clamp(0, 1)
 
 
 @dataclass(frozen=True, eq=False)

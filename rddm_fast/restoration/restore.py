@@ -8,9 +8,8 @@ for outcome in restore_files(restorer, ["photos"], "restored"):
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from os import PathLike
 from pathlib import Path
 
 import torch
@@ -18,31 +17,30 @@ from torch import Tensor
 
 from ..diffusion.residual import ResidualDiffusion
 from ..fast.engine import FastSampler
-from ..images.find import find_images, plan_outputs
-from ..images.pairs import find_pairs
+from ..images.find import PathOrText, images_of, plan_outputs
+from ..images.pairs import masks_of
 from ..images.picture import ImageError, Picture, read_image, write_image
 from ..system.processes import rank, share
 from .tiles import tiled
 
-PathOrText = str | PathLike[str]
-
 
 class Restorer:
-    """A restoring model with its settings; called with one picture.
+    """A restoring model with its settings; call it with one picture.
 
     Args:
         diffusion: a model with `condition=True`.
-        steps: sampling steps; the model's own if None.
-        eta: stochasticity, 0 to 1; the model's own if None.
-        seed: of the starting noise, the same for every picture, so that a picture's result does not depend on
-            which others are restored with it.
-        tile: greatest side in pixels that is restored at once (larger pictures in tiles); None for any.
-        overlap: of neighbouring tiles, in pixels.
+        steps: sampling steps; the model's own number if None.
+        eta: stochasticity, 0 to 1; the model's own value if None.
+        seed: seed of the starting noise. It is the same for every picture, so that a result does not depend on which
+            other pictures are restored with it.
+        tile: larger pictures are restored in tiles of at most this side in pixels; None never tiles.
+        overlap: pixels by which neighbouring tiles overlap at least.
         dtype: what the networks compute in, as in `FastSampler`.
-        compile: compile the networks, and capture the loop on a GPU: worth its minute a size for many pictures of one
-            size, and so not done by default.
+        compile: compile the networks, and capture the loop on a GPU. This takes about a minute per image size, so it
+            pays only for many pictures of one size.
 
-    Raises ValueError for a model that generates instead.
+    Raises:
+        ValueError: the model generates images instead of restoring them, or `overlap` is not less than `tile`.
     """
 
     def __init__(
@@ -73,7 +71,19 @@ class Restorer:
         mask: Picture | None = None,
         advance: Callable[[int, int], None] | None = None,
     ) -> Picture:
-        """`picture` restored; alpha, bits and the rest stay. `advance(done, of)` is called after each tile."""
+        """Restore one picture.
+
+        Args:
+            picture: the degraded picture.
+            mask: a mask of the same size, for models that take one.
+            advance: called after each tile with how many are done and how many there are.
+
+        Returns:
+            The restored picture, with the input's alpha, bits, profile and resolution.
+
+        Raises:
+            ImageError: mask and picture differ in size.
+        """
         image = picture.pixels[None].to(self.device)
         masks = []
         if mask is not None:
@@ -85,6 +95,7 @@ class Restorer:
         if self.tile is None or max(image.shape[-2:]) <= self.tile:
             return picture.with_pixels(self.sampler(image, *masks, generator=generator)[0].cpu())
 
+        # Draw the noise of the whole picture first, so that overlapping tiles see the same noise.
         draws = 1 + sum(step.draws for step in self.sampler.steps)
         noise = [torch.randn(image.shape, generator=generator, device=self.device) for _ in range(draws)]
 
@@ -97,7 +108,7 @@ class Restorer:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one input: restored in `seconds`, skipped because its result was there, or failed."""
+    """What became of one input: restored in `seconds`, skipped because its result exists, or failed with `error`."""
 
     source: Path
     target: Path | None = None
@@ -108,7 +119,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Plan:
-    """The work of one call: (source, target) of each file, its mask, and the inputs that cannot be used."""
+    """The work of one call: (source, target) per file, the masks by source, and the inputs that cannot be used."""
 
     files: list[tuple[Path, Path]]
     masks: dict[Path, Path]
@@ -118,28 +129,36 @@ class Plan:
 def plan(
     inputs: Sequence[PathOrText], output: PathOrText, mask: PathOrText | None = None, *, needs_mask: bool = False
 ) -> Plan:
-    """What to restore and where the results go, checked before any work is done.
+    """Decide what to restore and where the results go, before any work is done.
 
-    An input that is missing or holds no image becomes a failure; the others are still planned. Raises
-    ImageError when results would overwrite each other or an input, and ValueError where a mask is missing.
+    An input that is missing or holds no image becomes a failure; the others are still planned.
+
+    Args:
+        inputs: image files and folders.
+        output: the folder for the results.
+        mask: the mask's file, or the folder of masks matched by name.
+        needs_mask: whether the model takes a mask.
+
+    Raises:
+        ImageError: results would overwrite each other or an input.
+        ValueError: the model needs a mask and none is given, or the reverse; a mask has no image or an image no mask.
     """
-    usable: list[PathOrText] = []
+    found: list[list[tuple[Path, Path]]] = []
     failures = []
     for given in inputs:
         try:
-            find_images(given)
-            usable.append(given)
+            found.append(images_of(given))
         except ImageError as error:
             failures.append(Outcome(Path(given), error=str(error)))
     if needs_mask and mask is None:
         raise ValueError("this model was trained with a mask (input_condition=True): name the masks' file or folder")
     if mask is not None and not needs_mask:
         raise ValueError("this model takes no mask: leave it out")
-    files = plan_outputs(usable, output) if usable else []
+    files = plan_outputs([image for images in found for image in images], output)
     masks: dict[Path, Path] = {}
     if mask is not None:
-        for given in usable:
-            masks.update({pair.input: pair.mask for pair in find_pairs(given, mask=mask) if pair.mask})
+        for images in found:
+            masks.update(masks_of(images, mask))
     return Plan(files, masks, failures)
 
 
@@ -153,16 +172,19 @@ def restore_files(
     on_start: Callable[[int, int, Path], None] | None = None,
     advance: Callable[[int, int], None] | None = None,
 ) -> Iterator[Outcome]:
-    """Restore files and folders of images into the folder `output`, keeping names; yields an Outcome each.
+    """Restore files and folders of images into the folder `output`, keeping names; yields one Outcome per file.
 
-    A file that cannot be read or written is an outcome with an error, and the rest is done. A file whose result
-    is there is skipped unless `overwrite` is true, so that an interrupted run goes on where it stopped. Each
-    result appears whole or not at all. Under `torchrun` and `accelerate launch` each process restores its own part of
-    the files, and the first one alone names the inputs that cannot be used.
+    A file that cannot be read or written becomes an outcome with an error, and the rest is still restored. A file
+    whose result exists is skipped unless `overwrite` is true, so that an interrupted run can be resumed. Each result
+    appears whole or not at all. Under `torchrun` and `accelerate launch` each process restores its own share of the
+    files; only the first one reports the inputs that cannot be used.
 
     Args:
+        restorer: the model with its settings.
         inputs: image files, and folders, which stand for every image below them.
+        output: the folder for the results.
         mask: the mask's file, or the folder of masks matched by name, for models that take one.
+        overwrite: restore files again whose result exists.
         on_start: called before each file with its number from 0, how many there are, and its path.
         advance: called after each tile of a file with how many are done and how many there are.
     """
@@ -187,8 +209,3 @@ def restore_files(
         except (MemoryError, torch.OutOfMemoryError):
             advice = "use smaller tiles" if restorer.tile else "restore it in tiles"
             yield Outcome(source, error=f"{source} needs more memory than there is: {advice}")
-
-
-def failed(outcomes: Iterable[Outcome]) -> list[Outcome]:
-    """Those with an error."""
-    return [outcome for outcome in outcomes if outcome.error]

@@ -1,4 +1,4 @@
-"""Reading and writing pictures, and planning where results go."""
+"""Reading and writing pictures: every format to the bit, and every error in one sentence."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import torch
 
-from rddm_fast.images.find import find_images, output_path, plan_outputs
 from rddm_fast.images.picture import ImageError, Picture, read_image, write_image
 
 Image = pytest.importorskip("PIL.Image")
@@ -183,6 +182,13 @@ def test_extreme_sizes(tmp_path, size):
     picture = read_image(saved(tmp_path / "a.png", samples))
     write_image(tmp_path / "b.png", picture)
     assert np.array_equal(np.asarray(Image.open(tmp_path / "b.png")), samples)
+
+
+def test_reading_needs_no_suffix(tmp_path):
+    buffer = io.BytesIO()
+    Image.fromarray(SAMPLES8[..., :3]).save(buffer, "PNG")
+    (tmp_path / "picture").write_bytes(buffer.getvalue())
+    assert np.array_equal(hwc(read_image(tmp_path / "picture").pixels, 255), SAMPLES8[..., :3])
 
 
 # ---------------------------------------------------------------- files that cannot be read
@@ -391,60 +397,3 @@ def test_the_input_is_not_overwritten_unless_asked(tmp_path):
     assert np.array_equal(np.asarray(Image.open(path)), SAMPLES8[..., :3])
     write_image(path, before.with_pixels(1 - before.pixels), overwrite_input=True)
     assert np.array_equal(np.asarray(Image.open(path)), 255 - SAMPLES8[..., :3])
-
-
-# ---------------------------------------------------------------- finding
-
-
-@pytest.fixture
-def folder(tmp_path):
-    for name in ("b.PNG", "a.jpg", "sub/c.Tiff", "sub/d.gif", "notes.txt", ".hidden.png", ".cache/e.png"):
-        path = tmp_path / "in" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    return tmp_path / "in"
-
-
-def test_find_images_in_folders_and_files(folder):
-    names = [path.relative_to(folder).as_posix() for path in find_images(folder)]
-    assert names == ["a.jpg", "b.PNG", "sub/c.Tiff", "sub/d.gif"]
-    assert find_images([folder / "b.PNG", str(folder)])[0] == folder / "b.PNG"
-    assert len(find_images([folder / "b.PNG", folder])) == 4
-    assert find_images(str(folder / "notes.txt")) == [folder / "notes.txt"]
-
-
-def test_find_images_errors(tmp_path, folder):
-    with pytest.raises(ImageError, match="missing does not exist"):
-        find_images(tmp_path / "missing")
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(ImageError, match=r"empty holds no image \(\.bmp, \.gif"):
-        find_images([folder, tmp_path / "empty"])
-    with pytest.raises(ImageError, match="no image was given"):
-        find_images([])
-
-
-def test_output_path():
-    assert output_path("in/sub/a.JPG", "in", "out") == Path("out/sub/a.JPG")
-    assert output_path("in/a.b.gif", "in", "out") == Path("out/a.b.png")
-    with pytest.raises(ValueError):
-        output_path("elsewhere/a.png", "in", "out")
-
-
-def test_plan_outputs(tmp_path, folder):
-    out = tmp_path / "out"
-    plan = plan_outputs([folder, folder / "sub" / "c.Tiff"], out)
-    assert [target.relative_to(out).as_posix() for _, target in plan] == [
-        *("a.jpg", "b.PNG", "sub/c.Tiff", "sub/d.png"),
-    ]
-    (folder / "sub" / "d.png").touch()
-    with pytest.raises(ImageError, match=r"d\.gif and .*d\.png would both be written to .*out/sub/d\.png"):
-        plan_outputs(folder, out)
-    with pytest.raises(ImageError, match=r"would overwrite .*a\.jpg; choose another output folder"):
-        plan_outputs(folder / "a.jpg", folder)
-
-
-def test_reading_needs_no_suffix(tmp_path):
-    buffer = io.BytesIO()
-    Image.fromarray(SAMPLES8[..., :3]).save(buffer, "PNG")
-    (tmp_path / "picture").write_bytes(buffer.getvalue())
-    assert np.array_equal(hwc(read_image(tmp_path / "picture").pixels, 255), SAMPLES8[..., :3])

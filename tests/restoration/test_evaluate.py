@@ -19,7 +19,6 @@ from rddm_fast.cli import app
 from rddm_fast.images.pairs import find_pairs
 from rddm_fast.images.picture import Picture, read_image, write_image
 from rddm_fast.restoration.evaluate import Evaluator, evaluate
-from rddm_fast.restoration.perceptual import frechet_distance, inception_score
 
 pytest.importorskip("torchmetrics")
 skimage_metrics = pytest.importorskip("skimage.metrics")
@@ -248,23 +247,6 @@ def test_networks_from_torchscript_files(folders: Path) -> None:
     # Five images in ten parts are five parts of one, each of score 1.
     assert summary["inception_score"]["mean"] == pytest.approx(1, abs=1e-6)
     assert "inception score" in result.stdout and "fid" in result.stdout
-
-
-def test_inception_score_is_the_published_formula() -> None:
-    probabilities = torch.rand(40, 6, generator=torch.Generator().manual_seed(0)).softmax(1).double()
-    p = probabilities.numpy()
-    expected = np.exp((p * (np.log(p) - np.log(p.mean(0)))).sum(1).mean())
-    mean, _ = inception_score(probabilities, splits=1)
-    assert mean == pytest.approx(expected, rel=1e-9)
-    assert inception_score(torch.eye(5).repeat(4, 1), splits=1)[0] == pytest.approx(5)  # certain, and all classes
-    state = torch.get_rng_state()
-    assert inception_score(probabilities) == inception_score(probabilities)
-    assert torch.equal(torch.get_rng_state(), state)
-
-
-def test_fid_of_one_image_is_an_error() -> None:
-    with pytest.raises(ValueError, match="at least two images"):
-        frechet_distance(torch.zeros(1, 3), torch.zeros(5, 3))
 
 
 def test_a_network_that_does_not_fit_is_named(folders: Path) -> None:
