@@ -60,7 +60,7 @@ class Restorer:
         if tile is not None and not 0 <= overlap < tile:
             raise ValueError(f"overlap must be 0 or more and less than the tile's {tile} pixels, not {overlap}")
         self.needs_mask = diffusion.input_condition
-        self.device = diffusion.alphas_cumsum.device
+        self.device = diffusion.device
         graphs = compile and self.device.type == "cuda"
         self.sampler = FastSampler(diffusion, steps=steps, eta=eta, dtype=dtype, compile=compile, graphs=graphs)
         self.seed, self.tile, self.overlap = seed, tile, overlap

@@ -16,7 +16,7 @@ def sampled(diffusion: ResidualDiffusion, dataset: Dataset[dict[str, Any]], coun
 
     A generating model's is one row. The same seed gives the same noise at every call.
     """
-    device = diffusion.alphas_cumsum.device
+    device = diffusion.device
     generator = torch.Generator(device).manual_seed(seed)
     # The class's own: `compat`'s subclass has another method of this name.
     if not diffusion.condition:
