@@ -4,14 +4,14 @@
 #   make test      run the tests against the installed package
 #   make check     formatting, lint, types
 #   make develop   an editable installation, for working on the package
-#   make bench     the benchmarks (of an editable installation)
+#   make bench     benchmark the ops and one network (of an editable installation)
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 SOURCES := setup.py pyproject.toml CMakeLists.txt constraints.txt \
-	$(shell find rddm_fast kernels csrc -type f -not -name '*.pyc' -not -name '*.so')
+	$(shell find rddm_fast kernels csrc benchmarks/*.py benchmarks/*/*.py -type f -not -name '*.pyc' -not -name '*.so')
 FORMATTED := csrc/*.cpp csrc/*/* examples/*.cpp tests/ops/cuda_on_host/*.h tests/ops/cuda_on_host/*.cpp
 
 .PHONY: demo test check format develop bench clean
@@ -37,8 +37,8 @@ develop: $(VENV)/tools
 	PATH="$(abspath $(BIN)):$$PATH" $(PIP) install -c constraints.txt --no-build-isolation -e ".[test,dev]"
 
 bench: develop
-	$(BIN)/python -m benchmarks --keep-freed-memory
-	$(BIN)/python -m benchmarks.bench_network
+	$(BIN)/rddm-fast bench ops --keep-freed-memory
+	$(BIN)/rddm-fast bench network
 
 clean:
 	rm -rf $(VENV) build demo *.egg-info

@@ -171,8 +171,12 @@ class CleanBuildPy(build_py):
 
 def main() -> None:
     setup(
-        packages=[*find_packages(include=["rddm_fast", "rddm_fast.*"]), "rddm_fast.kernels"],
-        package_dir={"rddm_fast.kernels": "kernels"},
+        packages=[
+            *find_packages(include=["rddm_fast", "rddm_fast.*"]),
+            "rddm_fast.kernels",
+            *(f"rddm_fast.{name}" for name in find_packages(include=["benchmarks", "benchmarks.*"])),
+        ],
+        package_dir={"rddm_fast.kernels": "kernels", "rddm_fast.benchmarks": "benchmarks"},
         package_data={"rddm_fast": ["py.typed", "models/NOTICE.md", "models/built_in/**", "restoration/photos/**"]},
         ext_modules=[Extension("rddm_fast._C", sources=[])],
         cmdclass={"build_ext": CMakeBuild, "build_py": CleanBuildPy},

@@ -1,1 +1,4 @@
-"""Benchmarks: each checks that what it times is right, then prints it beside what a user would run instead."""
+"""Benchmarks, installed as rddm_fast.benchmarks. Each checks its results, then times them beside the alternatives.
+
+`rddm-fast bench` lists and runs them.
+"""

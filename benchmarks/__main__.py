@@ -1,6 +1,50 @@
-"""All ops' microbenchmarks: python -m benchmarks [--quick] [--ops OP …] [--json FILE] [--csv FILE] [--plot STEM]."""
+"""`rddm-fast bench NAME [OPTIONS]`; without typer, `python -P -m rddm_fast.benchmarks NAME [OPTIONS]`."""
 
-from . import bench_forward_diffuse, bench_joint_loss, bench_reverse_step
-from .report import main
+from __future__ import annotations
 
-main([bench_reverse_step.OP, bench_reverse_step.DRAWN, bench_forward_diffuse.OP, bench_joint_loss.OP], __doc__)
+import importlib
+import sys
+from collections.abc import Sequence
+
+BENCHMARKS = {
+    "ops": ("ops", "all ops by themselves, against eager torch and torch.compile"),
+    "reverse_step": ("ops.reverse_step", "the reverse update"),
+    "forward_diffuse": ("ops.forward_diffuse", "the forward process with its noise"),
+    "joint_loss": ("ops.joint_loss", "the joint loss, forward and backward"),
+    "network": ("end_to_end.network", "one evaluation of the networks, folded and eager"),
+    "sampler": ("end_to_end.sampler", "whole images, against the eager reference and torch.compile of it"),
+    "training": ("end_to_end.training", "a training step: time and memory"),
+    "profile": ("end_to_end.profile", "where a restored image's time goes, by kernel"),
+    "launches": ("end_to_end.launches", "kernels per op call, and their time on a GPU"),
+    "sanitize": ("end_to_end.sanitize", "every GPU kernel on small and odd images, for compute-sanitizer"),
+    "draw": ("draw", "plots from a benchmark's JSON"),
+    "table1": ("paper.table1", "the paper's Table 1 on a small scale"),
+    "aosa": ("paper.aosa", "what AOSA decides, and when"),
+    "paths": ("paper.paths_digits", "whether generation is path-independent"),
+}
+"""Name to the module, whose `main(argv)` runs it, and what it measures."""
+
+
+def listing() -> str:
+    """The names, with one line each."""
+    rows = "\n".join(f"  {name:16} {about}" for name, (_, about) in BENCHMARKS.items())
+    return f"usage: rddm-fast bench NAME [OPTIONS]   (NAME --help shows a benchmark's options)\n\n{rows}"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the benchmark that the first argument names, with the others; list all without an argument."""
+    name, *options = (sys.argv[1:] if argv is None else list(argv)) or ["--help"]
+    if name in ("--help", "-h"):
+        print(listing())
+        return
+    if name not in BENCHMARKS:
+        sys.exit(f"error: there is no benchmark {name!r}: choose one of {', '.join(BENCHMARKS)}")
+    module = importlib.import_module(f"{__package__}.{BENCHMARKS[name][0]}")
+    sys.argv = [f"rddm-fast bench {name}", *options]  # the name that a benchmark's own --help and errors show
+    module.main(options)
+
+
+if __name__ == "__main__":
+    if __package__ == "benchmarks":  # the checkout's sources, which are not compiled
+        sys.exit("error: this would time the uncompiled sources of the checkout: run `rddm-fast bench` instead")
+    main()

@@ -1,7 +1,7 @@
-"""Draw what a benchmark measured, from its JSON: python -m benchmarks.draw FILE.json [STEM].
+"""Draw what a benchmark measured, from its JSON: rddm-fast bench draw FILE.json [STEM].
 
-For a machine that measures but draws nothing: files of `python -m benchmarks` and of `bench_sampler` become STEM.png
-and STEM.svg, beside FILE.json if no STEM is given.
+For a machine that measures but does not draw. Files of `rddm-fast bench ops` and `rddm-fast bench sampler` become
+STEM.png and STEM.svg, beside FILE.json if no STEM is given.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import bench_sampler, report
+from . import report
+from .end_to_end import sampler
 from .harness import Record
 
 
@@ -27,12 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if isinstance(found, list):
             report.plot(stem, [Record(**row) for row in rows])
         else:
-            bench_sampler.plot(stem, [bench_sampler.Row(**row) for row in rows])
+            sampler.plot(stem, [sampler.Row(**row) for row in rows])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SystemExit(
             f"error: {options.file} is not what a benchmark of the ops or of the sampler wrote with --json: {error}"
         ) from error
-
-
-if __name__ == "__main__":
-    main()

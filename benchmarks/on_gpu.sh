@@ -3,8 +3,8 @@
 #
 #   benchmarks/on_gpu.sh OUTDIR [--dry-run]
 #
-# In OUTDIR: summary.txt, a line a step; log.txt, what they printed; and a JSON file a benchmark (`python -m
-# benchmarks.draw` plots them, on any machine). Few files, for they may have to travel. Each step has a time limit, and
+# In OUTDIR: summary.txt, one line per step; log.txt, all that they printed; and one JSON file per benchmark (`rddm-fast
+# bench draw` plots them, on any machine). The files are few, because they may have to travel. Each step has a time limit, and
 # none runs past the end of the 9 minutes; one that fails does not stop the others, and the exit code is then 1.
 # --dry-run prints the steps and runs none.
 set -u
@@ -51,8 +51,8 @@ fi
 # Installed in a folder of its own beside the system's torch, so that the checkout and the system stay as they are.
 step build 120 "$python" -m pip install --no-build-isolation --no-deps --no-index --target "$package" .
 if [ $dry -eq 0 ]; then export PYTHONPATH="$package"; fi
-# `python -m benchmarks...` puts the checkout, which is not compiled, before the package: the runner turns that round.
-run=("$python" -P "$repo/benchmarks/run_installed.py")
+# -P: without it, the checkout, which is not compiled, would come before the package.
+run=("$python" -P -m rddm_fast.benchmarks)
 
 step environment 15 "$python" -P -m rddm_fast.ops.env_report --json
 step attributes 15 "$python" -P -c 'import json; from rddm_fast import _C; import rddm_fast.ops; print(json.dumps(_C.kernel_attributes(), indent=1))'
@@ -74,12 +74,12 @@ wait
 
 step launches 30 "${run[@]}" launches --json "$out/launches.json"
 step ops 60 "${run[@]}" ops --no-compile --json "$out/ops.json"
-step sampler 60 "${run[@]}" bench_sampler --sizes 256 --json "$out/sampler.json"
-step training 40 "${run[@]}" bench_training --dim 64 --size 128 --batch 16 --dtype bfloat16 --json "$out/training.json"
+step sampler 60 "${run[@]}" sampler --sizes 256 --json "$out/sampler.json"
+step training 40 "${run[@]}" training --dim 64 --size 128 --batch 16 --dtype bfloat16 --json "$out/training.json"
 # What torch compiles comes last: it may take all the time that is left.
-step profile 60 "${run[@]}" profile_sampler --size 256
+step profile 60 "${run[@]}" profile --size 256
 step ops-compiled 90 "${run[@]}" ops --quick --json "$out/ops-compiled.json"
-step sampler-compiled 260 "${run[@]}" bench_sampler --sizes 256 --batch 1 16 --compile default reduce-overhead --dtypes bfloat16 --repeats 3 --json "$out/sampler-compiled.json"
+step sampler-compiled 260 "${run[@]}" sampler --sizes 256 --batch 1 16 --compile default reduce-overhead --dtypes bfloat16 --repeats 3 --json "$out/sampler-compiled.json"
 
 [ $dry -eq 1 ] && exit 0
 rm -rf "$package"

@@ -15,8 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 _HERE = Path(__file__).parent
-# The tests' own helpers, and `benchmarks`; last, so that the installed package is the one that is tested.
-sys.path += [str(_HERE), str(_HERE.parent)]
+sys.path.append(str(_HERE))  # the tests' own helpers
 # The whole collection lies beside the project where the project is developed; a clone has a part of it.
 GOLDEN_FOLDERS = [f for f in (_HERE.parents[1] / "shared" / "golden", _HERE / "data" / "golden") if f.is_dir()]
 

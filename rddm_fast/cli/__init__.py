@@ -8,6 +8,6 @@ from .app import app, main
 
 # isort: split
 # Importing a command registers it, in the order in which --help lists them.
-from . import demo, restore, evaluate, compile, export, train, paths, convert, env  # noqa: F401, I001
+from . import demo, restore, evaluate, compile, export, train, paths, convert, bench, env  # noqa: F401, I001
 
 __all__ = ["app", "main"]

@@ -16,23 +16,16 @@ import torch
 from small_models import small_model
 from torch import nn
 
-from benchmarks import (
-    bench_forward_diffuse,
-    bench_joint_loss,
-    bench_reverse_step,
-    bench_sampler,
-    bench_training,
-    draw,
-    harness,
-    profile_sampler,
-    report,
-)
+from rddm_fast.benchmarks import draw, harness, report
+from rddm_fast.benchmarks.__main__ import BENCHMARKS
+from rddm_fast.benchmarks.end_to_end import profile, sampler, training
+from rddm_fast.benchmarks.ops import forward_diffuse, joint_loss, reverse_step
 from rddm_fast.diffusion import ResidualDiffusion
 from rddm_fast.fast import FastSampler
 from rddm_fast.fast.together import can_be_together
 
 ROOT = Path(__file__).parents[2]
-OPS = [bench_reverse_step.OP, bench_reverse_step.DRAWN, bench_forward_diffuse.OP, bench_joint_loss.OP]
+OPS = [*reverse_step.OPS, *forward_diffuse.OPS, *joint_loss.OPS]
 CPU = torch.device("cpu")
 TINY = harness.Case((1, 3, 8, 8), "float32", "channels_last")
 
@@ -40,7 +33,7 @@ TINY = harness.Case((1, 3, 8, 8), "float32", "channels_last")
 @pytest.fixture(autouse=True)
 def _without_the_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     """torch.compile takes 10 seconds an op, and is not what is tested here."""
-    for module in (bench_reverse_step, bench_forward_diffuse, bench_joint_loss):
+    for module in (reverse_step, forward_diffuse, joint_loss):
         monkeypatch.setattr(module, "compiled", getattr(module, "needed", module.eager))
     monkeypatch.setitem(harness.CACHE_BYTES, "cpu", 1 << 20)
 
@@ -64,7 +57,7 @@ def test_a_wrong_provider_is_named_and_not_timed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def wrong(case: harness.Case, device: torch.device, seed: int) -> harness.Work:
-        work = bench_reverse_step.OP.work(case, device, seed)
+        work = reverse_step.OP.work(case, device, seed)
         work.calls["cpp"] = lambda: [work.calls["eager"]()[0] + 1e-4]
         work.calls["cpp in place"] = lambda: [torch.zeros(2) + torch.zeros(3)]
         return work
@@ -78,7 +71,7 @@ def test_a_wrong_provider_is_named_and_not_timed(
 
 
 def test_inputs_rotate_through_more_than_the_cache() -> None:
-    op = bench_reverse_step.OP
+    op = reverse_step.OP
     sets = harness.rotations(op, TINY, CPU)
     assert sets == 64 or sets * op.images_kept * TINY.image_bytes >= 4 << 20
     assert harness.rotations(op, harness.Case((16, 3, 512, 512), "float32", "contiguous"), CPU) == 2
@@ -117,10 +110,10 @@ def test_on_gpu_names_what_exists() -> None:
     assert all(int(text.split(" s)")[0]) <= 300 for text in steps.values())
     written = set(re.findall(r"--json (\S.*?\.json)", done.stdout))
     assert len(written) + len(("summary.txt", "log.txt")) <= 8
-    for file in re.findall(r"(?:tests|benchmarks)/\w+\.py", done.stdout):
+    for file in re.findall(r"tests/\S+\.py", done.stdout):
         assert (ROOT / file).is_file(), file
-    for name in re.findall(r"run_installed\.py (\w+)", done.stdout):
-        assert name == "ops" or (ROOT / "benchmarks" / f"{name}.py").is_file(), name
+    named = re.findall(r"-m rddm_fast\.benchmarks (\w+)", done.stdout)
+    assert len(named) == 11 and set(named) <= BENCHMARKS.keys()
     assert subprocess.run([script], capture_output=True).returncode == 2
 
 
@@ -150,17 +143,38 @@ def test_on_gpu_runs_every_step(failing: str, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_launches_are_not_counted_without_a_gpu() -> None:
-    done = subprocess.run([sys.executable, "-m", "benchmarks.launches"], capture_output=True, text=True, cwd=ROOT)
+    command = [sys.executable, "-P", "-m", "rddm_fast.benchmarks", "launches"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.stderr == "error: there is no CUDA device to launch kernels on\n" and done.returncode == 1
 
 
-def test_the_runner_takes_the_installed_package() -> None:
-    runner = ROOT / "benchmarks" / "run_installed.py"
-    done = subprocess.run([sys.executable, runner, "sanitize"], capture_output=True, text=True, cwd="/")
-    expected = "" if torch.cuda.is_available() else "error: there is no CUDA device to check kernels on\n"
-    assert done.stderr == expected
-    done = subprocess.run([sys.executable, runner], capture_output=True, text=True)
-    assert done.stderr.startswith("error: name a benchmark")
+def bench(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess:
+    command = Path(sys.executable).with_name("rddm-fast")
+    environment = {**os.environ, "COLUMNS": "200"}
+    return subprocess.run([command, "bench", *arguments], capture_output=True, text=True, cwd=cwd, env=environment)
+
+
+@pytest.mark.parametrize("cwd", [ROOT, Path("/")], ids=["checkout", "elsewhere"])
+def test_the_command_measures_the_installed_package_from_any_folder(cwd: Path) -> None:
+    options = ["--quick", "--repeats", "2", "--no-compile", "--ops", "forward_diffuse"]
+    done = bench("ops", *options, cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    providers = {line.split()[1] for line in done.stdout.splitlines() if line.startswith("forward_diffuse")}
+    assert {"cpp", "eager"} <= providers  # the compiled library, and not the sources beside it
+
+
+def test_the_command_lists_and_explains(tmp_path: Path) -> None:
+    listed = bench(cwd=tmp_path)
+    assert listed.returncode == 0 and all(f"  {name} " in listed.stdout for name in BENCHMARKS)
+    explained = bench("sampler", "--help", cwd=tmp_path)
+    assert explained.stdout.startswith("usage: rddm-fast bench sampler") and "--sizes" in explained.stdout
+    unknown = bench("sample", cwd=tmp_path)
+    assert unknown.returncode == 1 and unknown.stderr.startswith("error: there is no benchmark 'sample': choose one of")
+
+
+def test_the_sources_are_not_measured() -> None:
+    done = subprocess.run([sys.executable, "-m", "benchmarks", "ops"], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 1 and "run `rddm-fast bench` instead" in done.stderr
 
 
 def test_the_sampler_s_benchmark(
@@ -170,10 +184,10 @@ def test_the_sampler_s_benchmark(
         objective = "pred_res" if networks == "one" else "pred_res_noise"
         return small_model(objective, networks=networks, sampling_timesteps=steps)
 
-    monkeypatch.setattr(bench_sampler, "model", small)
+    monkeypatch.setattr(sampler, "model", small)
     outputs = [str(tmp_path / name) for name in ("a.json", "a.csv", "a")]
     options = [x for pair in zip(("--json", "--csv", "--plot"), outputs, strict=True) for x in pair]
-    bench_sampler.main(["--networks", "two", "one", "--sizes", "32", "--steps", "2", "--repeats", "3", *options])
+    sampler.main(["--networks", "two", "one", "--sizes", "32", "--steps", "2", "--repeats", "3", *options])
     rows = json.loads((tmp_path / "a.json").read_text())["rows"]
     names = ["eager", "eager, autocast", "folded", "folded, in turn", "folded, bfloat16", "folded, bfloat16, in turn"]
     one = [name for name in names if "turn" not in name]
@@ -197,9 +211,9 @@ def test_what_is_compiled_is_named_by_its_mode(monkeypatch: pytest.MonkeyPatch) 
         return network
 
     monkeypatch.setattr(torch, "compile", compiled)
-    monkeypatch.setattr(bench_sampler, "FastSampler", lambda diffusion, *, compile, **_: FastSampler(diffusion))
+    monkeypatch.setattr(sampler, "FastSampler", lambda diffusion, *, compile, **_: FastSampler(diffusion))
     diffusion, x = small_model(), torch.rand(1, 3, 16, 16)
-    found = bench_sampler.providers(diffusion, x, ["bfloat16"], ["default", "max-autotune"])
+    found = sampler.providers(diffusion, x, ["bfloat16"], ["default", "max-autotune"])
     names = ["torch.compile, autocast", "torch.compile, max-autotune, autocast", "folded, compiled, bfloat16"]
     assert asked == [(False, "default"), (False, "max-autotune")] and set(names) <= found.keys()
     assert not any(dtype == "float32" for name, (dtype, _) in found.items() if name != "eager")
@@ -208,25 +222,23 @@ def test_what_is_compiled_is_named_by_its_mode(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_wrong_image_is_not_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench_sampler, "model", lambda *_: small_model("pred_res", networks="one"))
-    monkeypatch.setattr(bench_sampler, "TOLERANCE", 0.0)
+    monkeypatch.setattr(sampler, "model", lambda *_: small_model("pred_res", networks="one"))
+    monkeypatch.setattr(sampler, "TOLERANCE", 0.0)
     with pytest.raises(SystemExit, match="wrong, in 1 cases; the first: folded differs by up to"):
-        bench_sampler.main(
-            ["--sizes", "16", "--dtypes", "float32", "--repeats", "3", "--json", str(tmp_path / "a.json")]
-        )
+        sampler.main(["--sizes", "16", "--dtypes", "float32", "--repeats", "3", "--json", str(tmp_path / "a.json")])
     assert {row["provider"] for row in json.loads((tmp_path / "a.json").read_text())["rows"]} == {"eager"}
 
 
 def test_the_profile_names_what_runs(capsys: pytest.CaptureFixture[str]) -> None:
     # In this process: one started in this folder would import the sources beside it, which may not be compiled.
-    profile_sampler.main(["--size", "32", "--steps", "1", "--networks", "one", "--rows", "100"])
+    profile.main(["--size", "32", "--steps", "1", "--networks", "one", "--rows", "100"])
     printed = capsys.readouterr().out
     assert "rddm_fast::group_norm_silu" in printed and "hoisted:" in printed and re.search(r"time:.*% conv", printed)
 
 
 def test_the_training_step_s_benchmark(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     arguments = ["--dim", "8", "--size", "16", "--batch", "2", "--repeats", "2", "--networks", "two"]
-    bench_training.main([*arguments, "--device", "cpu", "--json", str(tmp_path / "rows.json")])
+    training.main([*arguments, "--device", "cpu", "--json", str(tmp_path / "rows.json")])
     rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
     assert [row["provider"] for row in rows] == ["eager", "rddm_fast"] and rows[0]["ratio_eager"] == 1
     printed = capsys.readouterr().out
@@ -236,6 +248,6 @@ def test_the_training_step_s_benchmark(tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def test_a_wrong_gradient_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench_training, "TOLERANCE", 0.0)
-    with pytest.raises(bench_training.WrongGradient, match="rddm_fast's gradients differ by up to"):
-        bench_training.main(["--dim", "8", "--size", "16", "--batch", "2", "--device", "cpu"])
+    monkeypatch.setattr(training, "TOLERANCE", 0.0)
+    with pytest.raises(training.WrongGradient, match="rddm_fast's gradients differ by up to"):
+        training.main(["--dim", "8", "--size", "16", "--batch", "2", "--device", "cpu"])

@@ -13,9 +13,9 @@ import torch
 from skimage.metrics import peak_signal_noise_ratio
 from sklearn.datasets import load_digits
 
-from benchmarks import table1, table1_runs
-from benchmarks.table1_digits import Judge
-from benchmarks.table1_report import ordering
+from rddm_fast.benchmarks.paper import table1, table1_runs
+from rddm_fast.benchmarks.paper.table1_digits import Judge
+from rddm_fast.benchmarks.paper.table1_report import ordering
 from rddm_fast.restoration.demo import PHOTOS
 
 METHODS = ["SM-Res", "SM-N", "SM-Res-N"]
@@ -41,7 +41,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_files_are_complete(finished: Path) -> None:
     found = json.loads((finished / "results" / "table1.json").read_text())
     assert found["torch"] == torch.__version__ and found["seeds"] == 1
-    assert found["command"].startswith("python -m benchmarks.table1 --tasks digits,derain --steps 2")
+    assert found["command"].startswith("rddm-fast bench table1 --tasks digits,derain --steps 2")
     metrics = {"digits": ["frechet", "confidence"], "derain": ["psnr", "ssim"]}
     baseline = {"digits": "real digits", "derain": "degraded input"}
     for task, of in metrics.items():

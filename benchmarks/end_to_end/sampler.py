@@ -1,6 +1,6 @@
 """The whole sampler: images by the eager reference, by torch.compile of it, and by FastSampler in its settings.
 
-    python -m benchmarks.bench_sampler [--networks two] [--sizes 64 128] [--batch 1] [--steps 5]
+    rddm-fast bench sampler [--networks two] [--sizes 64 128] [--batch 1] [--steps 5]
         [--dtypes float32 bfloat16] [--compile [MODE …]] [--json FILE] [--csv FILE] [--plot STEM]
 
 The published models (dim 64, mults 1-2-4-8) with random weights. `eager` does what the published code does; every
@@ -31,9 +31,9 @@ from rddm_fast.fast.together import can_be_together
 from rddm_fast.system.files import write_text_whole
 from rddm_fast.theory.schedule import Schedule
 
-from .bench_network import NETWORKS
-from .findings import Findings, save_figure, write_csv
-from .timing import machine, side_by_side
+from ..findings import Findings, save_figure, write_csv
+from ..timing import machine, side_by_side
+from .network import NETWORKS
 
 TOLERANCE = 1e-4
 LEAST_PSNR = 35.0
@@ -118,8 +118,7 @@ def providers(
                 sampler = FastSampler(diffusion, dtype=dtype, graphs=graphs, **options)
                 found[name] = str(dtype).removeprefix("torch."), of(sampler.sample)
                 if device == "cpu" and sampler.loop.parallel and can_be_together():
-                    in_turn = FastSampler(diffusion, dtype=dtype, **options)
-                    in_turn.loop.parallel = False
+                    in_turn = FastSampler(diffusion, dtype=dtype, parallel=False, **options)
                     found[f"{name}, in turn"] = str(dtype).removeprefix("torch."), of(in_turn.sample)
     return found
 
@@ -292,7 +291,3 @@ def main(argv: list[str] | None = None) -> None:
     if options.plot is not None:
         plot(options.plot, findings.rows)
     findings.end()
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
 """One evaluation of the published networks: the eager reference against the folded network.
 
-    python -m benchmarks.bench_network [--networks two] [--size 64] [--json FILE]
+    rddm-fast bench network [--networks two] [--size 64] [--json FILE]
 
 The eager reference does what the published code does at every call. The printed rates are of the convolutions'
 and matrix products' arithmetic; the rate of one large convolution, measured in the same run, is what the machine
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from rddm_fast.compat import ResidualDiffusion, UnetRes
 from rddm_fast.fast import FastSampler
 from rddm_fast.system.files import write_text_whole
 
-from .timing import machine, side_by_side
+from ..timing import machine, side_by_side
 
 TOLERANCE = 1e-4
 NETWORKS = {"two": 0, "shared": 1, "one": -1}
@@ -84,8 +84,8 @@ def measure(
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.bench_network", description=__doc__)
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--networks", choices=NETWORKS, default="two")
     parser.add_argument("--size", type=int, default=64, help="side of the image in pixels")
     parser.add_argument("--batch", type=int, default=1)
@@ -93,7 +93,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--json", type=Path, help="write the numbers there")
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     result = measure(options.networks, options.size, options.batch, options.dim, options.repeats, options.device)
     print(
         f"{options.networks} network(s), dim {options.dim}, {'x'.join(map(str, result['shape']))}, float32, "
@@ -107,7 +107,3 @@ def main() -> None:
     print(f"folded is {result['speedup']:.2f} times as fast as eager")
     if options.json is not None:
         write_text_whole(options.json, json.dumps(result, indent=2) + "\n")
-
-
-if __name__ == "__main__":
-    main()

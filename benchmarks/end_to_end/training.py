@@ -1,6 +1,6 @@
 """A training step: of the eager reference, and of what `rddm-fast train` does, side by side.
 
-    python -m benchmarks.bench_training [--dim 32] [--size 64] [--batch 8] [--compile] [--json FILE]
+    rddm-fast bench training [--dim 32] [--size 64] [--batch 8] [--compile] [--json FILE]
 
 Forward process, networks, loss, backward pass and Adam, on the published networks with random weights. `eager` is what
 the published trainer does. `rddm_fast` is the same networks by `fast.training.for_training` and the loss through
@@ -28,8 +28,8 @@ from rddm_fast.ops import forward_diffuse, joint_loss
 from rddm_fast.system.files import write_text_whole
 from rddm_fast.theory.schedule import Schedule
 
-from .bench_network import NETWORKS
-from .timing import machine, side_by_side
+from ..timing import machine, side_by_side
+from .network import NETWORKS
 
 TOLERANCE = 1e-3
 """Of a gradient, relative to its parameter's greatest."""
@@ -111,9 +111,7 @@ def _run(case: Case, optimizer: torch.optim.Optimizer, loss: Callable[[Tensor | 
 def _eager(case: Case) -> tuple[ResidualDiffusion, Step]:
     model, (I_0, I_in, t) = case.model(), case.batch_of_images()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-5)
-    return model, _run(
-        case, optimizer, lambda noise: torch.stack(ResidualDiffusion.losses(model, I_0, I_in, t, noise=noise)).sum()
-    )
+    return model, _run(case, optimizer, lambda noise: torch.stack(model.losses(I_0, I_in, t, noise=noise)).sum())
 
 
 def _compiled(case: Case) -> tuple[ResidualDiffusion, Step]:
@@ -133,7 +131,7 @@ def _ours(case: Case) -> tuple[ResidualDiffusion, Step]:
         nonlocal drawn
         drawn += 1
         if model.objective.outputs == 1:
-            return torch.stack(ResidualDiffusion.losses(model, I_0, I_in, t, noise=noise)).sum()
+            return torch.stack(model.losses(I_0, I_in, t, noise=noise)).sum()
         given = {"noise": noise} if noise is not None else {"seed": 0, "stream": drawn}
         I_t = forward_diffuse(I_0, I_in, t, model.alphas_cumsum, model.betas_cumsum, **given)
         out0, out1 = model.outputs(I_t, t, I_in)
@@ -244,7 +242,3 @@ def main(argv: list[str] | None = None) -> None:
     if options.json is not None:
         found = {"machine": machine(), "torch": torch.__version__, "rows": [asdict(r) for r in rows]}
         write_text_whole(options.json, json.dumps(found, indent=1) + "\n")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,7 +1,7 @@
 """The paper's Table 1 on a small scale: SM-Res, SM-N and SM-Res-N trained alike on the same real images.
 
-    python -m benchmarks.table1 --photos FOLDER [--tasks digits,derain,lowlight] [--steps 200] [--digits-steps 400]
-        [--seeds 2] [--dim 16] [--work build/table1] [-o benchmarks/results]
+    rddm-fast bench table1 --photos FOLDER [--tasks digits,derain,lowlight] [--steps 200] [--digits-steps 400]
+        [--seeds 2] [--dim 16] [--work build/table1] [-o table1]
 
 `--photos` are photographs to train on; `python -m rddm_fast.images.photographs FOLDER` gathers some. The package's own
 are restored and measured. Writes table1.json, table1.csv and table1.md, anew after each task. A command that was cut
@@ -22,9 +22,9 @@ from rddm_fast.images.find import find_images
 from rddm_fast.restoration.demo import DEGRADATIONS
 from rddm_fast.training.trainer import Interrupted, Progress
 
+from ..timing import machine
 from .table1_report import TITLES, Column, plain, write
 from .table1_runs import GENERATING, METHODS, RESTORING, Generation, Restoration, Task, run
-from .timing import machine
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(argv)
     given = sys.argv[1:] if argv is None else argv
     about = {
-        "command": " ".join(["python -m benchmarks.table1", *given]),
+        "command": " ".join(["rddm-fast bench table1", *given]),
         "machine": machine(),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
@@ -104,9 +104,7 @@ def _width(text: str) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.table1", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photos", type=Path, metavar="FOLDER", help="photographs to train on")
     parser.add_argument("--tasks", type=_tasks, default=list(TITLES), help="names with commas; all by default")
     parser.add_argument("--steps", type=_count, default=RESTORING.steps, help="of each training of a restoration")
@@ -116,9 +114,5 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--crop", type=_count, default=RESTORING.crop, help="side of the crops that are measured")
     parser.add_argument("--samples", type=_count, default=GENERATING.samples, help="digits that are measured")
     parser.add_argument("--work", type=Path, default=Path("build/table1"), help="folder of the trained models")
-    parser.add_argument("-o", "--output", type=Path, default=Path("benchmarks/results"), help="folder of the results")
+    parser.add_argument("-o", "--output", type=Path, default=Path("table1"), help="folder of the results")
     return parser
-
-
-if __name__ == "__main__":
-    main()

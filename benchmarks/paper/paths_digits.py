@@ -1,4 +1,4 @@
-"""Is generation path-independent? Digits from two models: python -m benchmarks.paths_digits [--work FOLDER].
+"""Is generation path-independent? Digits from two models: rddm-fast bench paths [--work FOLDER].
 
 Two models of two small networks are trained on the same digits in the same way, one with alpha_bar T and beta_bar T as
 its networks' times (the paper's path-independent experiment), one with t. Both are then sampled along every order,
@@ -76,7 +76,7 @@ def measured(diffusion: ResidualDiffusion, count: int) -> tuple[list[PathRow], d
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("build/paths-digits"), help="where training goes on")
-    parser.add_argument("--output", "-o", type=Path, default=Path("benchmarks/results/paths-digits"), metavar="STEM")
+    parser.add_argument("--output", "-o", type=Path, default=Path("paths-digits"), metavar="STEM")
     parser.add_argument("--steps", type=int, default=700, help="of training")
     options = parser.parse_args(arguments)
     settings = TrainSettings(steps=options.steps, batch_size=32, lr=2e-3, ema_decay=0.995, plot=False)
@@ -91,7 +91,3 @@ def main(arguments: list[str] | None = None) -> None:
         shown = [PathRow(row.schedule, row.order, row.images[:10]) for row in rows]
         draw_rows(options.output.with_name(f"{options.output.name}-{name}.png"), shown)
     write_text_whole(options.output.with_suffix(".json"), json.dumps(found, indent=1) + "\n")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
 """joint_loss forward and backward, against torch's losses under autograd, and torch.compile of them.
 
-python -m benchmarks.bench_joint_loss [--quick] [--json FILE] [--csv FILE] [--plot STEM]
+rddm-fast bench joint_loss [--quick] [--json FILE] [--csv FILE] [--plot STEM]
 
 The L1 loss of pred_res_noise, lambda 1/2, with the noise given as a tensor to all (`cpp seed` draws it again). Seven
 images are moved: I_0, I_in, the noise and two predictions read, two gradients written (with a seed one less, and
@@ -19,8 +19,8 @@ from torch import Tensor
 from rddm_fast.ops import joint_loss
 from rddm_fast.ops.noise import noise
 
-from .harness import Case, Op, Work, our_backends
-from .report import main
+from ..harness import Case, Op, Work, our_backends
+from ..report import main as run
 
 
 def eager(res: Tensor, epsilon: Tensor, I_0: Tensor, I_in: Tensor, z: Tensor) -> Tensor:
@@ -69,5 +69,9 @@ def work(case: Case, device: torch.device, seed: int) -> Work:
 
 OP = Op("joint_loss", images_moved=7, images_kept=7, work=work)
 
-if __name__ == "__main__":
-    main([OP], __doc__)
+OPS = [OP]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """This op's benchmark, with the options of `report.main`."""
+    run(OPS, __doc__, argv)

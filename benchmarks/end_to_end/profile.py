@@ -1,4 +1,4 @@
-"""Where a restored image's time goes, by kernel: python -m benchmarks.profile_sampler [--size 256] [--device cpu].
+"""Where a restored image's time goes, by kernel: rddm-fast bench profile [--size 256] [--device cpu].
 
 The published two-network model with random weights, through FastSampler as it is by default on the device.
 """
@@ -13,8 +13,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from rddm_fast.fast import FastSampler
 
-from .bench_network import NETWORKS
-from .bench_sampler import model
+from .network import NETWORKS
+from .sampler import model
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -25,18 +25,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rows", type=int, default=25, help="kernels to list")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args(arguments)
-    sampler = FastSampler(model(options.networks, options.steps, options.device))
+    parallel = None if options.device == "cuda" else False  # on a CPU the profiler sees one thread
+    sampler = FastSampler(model(options.networks, options.steps, options.device), parallel=parallel)
     x = torch.rand(1, 3, options.size, options.size, device=options.device)
     print(f"first image: {sampler.warmup(x.shape):.1f} s\n{sampler.explain(x.shape)}\n")
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if options.device == "cuda" else [])]
-    if options.device == "cpu":
-        sampler.loop.parallel = False  # the profiler looks at one thread
     with profile(activities=activities) as profiled:
         sampler(x)
         if options.device == "cuda":
             torch.cuda.synchronize()
     print(profiled.key_averages().table(sort_by=f"self_{options.device}_time_total", row_limit=options.rows))
-
-
-if __name__ == "__main__":
-    main()

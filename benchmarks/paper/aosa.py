@@ -1,6 +1,6 @@
 """What AOSA decides, and when: restoring photographs from rain, and generating digits.
 
-    python -m benchmarks.aosa --photos photos --json benchmarks/results/aosa.json --plot benchmarks/results/aosa.png
+    rddm-fast bench aosa --photos photos --json aosa.json --plot aosa.png
 
 Each run is the trainer's selection as published (one network, L1, DDIM's schedule, Adam at a constant 8e-5) with
 a small network and small patches, from the start to the decision. Adam moves lambda by about the rate a step, so that
@@ -25,7 +25,7 @@ from rddm_fast.theory.objective import THRESHOLD
 from rddm_fast.training.from_settings import trainer_of
 from rddm_fast.training.settings import RunSettings
 
-from .timing import machine
+from ..timing import machine
 
 MODEL = {"objective": "auto", "networks": "one", "schedule": "ddim", "sum_scale": 1.0, "dim": 16, "mults": [1, 2]}
 TRAIN = {"lr_schedule": "constant", "warmup": 0, "ema": "published", "ema_decay": 0.995, "plot": False}
@@ -123,7 +123,3 @@ def main(argv: list[str] | None = None) -> None:
         write_text_whole(options.json, json.dumps({**content, "runs": runs}) + "\n")
     if options.plot is not None:
         plot(options.plot, selections)
-
-
-if __name__ == "__main__":
-    main()

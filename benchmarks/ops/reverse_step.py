@@ -1,6 +1,6 @@
 """reverse_step against the sequence of torch ops that the published sampler runs, and torch.compile of it.
 
-python -m benchmarks.bench_reverse_step [--quick] [--json FILE] [--csv FILE] [--plot STEM]
+rddm-fast bench reverse_step [--quick] [--json FILE] [--csv FILE] [--plot STEM]
 
 One stochastic step of pred_res_noise (eta > 0), in two forms. `reverse_step`: the noise is given as a tensor to all, so
 that all can be checked, and five images are moved; `in place` is `reverse_step_`. `reverse_step drawn`: each draws its
@@ -17,8 +17,8 @@ from torch import Tensor
 
 from rddm_fast.ops import StepTable, noise, reverse_step, reverse_step_
 
-from .harness import Case, Op, Work, our_backends
-from .report import main
+from ..harness import Case, Op, Work, our_backends
+from ..report import main as run
 
 KNOWN: dict[str, Any] = {"alpha_bar": 0.6, "beta_bar": 0.3}
 STEP: dict[str, Any] = {"k_t": 1.0, "k_res": -0.1, "k_noise": -0.2, "k_0": 0.0, "sigma": 0.15}
@@ -78,5 +78,9 @@ def drawn_work(case: Case, device: torch.device, seed: int) -> Work:
 OP = Op("reverse_step", images_moved=5, images_kept=5, work=work)
 DRAWN = Op("reverse_step drawn", images_moved=4, images_kept=4, work=drawn_work)
 
-if __name__ == "__main__":
-    main([OP, DRAWN], __doc__)
+OPS = [OP, DRAWN]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """This op's benchmark, with the options of `report.main`."""
+    run(OPS, __doc__, argv)

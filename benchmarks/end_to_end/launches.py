@@ -1,4 +1,4 @@
-"""How many kernels one call of each op launches on a GPU, and how long they run there: python -m benchmarks.launches.
+"""How many kernels one call of each op launches on a GPU, and how long they run there: rddm-fast bench launches.
 
 A small image (1 x 3 x 256 x 256 by default) takes less time on the device than the host needs to launch it, so that the
 microbenchmarks' times are the host's; these are the profiler's, of the kernels alone.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -16,11 +16,11 @@ from torch.profiler import DeviceType, ProfilerActivity, profile
 
 from rddm_fast.system.files import write_text_whole
 
-from .bench_forward_diffuse import OP as FORWARD_DIFFUSE
-from .bench_joint_loss import OP as JOINT_LOSS
-from .bench_reverse_step import DRAWN
-from .bench_reverse_step import OP as REVERSE_STEP
-from .harness import Case
+from ..harness import Case
+from ..ops.forward_diffuse import OP as FORWARD_DIFFUSE
+from ..ops.joint_loss import OP as JOINT_LOSS
+from ..ops.reverse_step import DRAWN
+from ..ops.reverse_step import OP as REVERSE_STEP
 
 CALLS = 20
 
@@ -38,11 +38,11 @@ def kernels(call: Callable[[], object]) -> tuple[float, float]:
     return len(ran) / CALLS, sum(event.device_time for event in ran) / CALLS
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.launches", description=__doc__)
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", type=int, default=256, help="side of the image in pixels")
     parser.add_argument("--json", type=Path, help="write the numbers there")
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     if not torch.cuda.is_available():
         raise SystemExit("error: there is no CUDA device to launch kernels on")
     case, rows = Case((1, 3, options.size, options.size), "float32", "contiguous"), []
@@ -53,7 +53,3 @@ def main() -> None:
             print(f"{op.name:19}{provider:16}{launched:6.1f} kernels {microseconds:8.2f} us on the device", flush=True)
     if options.json is not None:
         write_text_whole(options.json, json.dumps({"shape": list(case.shape), "calls": rows}, indent=1) + "\n")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
 """forward_diffuse with its noise, against torch.randn and the published expression, and torch.compile of that.
 
-python -m benchmarks.bench_forward_diffuse [--quick] [--json FILE] [--csv FILE] [--plot STEM]
+rddm-fast bench forward_diffuse [--quick] [--json FILE] [--csv FILE] [--plot STEM]
 
 Each draws its own noise, as in training. Ours is checked against the specification's; torch's generator draws
 another, so of the others only the spread is. Three images are moved: I_0 and I_in read, I_t written.
@@ -15,8 +15,8 @@ from torch import Tensor
 
 from rddm_fast.ops import forward_diffuse, noise
 
-from .harness import Case, Op, Work, our_backends
-from .report import main
+from ..harness import Case, Op, Work, our_backends
+from ..report import main as run
 
 TIMES = 1000
 
@@ -59,5 +59,9 @@ def work(case: Case, device: torch.device, seed: int) -> Work:
 
 OP = Op("forward_diffuse", images_moved=3, images_kept=3, work=work)
 
-if __name__ == "__main__":
-    main([OP], __doc__)
+OPS = [OP]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """This op's benchmark, with the options of `report.main`."""
+    run(OPS, __doc__, argv)

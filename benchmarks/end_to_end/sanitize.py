@@ -1,6 +1,6 @@
 """Every op's GPU kernels on small, odd and unaligned images: what compute-sanitizer watches.
 
-compute-sanitizer --tool memcheck python -m benchmarks.sanitize [BACKEND …]
+compute-sanitizer --tool memcheck rddm-fast bench sanitize [BACKEND …]
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from rddm_fast.ops import (
 )
 from rddm_fast.theory.objective import Objective
 
-from .harness import LAYOUTS, our_backends
+from ..harness import LAYOUTS, our_backends
 
 SHAPES = [(1, 3, 1, 1), (2, 3, 5, 7), (1, 3, 16, 16), (3, 3, 33, 31)]
 PAIRS = [(torch.float32, torch.float32), (torch.float32, torch.bfloat16), (torch.float16, torch.float16)]
@@ -100,7 +100,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
     cuda = torch.device("cuda")
     for name in options.backends or our_backends(cuda):
         print(f"{name}: {run(name, cuda) + run_network_ops(name, cuda)} calls")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,1 @@
+"""Whole samplers and training steps, and where their time goes."""

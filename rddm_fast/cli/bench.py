@@ -1,0 +1,17 @@
+"""`rddm-fast bench`."""
+
+from __future__ import annotations
+
+import typer
+
+from .app import app
+
+
+@app.command(
+    add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "obj": None}
+)
+def bench(context: typer.Context) -> None:
+    """Measure ops, networks, samplers and training beside what you would run instead; without a name, list all."""
+    from rddm_fast.benchmarks.__main__ import main
+
+    main(context.args)
