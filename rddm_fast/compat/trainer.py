@@ -186,7 +186,7 @@ class Trainer:
     def _optimizers(self) -> dict[str, Any]:
         """The optimisers by their published names."""
         later = getattr(self.model, "later_generation", False)
-        return {f"opt{i}" if later else "opt": optimizer for i, optimizer in enumerate(self._core.optimizers)}
+        return {f"opt{i}" if later else "opt": optimizer for i, optimizer in enumerate(self._core.phase.optimizers)}
 
     def save(self, milestone: int) -> None:
         """Write `model-{milestone}.pt` in the published layout, whole."""
@@ -230,7 +230,7 @@ class Trainer:
             optimizer.load_state_dict(content[name])
         if getattr(self.accelerator, "scaler", None) is not None and content.get("scaler"):
             self.accelerator.scaler.load_state_dict(content["scaler"])
-        self._core.step = int(content["step"])
+        self._core.phase.step = int(content["step"])
         self.accelerator.print(f"loaded {path}")
 
     # -- sampling -----------------------------------------------------------------------------------------

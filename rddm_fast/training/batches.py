@@ -1,4 +1,4 @@
-"""The batches of a run: step n's items are the same ones whoever asks, so that a run can stop and go on anywhere."""
+"""The batches of a run: step n always has the same items, so that a run can stop and resume anywhere."""
 
 from __future__ import annotations
 
@@ -13,10 +13,16 @@ from .settings import SettingsError, TrainSettings
 def batches(
     dataset: Dataset[dict[str, Any]], settings: TrainSettings, step: int, share: tuple[int, int]
 ) -> Iterator[list[dict[str, Any]]]:
-    """For each step from `step` on, its `settings.accumulate` batches: of each, the part of this process.
+    """Yield the `settings.accumulate` batches of each step from `step` on: this process's part of them.
 
-    share: (process, processes). Batch number b is items b B to (b + 1) B - 1, modulo the data set's length, and each
-    process takes an equal run of them. Raises SettingsError where a batch cannot be shared evenly.
+    Batch b of size B holds the items b B to (b + 1) B - 1, modulo the length of the data set. Each process takes an
+    equal run of them.
+
+    Args:
+        step: the first step.
+        share: (process, processes).
+
+    Raises SettingsError if the processes cannot share a batch evenly.
     """
     rank, world = share
     if settings.batch_size % world:
@@ -34,7 +40,7 @@ def batches(
 
 
 class _Runs:
-    """Runs of `size` indices from each of `starts`, modulo `count`; a `DataLoader` asks for them as it goes."""
+    """Runs of `size` indices from each of `starts`, modulo `count`, made when a `DataLoader` asks for them."""
 
     def __init__(self, starts: range, size: int, count: int) -> None:
         self.starts, self.size, self.count = starts, size, count

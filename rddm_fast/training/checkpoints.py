@@ -1,4 +1,4 @@
-"""A run's checkpoints: whole or absent, the newest good one found, a few kept."""
+"""The checkpoints of a run: each is whole or absent, a few are kept, and the newest good one is found."""
 
 from __future__ import annotations
 
@@ -18,18 +18,20 @@ _NAME = re.compile(r"checkpoint-(\d+)\.pt")
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be written or gone on with; one sentence that names it and says what to do."""
+    """A checkpoint that cannot be written or read; one sentence names it and says what to do."""
 
 
 class RunFolder:
     """The checkpoints `checkpoint-STEP.pt` of a folder.
 
-    A checkpoint is written beside its place, put on the disk and renamed, so that one that is there is whole whatever
-    killed the process. Each file carries checksums, and a damaged one is passed over.
+    A checkpoint is written under another name, flushed to the disk and renamed: whatever kills the process, a file of
+    this name is whole. Checksums in each file show damage, and a damaged checkpoint is passed over.
 
     Args:
         folder: need not exist before the first `save`.
         keep: how many of the newest to keep, at least 1.
+
+    Raises ValueError for a smaller `keep`.
     """
 
     def __init__(self, folder: str | PathLike[str], keep: int = 2) -> None:
@@ -38,14 +40,14 @@ class RunFolder:
         self.folder, self.keep = Path(folder), keep
 
     def checkpoints(self) -> list[Path]:
-        """Those that are there, oldest first."""
+        """The checkpoints in the folder, oldest first."""
         found = [(int(match[1]), path) for path in self.folder.glob("*.pt") if (match := _NAME.fullmatch(path.name))]
         return [path for _, path in sorted(found)]
 
     def save(self, step: int, state: dict[str, Any]) -> Path:
         """Write `state` as the checkpoint of `step`, then drop the oldest beyond `keep`.
 
-        Raises CheckpointError on a full disk; the earlier checkpoints are as they were.
+        Raises CheckpointError if the disk is full; earlier checkpoints stay as they are.
         """
         path = self.folder / f"checkpoint-{step:08d}.pt"
         try:
@@ -55,18 +57,18 @@ class RunFolder:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
             older = self.checkpoints()
-            rest = f"the last whole one is {older[-1]}" if older else "there is none before it"
+            rest = f"the last whole checkpoint is {older[-1]}" if older else "there is no earlier checkpoint"
             raise CheckpointError(
-                f"no space is left for {path}: {rest}; free some space and run the same command to go on from it"
+                f"no space is left for {path}: {rest}; free some space and run the same command to resume"
             ) from error
         for old in self.checkpoints()[: -self.keep]:
             old.unlink(missing_ok=True)
         return path
 
     def latest(self, map_location: torch.device | str = "cpu") -> tuple[Path, dict[str, Any]] | None:
-        """The newest whole checkpoint and its content; None where there is none at all.
+        """The newest whole checkpoint and its content, or None if the folder has no checkpoint.
 
-        A damaged one is passed over with a warning that names it. Raises CheckpointError if all are damaged.
+        A warning names each damaged one. Raises CheckpointError if all are damaged.
         """
         found = self.checkpoints()
         reason = ""
@@ -76,23 +78,23 @@ class RunFolder:
             except Exception as error:
                 reason = " ".join(str(error).split())[:200]
                 if path != found[0]:
-                    warnings.warn(f"{path} is damaged ({reason}): the one before it is gone on with", stacklevel=3)
+                    warnings.warn(f"{path} is damaged ({reason}); resuming from the previous checkpoint", stacklevel=3)
         if found:
             raise CheckpointError(
-                f"{found[0]} cannot be gone on with, and no other checkpoint is there: {reason}; "
+                f"training cannot resume from {found[0]}, and there is no other checkpoint: {reason}; "
                 "remove it to start again"
             )
         return None
 
     def tidy(self) -> None:
-        """Remove what a process that was killed while writing left behind."""
+        """Remove files that a process left unfinished when it was killed."""
         for unfinished in self.folder.glob(".checkpoint-*.pt.*.pt"):
             unfinished.unlink(missing_ok=True)
 
 
 def _write(path: Path, state: dict[str, Any]) -> None:
-    # Through a Python file, whose error on a full disk has a number; torch's own says only that writing failed, and may
-    # come on top of it.
+    # When the disk is full, a Python file raises an error with a number. torch's own error says only that writing
+    # failed, and may hide that one.
     with path.open("wb") as file:
         try:
             torch.save(state, file)
@@ -103,7 +105,7 @@ def _write(path: Path, state: dict[str, Any]) -> None:
 
 
 def _read(path: Path, map_location: torch.device | str) -> dict[str, Any]:
-    with zipfile.ZipFile(path) as archive:  # torch does not look at the checksums that it writes
+    with zipfile.ZipFile(path) as archive:  # torch writes checksums but never checks them
         if damaged := archive.testzip():
             raise ValueError(f"the checksum of {damaged} does not fit")
     state = torch.load(path, map_location=map_location, weights_only=True)

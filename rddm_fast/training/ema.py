@@ -1,8 +1,8 @@
-"""Averages of the weights, which is what a trained model is made of.
+"""The average of the weights over the training, which the exported model takes.
 
-Two rules. "warmup": every step, decay min(ema_decay, (1 + n) / (10 + n)) after n averages. "published": the rule of
-the published code (ema-pytorch 0.0.10 with its defaults): every tenth step; copies for the first hundred steps, then
-decay min(0.995, 1 - (1 + steps since)^(-2/3)).
+There are two rules. "warmup" averages at every step, with decay min(ema_decay, (1 + n) / (10 + n)) after n averages.
+"published" is the rule of the published code (ema-pytorch 0.0.10 with its defaults): every tenth step it copies the
+weights for the first hundred steps, then averages with decay min(0.995, 1 - (1 + steps since)^(-2/3)).
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 RULES = ("warmup", "published")
 UPDATE_AFTER_STEP = 100
-"""Steps for which the published rule copies instead of averaging."""
+"""For so many steps the published rule copies instead of averaging."""
 
 
 def published_decay(step: int, greatest: float, every: int = 10) -> float | None:
-    """The published rule at the update call after `step` earlier ones: 0 copies, None does nothing.
+    """The published rule's decay after `step` earlier calls: 0 copies, None does nothing.
 
-    Its first average, at step 100 + `every`, is a copy too, as in the version that the published code pins.
+    The first average, at step 100 + `every`, is a copy too, as in the version that the published code pins.
     """
     if step % every:
         return None
@@ -32,12 +32,15 @@ class Ema(nn.Module):
     """The exponential moving average of `source`'s parameters, in `module`; buffers are copied.
 
     Args:
-        source: copied, to its device.
+        source: copied, on its device.
         rule: "warmup" or "published", as above.
         decay: the greatest decay.
         every: steps between averages of the published rule; "warmup" averages at every step.
 
-    `steps` counts the calls of `update`, and is part of the state dict.
+    Attributes:
+        steps: counts the calls of `update`; part of the state dict.
+
+    Raises ValueError for another rule.
     """
 
     steps: Tensor
@@ -51,14 +54,14 @@ class Ema(nn.Module):
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
     def decay_at(self, step: int) -> float | None:
-        """The decay of the update call after `step` earlier ones: 0 copies, None does nothing."""
+        """The decay after `step` earlier calls of `update`: 0 copies, None does nothing."""
         if self.rule == "published":
             return published_decay(step, self.decay, self.every)
         return min(self.decay, (1 + step) / (10 + step)) if step else 0.0
 
     @torch.no_grad()
     def update(self, source: nn.Module) -> None:
-        """Take `source`'s weights after an optimiser step into the average."""
+        """Average the weights of `source` in, after an optimiser step."""
         decay = self.decay_at(int(self.steps))
         self.steps += 1
         if decay is None:

@@ -1,4 +1,4 @@
-"""From settings to a trainer: the data set, the model and the run that `RunSettings` describes."""
+"""From settings to a trainer: builds the data set, the model and the run that `RunSettings` describes."""
 
 from __future__ import annotations
 
@@ -24,13 +24,26 @@ if TYPE_CHECKING:
     from .trainer import Trainer
 
 SHRINK = 2.0
-"""Greatest factor by which photographs are scaled down to patches."""
+"""Photographs are scaled down by up to this factor before a patch is cut."""
 WITH_MASK = ("shadow", "mask")
-"""The degradations that come with a mask."""
+"""Degradations that also give a mask."""
 
 
 def dataset_of(data: DataSettings, kind: str, grey: bool, length: int, seed: int) -> tuple[Dataset[Item], bool]:
-    """The data set of `length` items, and whether they have masks."""
+    """Build the data set.
+
+    Args:
+        data: its settings.
+        kind: of the model: "restore", "translate" or "generate".
+        grey: whether images have one channel.
+        length: the number of items.
+        seed: of patches and degradations.
+
+    Returns:
+        The data set, and whether its items have masks.
+
+    Raises SettingsError for settings that contradict each other, DataError and ImageError for unusable images.
+    """
     sources = [name for name in ("photos", "input", "digits") if getattr(data, name)]
     if kind == "generate":
         if data.digits == (data.target is not None) or data.photos or data.input:
@@ -66,7 +79,7 @@ def _prepared(items: Dataset[Item], data: DataSettings, kind: str) -> Dataset[It
 
 
 def schedule_of(model: ModelSettings) -> Schedule:
-    """The schedule of a model's settings."""
+    """The schedule that the settings name. Raises SettingsError for a sum_scale that it cannot have."""
     if model.schedule == "ddim":
         if model.sum_scale != 1:
             raise SettingsError(
@@ -79,7 +92,15 @@ def schedule_of(model: ModelSettings) -> Schedule:
 
 
 def model_of(model: ModelSettings, masked: bool, side: int | None) -> ResidualDiffusion | AutoObjective:
-    """The untrained model, its weights drawn from torch's generator; `side` of a generated image if none is set."""
+    """Build the untrained model, with weights drawn from torch's generator.
+
+    Args:
+        model: its settings.
+        masked: whether the data has masks.
+        side: of a generated image in pixels, unless the settings give one.
+
+    Raises SettingsError if the model takes a mask that the data lacks, or the other way round.
+    """
     if model.mask is not None and model.mask != masked:
         raise SettingsError(
             "this model takes a mask: pass --mask" if model.mask else "this model takes no mask: leave --mask out"
@@ -113,9 +134,9 @@ def model_of(model: ModelSettings, masked: bool, side: int | None) -> ResidualDi
 
 
 def trainer_of(run: RunSettings, folder: str | PathLike[str]) -> Trainer:
-    """The trainer of a run in `folder`, where an interrupted run is gone on with.
+    """The trainer of a run in `folder`; it resumes an interrupted run.
 
-    Raises SettingsError for settings that do not go together, DataError and ImageError for images that cannot be used.
+    Raises SettingsError for settings that contradict each other, DataError and ImageError for unusable images.
     """
     from .trainer import Trainer
 

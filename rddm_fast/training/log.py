@@ -1,4 +1,4 @@
-"""What a run tells about itself: log.jsonl, the plot drawn from it, and TensorBoard's events."""
+"""The log of a run: log.jsonl, the plot drawn from it, and TensorBoard's events."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..system.files import write_text_whole, write_whole
 
 
 def read_log(path: str | PathLike[str]) -> list[dict[str, Any]]:
-    """The lines of a log.jsonl, one object each; a last line cut short by a kill is left out."""
+    """Read a log.jsonl, one object per line; a last line that a kill cut short is left out."""
     records = []
     for line in Path(path).read_text(encoding="utf-8").splitlines():
         try:
@@ -23,11 +23,15 @@ def read_log(path: str | PathLike[str]) -> list[dict[str, Any]]:
 
 
 class TrainLog:
-    """The log of a run: `log.jsonl` in `folder`, one JSON object a line, and TensorBoard's events if asked for.
+    """The log of a run: `log.jsonl` in `folder`, one JSON object per line, and TensorBoard's events if asked for.
 
-    step: that of the checkpoint gone on with. Later lines, written before a kill, are dropped: they come again.
-    selecting: whether that is of a selection: then a line that says what was decided comes again too.
-    Raises ImportError where `tensorboard` is asked for and not installed.
+    Args:
+        folder: of the run.
+        step: of the checkpoint from which the run resumes. Later lines are dropped, because their steps are repeated.
+        selecting: whether AOSA is still selecting. Then a line with a decision is dropped too.
+        tensorboard: write TensorBoard's events too.
+
+    Raises ImportError if TensorBoard is asked for and not installed.
     """
 
     def __init__(self, folder: Path, step: int = 0, *, selecting: bool = False, tensorboard: bool = False) -> None:
@@ -39,7 +43,7 @@ class TrainLog:
             write_text_whole(self.path, "".join(_line(record) for record in kept))
 
     def write(self, record: dict[str, Any]) -> None:
-        """Add `record`; its entry "step" counts all steps of the run."""
+        """Add `record`; its "step" counts all steps of the run."""
         with self.path.open("a", encoding="utf-8") as file:
             file.write(_line(record))
         if self._events is not None:
@@ -68,7 +72,7 @@ def _events(folder: Path) -> Any:
 
 
 def plot_log(log: str | PathLike[str], picture: str | PathLike[str]) -> None:
-    """Draw a log.jsonl as a PNG: the loss over the steps and, where AOSA chose, lambda and its decision above it."""
+    """Draw a log.jsonl as a PNG: the loss over the steps and, if AOSA selected, lambda and its decision above it."""
     matplotlib = require("matplotlib", "plot")
     matplotlib.use("Agg")
     from matplotlib import pyplot

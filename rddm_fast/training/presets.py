@@ -1,6 +1,6 @@
-"""The published experiments' settings, and those of the models that come with the package, by name.
+"""Settings by name: those of the published experiments and of the built-in models.
 
-A preset is what its run says beyond the defaults of `training.settings`; where the images are is never part of it.
+A preset lists what differs from the defaults of `training.settings`. It never says where the images are.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ Preset = dict[str, dict[str, Any]]
 def _published(
     steps: int, batch_size: int, lr: float, size: int, model: dict[str, Any], data: dict[str, Any], **train: Any
 ) -> Preset:
-    """What all published experiments share, with one's own: T = 1000, dim 64, EMA 0.995 every 10 steps, …"""
+    """A published experiment: its arguments over what all of them share (dim 64, EMA 0.995 every 10 steps, …)."""
     return {
         "model": {"dim": 64, "mults": [1, 2, 4, 8], "sum_scale": 1.0, "clip_res": 1.0, "image_size": size, **model},
         "data": {"patch": None, "size": size, **data},
@@ -66,7 +66,7 @@ def _lowlight() -> Preset:
 
 
 def _photos(degradation: str, steps: int) -> Preset:
-    """A model that comes with the package: small, of photographs degraded as they are read."""
+    """A built-in model: small, trained on photographs that are degraded as they are read."""
     return {
         "model": {
             "networks": "one",
@@ -83,8 +83,8 @@ def _photos(degradation: str, steps: int) -> Preset:
 
 
 PRESETS: dict[str, Preset] = {
-    # The paper's experiments. Shadow removal and deblurring were not released as experiments of their own: the first is
-    # what the released scripts' unused branch for it says, the second the deraining one, for other images.
+    # The paper's experiments. Shadow removal and deblurring were not released as such: the first follows an unused
+    # branch of the released scripts, the second is the deraining experiment on other images.
     "deraining": _restoring(),
     "lowlight": _lowlight(),
     "shadow_removal": _restoring(mask=True, sum_scale=0.01),
@@ -93,18 +93,18 @@ PRESETS: dict[str, Preset] = {
     "translation": _pair_of_networks("translate", 64, "ddim", True),
     "generation": _pair_of_networks("generate", 128, "power", False),
     "path_independent": _pair_of_networks("generate", 128, "ddim", True),
-    # The models that come with the package.
+    # The built-in models.
     "photos-derain": _photos("rain", 4500),
     "photos-lowlight": _photos("lowlight", 3000),
     "photos-denoise": _photos("noise", 2000),
     "photos-deshadow": _photos("shadow", 3000),
     "photos-inpaint": _photos("mask", 2000),
 }
-"""The settings by the experiment's name."""
+"""Settings by the name of the experiment."""
 
 
 def preset(name: str) -> Preset:
-    """The preset of this name; SettingsError, with the names that there are, if there is none."""
+    """The preset of this name. Raises SettingsError, which lists the names, if there is none."""
     if name not in PRESETS:
         raise SettingsError(f"there is no preset {name!r}: choose one of {', '.join(PRESETS)}")
     return PRESETS[name]

@@ -1,4 +1,4 @@
-"""Sampled images for a sheet that shows how far a training is."""
+"""Sampled images, for the sheets that show the progress of a training."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ from torch.utils.data import Dataset
 from ..diffusion.residual import ResidualDiffusion
 
 
+@torch.no_grad()
 def sampled(diffusion: ResidualDiffusion, dataset: Dataset[dict[str, Any]], count: int, seed: int) -> list[Tensor]:
-    """Rows of `count` images (count, C, H, W) in [0, 1]: the first items' input, result and truth.
+    """Sample for the first `count` items; the same seed gives the same noise at every call.
 
-    A generating model's is one row. The same seed gives the same noise at every call.
+    Returns:
+        Rows of images (count, C, H, W) in [0, 1]: input, result and truth; the result alone if the model generates.
     """
-    device = diffusion.device
-    generator = torch.Generator(device).manual_seed(seed)
-    # The class's own: `compat`'s subclass has another method of this name.
-    if not diffusion.condition:
-        return [ResidualDiffusion.sample(diffusion, batch_size=count, generator=generator)[-1]]
-    items = [dataset[i % len(dataset)] for i in range(count)]  # type: ignore[arg-type]
-    truth, I_in = (torch.stack([item[name] for item in items]).to(device) for name in ("target", "input"))
-    mask = None
-    if diffusion.input_condition:
-        mask = torch.stack([item["mask"].expand_as(item["target"]) for item in items]).to(device)
-    return [I_in, ResidualDiffusion.sample(diffusion, I_in, mask, generator=generator)[-1], truth]
+    generator = torch.Generator(diffusion.device).manual_seed(seed)
+    I_in = mask = None
+    if diffusion.condition:
+        items = [dataset[i % len(dataset)] for i in range(count)]  # type: ignore[arg-type]
+        truth, I_in = (torch.stack([item[name] for item in items]) for name in ("target", "input"))
+        if diffusion.input_condition:
+            mask = torch.stack([item["mask"].expand_as(item["target"]) for item in items])
+    start = diffusion.start(diffusion.steps(), I_in, mask, batch_size=count, generator=generator)
+    result = start.finished(diffusion.walk(start))[-1]
+    return [result] if I_in is None else [I_in.to(diffusion.device), result, truth.to(diffusion.device)]

@@ -4,8 +4,9 @@
     data:  {photos: photos, degradation: rain}
     train: {steps: 4500, lr: 4e-4}
 
-Each section is a dataclass, whose fields are the names in the file and of `rddm-fast train --set SECTION.NAME=VALUE`.
-What is left out keeps its default; a name or a value that is not understood is an error of one sentence.
+Each section is a dataclass. Its fields are the names in the file and in `rddm-fast train --set SECTION.NAME=VALUE`.
+Each field carries its help, range and flag, from which the command's options are made. A setting that is left out keeps
+its default; an unknown name or a wrong value is an error of one sentence.
 """
 
 from __future__ import annotations
@@ -23,14 +24,43 @@ from ..system.extras import require
 
 
 class SettingsError(ValueError):
-    """A setting that is not understood; one sentence that names it and what it may be."""
+    """A setting that is not understood; one sentence names it and says what it may be."""
+
+
+def setting(
+    default: Any,
+    help: str,
+    flag: str | None = None,
+    *,
+    least: int | None = None,
+    most: int | None = None,
+    free: bool = False,
+) -> Any:
+    """A field of a section.
+
+    Args:
+        default: its value where it is left out.
+        help: one sentence, for the command and for the section's docstring.
+        flag: the option of `rddm-fast train`, such as "--lr" or "--faster/--no-faster"; None for `--set` alone.
+        least, most: the range of a number, ends included; None is unbounded.
+        free: whether a run may resume with another value, because the weights do not depend on it.
+    """
+    meta = {"help": help, "flag": flag, "least": least, "most": most, "free": free}
+    return field(default=default, metadata=meta)
 
 
 S = TypeVar("S", bound="Settings")
 
 
+def documented(made: type[S]) -> type[S]:
+    """List the fields of a section with their help in its docstring."""
+    lines = [f"    {f.name}: {f.metadata['help']}" for f in fields(made)]  # type: ignore[arg-type]
+    made.__doc__ = "\n".join([f"{made.__doc__}\n\nArgs:", *lines, "\nRaises SettingsError for a wrong value."])
+    return made
+
+
 class Settings:
-    """Base of the sections: every field is checked against its type, also where a section is made in Python."""
+    """Base of the sections: every field is checked against its type and range, also when it is set in Python."""
 
     section = ""
 
@@ -38,6 +68,8 @@ class Settings:
         for name, hint in get_type_hints(type(self)).items():
             value = _checked(getattr(self, name), hint, f"{self.section}.{name}")
             object.__setattr__(self, name, value)
+        for f in fields(self):  # type: ignore[arg-type]
+            _check_range(getattr(self, f.name), f.metadata["least"], f.metadata["most"], f"{self.section}.{f.name}")
 
     @classmethod
     def of(cls: type[S], values: Mapping[str, Any]) -> S:
@@ -47,18 +79,14 @@ class Settings:
             raise SettingsError(f"there is no setting {cls.section}.{unknown[0]}: choose one of {', '.join(names)}")
         return cls(**values)
 
-    def _at_least(self, least: float, *names: str) -> None:
-        for name in names:
-            value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and value >= least):
-                raise SettingsError(f"{self.section}.{name} is {value}: it must be at least {least}")
 
-    def _between(self, low: float, high: float, *names: str) -> None:
-        for name in names:
-            if not low <= getattr(self, name) <= high:
-                raise SettingsError(
-                    f"{self.section}.{name} is {getattr(self, name)}: it must be between {low} and {high}"
-                )
+def _check_range(value: Any, least: int | None, most: int | None, name: str) -> None:
+    if value is None or least is None:
+        return
+    if most is not None and not least <= value <= most:
+        raise SettingsError(f"{name} is {value}: it must be between {least} and {most}")
+    if not (math.isfinite(value) and value >= least):
+        raise SettingsError(f"{name} is {value}: it must be at least {least}")
 
 
 _WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", type(None): "nothing"}
@@ -84,7 +112,7 @@ def _checked(value: Any, hint: Any, name: str) -> Any:
         return tuple(_checked(entry, parts[0], name) for entry in value)
     if hint is float and isinstance(value, (int, str)) and not isinstance(value, bool):
         try:
-            return float(value)  # YAML reads 4e-4, which lacks a point, as a text
+            return float(value)  # YAML reads 4e-4 as a text, because it has no point
         except ValueError:
             pass
     if hint is str and isinstance(value, PathLike):
@@ -94,80 +122,58 @@ def _checked(value: Any, hint: Any, name: str) -> Any:
     return value
 
 
-_FREE = {"free": True}  # a checkpoint may be gone on with under another value: the weights do not depend on it
-
-
+@documented
 @dataclass(frozen=True)
 class TrainSettings(Settings):
-    """How to train.
-
-    steps: optimiser steps in all, those before an interruption included; AOSA's selection has as many of its own.
-    batch_size: images that a gradient is of, over all processes together.
-    accumulate: batches whose gradients make one step.
-    lr: the (peak) learning rate.
-    lr_schedule: "cosine" (it rises over `warmup` steps and then falls to 0) or "constant" after the rise.
-    warmup: steps of the rise.
-    optimizer: "adam", "adamw" or "radam".
-    optimizers: "one", or one for "each" of two networks, as in the path-independent experiment.
-    betas, weight_decay: the optimiser's.
-    lam: weight of the first output's loss, of two: the loss is 2 (lam L_res + (1 - lam) L_eps), which at 1/2 is the
-        published sum of both.
-    grad_clip: greatest norm of the gradient; 0 for any.
-    ema: the rule of the averaged weights, "warmup" or "published" (see `rddm_fast.training.ema`).
-    ema_decay: greatest decay of the average.
-    ema_every: steps between averages of the published rule.
-    precision: "float32", "bfloat16" or "float16"; None for what `accelerate launch` was told, float32 without it.
-    compile: compile the networks (torch.compile).
-    faster: compute the same steps by `fast.training.for_training` and a fused optimiser, to rounding the same; with
-        `compile` it only lays weights and images out with channels last.
-    seed: of the draws of time and noise, and of AOSA's second set of weights.
-    workers: processes that read images; 0 reads them in this one.
-    save_every: seconds between checkpoints.
-    keep: checkpoints to keep.
-    log_every: steps between lines of log.jsonl.
-    sample_every: steps between sheets of sampled images; 0 for none.
-    samples: images on a sheet.
-    plot: draw loss.png from the log when training ends.
-    tensorboard: write the log for TensorBoard too.
-
-    Raises SettingsError, in one sentence, for a value of another type or out of range.
-    """
-
-    steps: int = 4500
-    batch_size: int = 8
-    accumulate: int = 1
-    lr: float = 4e-4
-    lr_schedule: Literal["cosine", "constant"] = "cosine"
-    warmup: int = 100
-    optimizer: Literal["adam", "adamw", "radam"] = "adam"
-    optimizers: Literal["one", "each"] = "one"
-    betas: tuple[float, float] = (0.9, 0.99)
-    weight_decay: float = 0.0
-    lam: float = 0.5
-    grad_clip: float = 1.0
-    ema: Literal["warmup", "published"] = "warmup"
-    ema_decay: float = 0.999
-    ema_every: int = 10
-    precision: Literal["float32", "bfloat16", "float16"] | None = None
-    compile: bool = False
-    faster: bool = True
-    seed: int = 0
-    workers: int = field(default=0, metadata=_FREE)
-    save_every: float = field(default=60.0, metadata=_FREE)
-    keep: int = field(default=2, metadata=_FREE)
-    log_every: int = field(default=10, metadata=_FREE)
-    sample_every: int = field(default=0, metadata=_FREE)
-    samples: int = field(default=4, metadata=_FREE)
-    plot: bool = field(default=True, metadata=_FREE)
-    tensorboard: bool = field(default=False, metadata=_FREE)
+    """How to train."""
 
     section = "train"
 
+    steps: int = setting(
+        4500, "Optimiser steps in all; AOSA's selection may take as many of its own.", "--steps", least=1
+    )
+    batch_size: int = setting(8, "Batch size, summed over all processes.", "--batch", least=1)
+    accumulate: int = setting(1, "Batches per optimiser step; their gradients are averaged.", "--accumulate", least=1)
+    lr: float = setting(4e-4, "Peak learning rate.", "--lr", least=0)
+    lr_schedule: Literal["cosine", "constant"] = setting(
+        "cosine", "After the warm-up the rate falls to 0 (cosine) or stays (constant)."
+    )
+    warmup: int = setting(100, "Steps in which the rate rises.", least=0)
+    optimizer: Literal["adam", "adamw", "radam"] = setting("adam", "adam, adamw or radam.", "--optimizer")
+    optimizers: Literal["one", "each"] = setting(
+        "one", "one for all weights, or each: one per network, as in the path-independent experiment.", "--optimizers"
+    )
+    betas: tuple[float, float] = setting((0.9, 0.99), "Betas of the optimiser.")
+    weight_decay: float = setting(0.0, "Weight decay of the optimiser.", least=0)
+    lam: float = setting(
+        0.5,
+        "Weight of the first of two losses, 2 (lam L_res + (1 - lam) L_eps); 1/2 is the published sum.",
+        least=0,
+        most=1,
+    )
+    grad_clip: float = setting(1.0, "Greatest norm of the gradient; 0 for no limit.", least=0)
+    ema: Literal["warmup", "published"] = setting("warmup", "Rule of the averaged weights (rddm_fast.training.ema).")
+    ema_decay: float = setting(0.999, "Greatest decay of the average.", least=0, most=1)
+    ema_every: int = setting(10, "Steps between averages of the published rule.", least=1)
+    precision: Literal["float32", "bfloat16", "float16"] | None = setting(
+        None, "float32, bfloat16 or float16; if left out, that of accelerate launch, or float32.", "--precision"
+    )
+    compile: bool = setting(False, "Compile the networks with torch.compile.", "--compile")
+    faster: bool = setting(
+        True, "Take the same steps, to rounding, in fewer kernels and with a fused optimiser.", "--faster/--no-faster"
+    )
+    seed: int = setting(0, "Seed of weights, patches, times and noise.", "--seed", least=0)
+    workers: int = setting(0, "Processes that read images; 0 reads them in the training process.", least=0, free=True)
+    save_every: float = setting(60.0, "Seconds between checkpoints.", free=True)
+    keep: int = setting(2, "Checkpoints to keep.", least=1, free=True)
+    log_every: int = setting(10, "Steps between lines of log.jsonl.", least=1, free=True)
+    sample_every: int = setting(0, "Steps between sheets of samples; 0 for none.", "--sample-every", least=0, free=True)
+    samples: int = setting(4, "Images on a sheet.", least=1, free=True)
+    plot: bool = setting(True, "Draw loss.png from the log when training ends.", free=True)
+    tensorboard: bool = setting(False, "Write TensorBoard's events too.", "--tensorboard", free=True)
+
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._at_least(1, "steps", "batch_size", "accumulate", "ema_every", "keep", "log_every", "samples")
-        self._at_least(0, "lr", "warmup", "weight_decay", "grad_clip", "seed", "workers", "sample_every")
-        self._between(0, 1, "lam", "ema_decay")
         if not self.save_every >= 0:
             raise SettingsError(f"train.save_every is {self.save_every}: it is seconds, at least 0")
 
@@ -180,9 +186,9 @@ class TrainSettings(Settings):
         return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - self.warmup) / max(1, self.steps - self.warmup))))
 
     def changed(self, others: Mapping[str, Any]) -> list[str]:
-        """The names of the settings on which the weights depend and that differ from a checkpoint's."""
+        """The names of the settings that differ from a checkpoint's and change the weights."""
         ours = asdict(self)
-        bound = [f.name for f in fields(self) if not f.metadata.get("free")]
+        bound = [f.name for f in fields(self) if not f.metadata["free"]]
         return [name for name in bound if name not in others or ours[name] != _as_tuple(others[name])]
 
 
@@ -190,93 +196,73 @@ def _as_tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
+@documented
 @dataclass(frozen=True)
 class ModelSettings(Settings):
-    """What to train.
-
-    kind: "restore", "translate" (starts from the degraded image, which the network does not see) or "generate".
-    mask: whether the network is given a mask; None for whether the data has masks.
-    networks: "one", "two" or "shared".
-    dim, mults: width of the first stage, and of all as multiples of it.
-    channels: of an image.
-    objective: a name in `rddm_fast.theory.objective.Objective`, or "auto", which AOSA decides.
-    loss_type: "l1" or "l2".
-    schedule: "triangular", "power" or "ddim", the families as published.
-    timesteps, sum_scale: T, and the variance of the noise at the last time.
-    path_independent: the networks see alpha_bar_t T and beta_bar_t T as their times.
-    self_condition: the networks see their previous estimate.
-    clip_res: half-width of the residual's clamp.
-    sampling_timesteps: steps that the model samples in.
-    image_size: side of a generated image; that of the data if None.
-    """
-
-    kind: Literal["restore", "translate", "generate"] = "restore"
-    mask: bool | None = None
-    networks: str = "one"
-    dim: int = 24
-    mults: tuple[int, ...] = (1, 2, 4)
-    channels: int = 3
-    objective: str = "pred_res"
-    loss_type: Literal["l1", "l2"] = "l1"
-    schedule: Literal["triangular", "power", "ddim"] = "triangular"
-    timesteps: int = 1000
-    sum_scale: float = 0.01
-    path_independent: bool = False
-    self_condition: bool = False
-    clip_res: float = 2.0
-    sampling_timesteps: int = 3
-    image_size: int | None = None
+    """What to train."""
 
     section = "model"
 
+    kind: Literal["restore", "translate", "generate"] = setting(
+        "restore",
+        "restore, translate (starts from the degraded image, which the network does not see) or generate.",
+        "--kind",
+    )
+    mask: bool | None = setting(None, "Whether the network takes a mask; if left out, whether the data has masks.")
+    networks: str = setting("one", "one, two or shared.", "--networks")
+    dim: int = setting(24, "Width of the first stage.", "--dim", least=8)
+    mults: tuple[int, ...] = setting((1, 2, 4), "Widths of the stages as multiples of dim, such as 1,2,4.", "--mults")
+    channels: int = setting(3, "Channels of an image.", least=1)
+    objective: str = setting("pred_res", "What the networks predict; with auto, AOSA decides.", "--objective")
+    loss_type: Literal["l1", "l2"] = setting("l1", "l1 or l2.", "--loss")
+    schedule: Literal["triangular", "power", "ddim"] = setting(
+        "triangular", "triangular, power or ddim, as published.", "--schedule"
+    )
+    timesteps: int = setting(1000, "T, the number of times.", least=1)
+    sum_scale: float = setting(0.01, "Variance of the noise at the last time.", "--sum-scale", least=0)
+    path_independent: bool = setting(False, "Whether the networks see alpha_bar_t T and beta_bar_t T as their times.")
+    self_condition: bool = setting(False, "Whether the networks see their previous estimate.")
+    clip_res: float = setting(2.0, "Half-width of the residual's clamp.")
+    sampling_timesteps: int = setting(3, "Steps in which the model samples.", "--sampling-timesteps", least=1)
+    image_size: int | None = setting(None, "Side of a generated image; if left out, that of the data.", least=1)
+
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._at_least(1, "dim", "channels", "timesteps", "sampling_timesteps", "image_size")
-        self._at_least(0, "sum_scale")
         if not self.mults or min(self.mults) < 1:
             raise SettingsError(f"model.mults is {list(self.mults)}: write whole numbers from 1, such as [1, 2, 4]")
 
 
+@documented
 @dataclass(frozen=True)
 class DataSettings(Settings):
-    """What to train on: photographs, pairs of images, images alone (to generate), or scikit-learn's digits.
-
-    photos, degradation: a folder of clean photographs, and what they are degraded by as they are read.
-    input, target, mask: degraded images, their ground truth and masks: folders, .flist, patterns or a CSV.
-        To generate, `target` alone.
-    digits: handwritten digits, to generate.
-    patch: side of random patches in pixels.
-    size: side that whole images are resized to instead, whatever their shape, as the published code does.
-    flip: mirror half of the images left to right.
-    equalize_input: equalise the input's histogram, each channel by itself, as published for low light.
-    """
-
-    photos: str | None = None
-    degradation: str = "rain"
-    input: str | None = None
-    target: str | None = None
-    mask: str | None = None
-    digits: bool = False
-    patch: int | None = 64
-    size: int | None = None
-    flip: bool = True
-    equalize_input: bool = False
+    """What to train on: photographs, pairs of images, images alone (to generate), or scikit-learn's digits."""
 
     section = "data"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._at_least(1, "patch", "size")
+    photos: str | None = setting(None, "Folder of clean photographs, which are degraded as they are read.", "--photos")
+    degradation: str = setting("rain", "With photos: rain, lowlight, noise, blur, shadow or mask.", "--degradation")
+    input: str | None = setting(None, "Degraded images: a folder, .flist, pattern or CSV.", "--input")
+    target: str | None = setting(None, "Their ground truth, matched by name; to generate, the images.", "--target")
+    mask: str | None = setting(None, "Their masks, matched by name.", "--mask")
+    digits: bool = setting(False, "To generate: scikit-learn's handwritten digits.", "--digits")
+    patch: int | None = setting(64, "Side of a random patch in pixels.", "--patch", least=8)
+    size: int | None = setting(
+        None, "Side to which whole images are resized instead, whatever their shape, as published.", "--size", least=8
+    )
+    flip: bool = setting(True, "Mirror half of the images left to right.")
+    equalize_input: bool = setting(
+        False, "Equalise the histogram of each channel of the input, as published for low light."
+    )
 
     @property
     def side(self) -> int | None:
-        """Side of what the model is trained on, in pixels."""
+        """Side of the training images, in pixels."""
         return self.size or self.patch
 
 
 @dataclass(frozen=True)
 class RunSettings:
-    """All of a run: `model`, `data` and `train`."""
+    """The settings of a run: `model`, `data` and `train`."""
 
     model: ModelSettings = field(default_factory=ModelSettings)
     data: DataSettings = field(default_factory=DataSettings)
@@ -284,7 +270,7 @@ class RunSettings:
 
     @classmethod
     def of(cls, *layers: Mapping[str, Any]) -> RunSettings:
-        """Sections from mappings of the file's form, later ones over earlier ones."""
+        """Merge mappings of the file's form; later ones override earlier ones."""
         merged: dict[str, dict[str, Any]] = {"model": {}, "data": {}, "train": {}}
         for layer in layers:
             for section, values in layer.items():
@@ -302,14 +288,17 @@ class RunSettings:
         return json.loads(json.dumps(asdict(self)))
 
     def text(self, form: str = "yaml") -> str:
-        """The settings as a file of `form`, "yaml" or "json", that `read_settings` reads."""
+        """The settings as a file that `read_settings` reads; `form` is "yaml" or "json"."""
         if form == "json":
             return json.dumps(self.as_mapping(), indent=2) + "\n"
         return require("yaml", "train").safe_dump(self.as_mapping(), sort_keys=False)
 
 
 def read_settings(path: str | PathLike[str]) -> dict[str, Any]:
-    """The content of a settings file, .json or YAML; SettingsError if it is missing or holds no names and values."""
+    """Read a settings file, JSON if its name ends in .json, else YAML.
+
+    Raises SettingsError if it is missing or holds no names and values.
+    """
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
@@ -333,10 +322,10 @@ def read_settings(path: str | PathLike[str]) -> dict[str, Any]:
     return content
 
 
-def setting(text: str) -> dict[str, dict[str, Any]]:
-    """`SECTION.NAME=VALUE`, the value as YAML writes it, in the file's form."""
+def setting_of(text: str) -> dict[str, dict[str, Any]]:
+    """Parse `SECTION.NAME=VALUE`, the value in YAML, into the file's form."""
     name, equals, value = text.partition("=")
     section, dot, key = name.strip().partition(".")
     if not (equals and dot and key):
-        raise SettingsError(f"{text!r} is no setting: write SECTION.NAME=VALUE, such as train.warmup=10")
+        raise SettingsError(f"{text!r} is not a setting: write SECTION.NAME=VALUE, such as train.warmup=10")
     return {section: {key: require("yaml", "train").safe_load(value)}}

@@ -164,7 +164,7 @@ def test_two_networks_have_two_optimisers(raindrops: Path) -> None:
     trainer.train()
     content = torch.load("results/sample/model-2.pt", weights_only=True)
     assert list(content) == ["step", "model", "opt0", "opt1", "ema", "scaler"]
-    kinds = [type(optimizer.optimizer) for optimizer in trainer._core.optimizers]
+    kinds = [type(optimizer.optimizer) for optimizer in trainer._core.phase.optimizers]
     assert kinds == [torch.optim.RAdam] * 2
     keys = [len(content[name]["state"]) for name in ("opt0", "opt1")]
     assert keys == [len(list(unet.parameters())) for unet in trainer.model.model.members]

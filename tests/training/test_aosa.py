@@ -16,7 +16,7 @@ from rddm_fast import compat
 from rddm_fast.models.folder import load_model
 from rddm_fast.theory.objective import Objective, decision
 from rddm_fast.theory.schedule import Schedule
-from rddm_fast.training.aosa import AutoObjective, aosa_loss, draw_weights_anew
+from rddm_fast.training.aosa import AutoObjective, aosa_loss, draw_new_weights
 from rddm_fast.training.log import plot_log, read_log
 from rddm_fast.training.settings import TrainSettings
 from rddm_fast.training.trainer import Trainer, Undecided
@@ -133,7 +133,7 @@ def test_after_the_decision_it_is_the_training_of_new_weights(start: float, foun
     assert run.aosa == {"decided": found, "alpha_res": pytest.approx(start), "selected_at": 0}
 
     alone = small_model(found, schedule=Schedule.from_ddim(1000), seed=5)
-    draw_weights_anew(alone, FAST.seed)
+    draw_new_weights(alone, FAST.seed)
     assert not torch.equal(*(next(m.parameters()) for m in (alone, small_model(found, seed=5))))
     direct = Trainer(alone, Pairs(), tmp_path / "alone", FAST)
     direct.train()

@@ -114,7 +114,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, torch.Ten
 
 
 def assert_same_end(folder: Path, whole: tuple[dict[str, torch.Tensor], bytes]) -> None:
-    """A run that goes on in `folder` ends where the undisturbed one did, to the bit."""
+    """A run that resumes in `folder` ends where the undisturbed one did, to the bit."""
     again = trainer(folder)
     assert 0 < again.step < SETTINGS.steps
     again.train()
@@ -179,7 +179,9 @@ def empty(path: Path) -> None:
 def test_a_damaged_checkpoint_is_passed_over(damage: Callable[[Path], None], three: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(three, tmp_path / "run")
     damage(folder / "checkpoint-00000003.pt")
-    with pytest.warns(UserWarning, match=r"checkpoint-00000003\.pt is damaged .*: the one before it is gone on with"):
+    with pytest.warns(
+        UserWarning, match=r"checkpoint-00000003\.pt is damaged .*; resuming from the previous checkpoint"
+    ):
         again = trainer(folder, THREE)
     assert again.step == 2
     again.train()
@@ -193,7 +195,7 @@ def test_all_damaged_is_an_error_in_one_sentence(three: Path, tmp_path: Path) ->
         path.write_bytes(b"cut")
     with pytest.warns(UserWarning), pytest.raises(CheckpointError) as raised:
         trainer(folder, THREE)
-    assert "checkpoint-00000001.pt cannot be gone on with" in str(raised.value) and "\n" not in str(raised.value)
+    assert "training cannot resume from" in str(raised.value) and "\n" not in str(raised.value)
 
 
 def test_another_program_s_file_is_refused(tmp_path: Path) -> None:
@@ -219,7 +221,7 @@ def test_the_newest_are_kept(tmp_path: Path) -> None:
 def assert_named(folder: Path, error: CheckpointError) -> None:
     """The error says what is left, and that is whole."""
     kept = RunFolder(folder).checkpoints()
-    assert f"no space is left for {folder}" in str(error) and f"the last whole one is {kept[-1]}" in str(error)
+    assert f"no space is left for {folder}" in str(error) and f"the last whole checkpoint is {kept[-1]}" in str(error)
     assert not list(folder.glob(".*")) and all(torch.load(path, weights_only=True) for path in kept)
 
 

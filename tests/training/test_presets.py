@@ -20,7 +20,14 @@ from rddm_fast.models.folder import MODELS, built_in_models, described, load_mod
 from rddm_fast.training.aosa import AutoObjective
 from rddm_fast.training.from_settings import model_of, trainer_of
 from rddm_fast.training.presets import PRESETS, preset
-from rddm_fast.training.settings import ModelSettings, RunSettings, SettingsError, TrainSettings, read_settings, setting
+from rddm_fast.training.settings import (
+    ModelSettings,
+    RunSettings,
+    SettingsError,
+    TrainSettings,
+    read_settings,
+    setting_of,
+)
 
 PHOTOS = Path(__file__).parents[2] / "rddm_fast" / "restoration" / "photos"
 
@@ -121,7 +128,7 @@ def test_an_unknown_preset_names_those_that_there_are() -> None:
         ("model", {"mults": []}, "model.mults is []: write whole numbers"),
         ("model", {"mults": ["x"]}, "model.mults is 'x': it must be a whole number"),
         ("model", None, "model is None: it must be a section of names and values"),
-        ("data", {"patch": 0}, "data.patch is 0: it must be at least 1"),
+        ("data", {"patch": 0}, "data.patch is 0: it must be at least 8"),
         ("dada", {}, "there is no section 'dada': choose one of model, data, train"),
     ],
 )
@@ -170,10 +177,10 @@ def test_a_bad_file_is_named(name: str, text: str | None, sentence: str, tmp_pat
 
 
 def test_a_setting_of_the_command_line() -> None:
-    assert setting("train.warmup=10") == {"train": {"warmup": 10}}
-    assert setting("model.mults=[1, 2]") == {"model": {"mults": [1, 2]}}
-    with pytest.raises(SettingsError, match=r"'warmup=10' is no setting: write SECTION\.NAME=VALUE"):
-        setting("warmup=10")
+    assert setting_of("train.warmup=10") == {"train": {"warmup": 10}}
+    assert setting_of("model.mults=[1, 2]") == {"model": {"mults": [1, 2]}}
+    with pytest.raises(SettingsError, match=r"'warmup=10' is not a setting: write SECTION\.NAME=VALUE"):
+        setting_of("warmup=10")
 
 
 # -- the command ---------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from rddm_fast.theory.schedule import Schedule
 from rddm_fast.training.batches import batches
 from rddm_fast.training.ema import Ema, published_decay
 from rddm_fast.training.log import read_log
-from rddm_fast.training.losses import losses_of
+from rddm_fast.training.losses import Draws, losses_of
 from rddm_fast.training.settings import SettingsError, TrainSettings
 from rddm_fast.training.trainer import Interrupted, Progress, Trainer
 
@@ -48,7 +48,7 @@ def test_an_interrupted_run_ends_at_the_same_bits(received: signal.Signals, tmp_
         if progress.step == 3:
             os.kill(os.getpid(), received)
 
-    with pytest.raises(Interrupted, match="stopped at step 3 of 8: the same command goes on from it"):
+    with pytest.raises(Interrupted, match="stopped at step 3 of 8: run the same command again to resume"):
         trainer(tmp_path / "cut").train(interrupt)
     again = trainer(tmp_path / "cut")
     assert again.step == 3
@@ -140,7 +140,7 @@ def test_the_average_follows_its_definition(tmp_path: Path) -> None:
     average = run.diffusion.state_dict()[name].double()  # n = 0 copies
     expected = None
     for n, step_batches in zip(range(4), batches(Pairs(), SETTINGS, 0, (0, 1)), strict=False):
-        run._step(step_batches)
+        run.phase.advance(step_batches)
         now = run.diffusion.state_dict()[name].double()
         decay = min(0.9, (1 + n) / (10 + n))
         expected = now if n == 0 else decay * average + (1 - decay) * now
@@ -151,7 +151,7 @@ def test_the_average_follows_its_definition(tmp_path: Path) -> None:
 
 def test_another_run_s_folder_is_refused(tmp_path: Path) -> None:
     trainer(tmp_path).train()
-    with pytest.raises(ValueError, match=r"was trained with lr=0\.001, not 0\.002: use its settings to go on"):
+    with pytest.raises(ValueError, match=r"was trained with lr=0\.001, not 0\.002: use its settings to resume"):
         trainer(tmp_path, replace(SETTINGS, lr=2e-3))
     assert (
         trainer(tmp_path, replace(SETTINGS, save_every=1.0, log_every=3, keep=5)).step == 8
@@ -195,7 +195,7 @@ def test_the_reported_loss_is_the_mean_of_the_steps_so_far(tmp_path: Path) -> No
     reports: list[Progress] = []
     trainer(tmp_path / "a", replace(SETTINGS, steps=3)).train(reports.append)
     again = trainer(tmp_path / "b", replace(SETTINGS, steps=3))
-    losses = [again._step(b)[0] for b in batches(Pairs(), replace(SETTINGS, steps=3), 0, (0, 1))]
+    losses = [again.phase.advance(b)[0] for b in batches(Pairs(), replace(SETTINGS, steps=3), 0, (0, 1))]
     assert [r.step for r in reports] == [1, 2, 3] and all(r.images_per_second > 0 for r in reports)
     means = [sum(losses[: n + 1]) / (n + 1) for n in range(3)]
     assert [r.loss for r in reports] == pytest.approx(means, rel=1e-6)
@@ -230,7 +230,7 @@ def sums(objective: str, loss_type: str, share: tuple[int, int] = (0, 1), lam: f
     generator = torch.Generator().manual_seed(2)
     items = [Pairs()[i] for i in range(2)][share[0] : len(range(2)) if share[1] == 1 else share[0] + 1]
     I_0, I_in = (torch.stack([item[name] for item in items]) * 2 - 1 for name in ("target", "input"))
-    loss, parts = losses_of(model, lam)(I_0, I_in, None, generator=generator, seed=9, stream=4, share=share)
+    loss, parts = losses_of(model, lam)(I_0, I_in, None, draws=Draws(generator, 9, 4, share))
     loss.backward()
     return [loss.detach(), parts.detach(), *(p.grad for p in model.parameters())]
 
@@ -281,8 +281,8 @@ def test_accumulated_gradients_are_those_of_a_batch_as_large(tmp_path: Path) -> 
     def keep(*_: Any) -> None:
         gradients.update({name: p.grad.clone() for name, p in run.diffusion.named_parameters()})
 
-    run.optimizers[0].optimizer.register_step_pre_hook(keep)
-    loss, parts = run._step(one_step)
+    run.phase.optimizers[0].optimizer.register_step_pre_hook(keep)
+    loss, parts = run.phase.advance(one_step)
 
     alone = small_model("pred_res", clip_res=2.0)
     assert all(torch.equal(p, before[name]) for name, p in alone.named_parameters())
@@ -304,7 +304,7 @@ def test_one_optimiser_each_is_what_two_separate_trainings_do(tmp_path: Path) ->
     settings = replace(SETTINGS, steps=3, optimizer="radam", optimizers="each", grad_clip=0.0, betas=(0.9, 0.999))
     run = trainer(tmp_path, settings, "pred_res_noise")
     run.train()
-    assert len(run.optimizers) == 2 and len(run.checkpoints.latest()[1]["optimizers"]) == 2
+    assert len(run.phase.optimizers) == 2 and len(run.checkpoints.latest()[1]["optimizers"]) == 2
 
     alone = small_model("pred_res_noise", clip_res=2.0)
     optimizers = [torch.optim.RAdam(m.parameters(), lr=1e-3, betas=(0.9, 0.999)) for m in alone.model.members]
@@ -326,8 +326,8 @@ def test_each_optimiser_trains(name: str, tmp_path: Path) -> None:
     run = trainer(tmp_path, replace(SETTINGS, steps=2, optimizer=name, weight_decay=0.1))
     run.train()
     kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "radam": torch.optim.RAdam}
-    assert type(run.optimizers[0].optimizer) is kinds[name]
-    assert run.optimizers[0].param_groups[0]["weight_decay"] == 0.1
+    assert type(run.phase.optimizers[0].optimizer) is kinds[name]
+    assert run.phase.optimizers[0].param_groups[0]["weight_decay"] == 0.1
 
 
 def test_what_does_not_go_together_is_one_sentence(tmp_path: Path) -> None:
@@ -342,7 +342,7 @@ def test_what_does_not_go_together_is_one_sentence(tmp_path: Path) -> None:
 
 def test_faster_changes_no_more_than_rounding(tmp_path: Path) -> None:
     runs = [trainer(tmp_path / str(on), replace(SETTINGS, steps=1, faster=on)) for on in (False, True)]
-    losses = [run._step(next(batches(Pairs(), SETTINGS, 0, (0, 1))))[0] for run in runs]
+    losses = [run.phase.advance(next(batches(Pairs(), SETTINGS, 0, (0, 1))))[0] for run in runs]
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
     assert runs[1].diffusion.model.unet0.init_conv.weight.is_contiguous(memory_format=torch.channels_last)
     kinds = [{type(m).__name__ for m in run.diffusion.model.modules()} for run in runs]
@@ -356,7 +356,7 @@ def test_bfloat16_learns_almost_the_same(tmp_path: Path) -> None:
         "from train_worker import *\n"
         "s = TrainSettings(steps=2, batch_size=2, plot=False, log_every=1, precision='bfloat16')\n"
         "run = Trainer(small_model('pred_res_noise'), Pairs(), {folder!r}, s)\n"
-        "run.model.register_forward_hook(lambda *_: print(torch.is_autocast_enabled('cpu')))\n"
+        "run.phase.model.register_forward_hook(lambda *_: print(torch.is_autocast_enabled('cpu')))\n"
         "run.train(); print(run.accelerator.mixed_precision, next(run.diffusion.parameters()).dtype)"
     )
     text = code.format(tests=str(Path(__file__).parents[1]), folder=str(tmp_path / "half"))
