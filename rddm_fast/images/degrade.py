@@ -26,9 +26,10 @@ Range = tuple[float, float]
 class Degraded:
     """A degraded photograph.
 
-    image: float32 (H, W, 3) in [0, 1].
-    mask: float32 (H, W), 1 where the photograph was changed and 0 elsewhere, for the kinds that change a
-        region (`shadow`, `mask`); None for the others.
+    Attributes:
+        image: float32 (H, W, 3) in [0, 1].
+        mask: float32 (H, W), 1 where the photograph was changed and 0 elsewhere, for the kinds that change a
+            region (`shadow`, `mask`); None for the others.
     """
 
     image: FloatImage
@@ -38,12 +39,15 @@ class Degraded:
 def degrade(image: FloatImage, kind: str, rng: np.random.Generator, **strength: object) -> Degraded:
     """Degrade a photograph.
 
-    image: float32 (H, W, 3) in [0, 1]; it is not changed.
-    kind: a name in `KINDS`: rain, lowlight, noise, blur, shadow or mask.
-    rng: where every random choice comes from.
-    strength: keyword arguments of that kind's own function.
+    Args:
+        image: float32 (H, W, 3) in [0, 1]; it is not changed.
+        kind: a name in `KINDS`: rain, lowlight, noise, blur, shadow or mask.
+        rng: the source of every random choice.
+        strength: keyword arguments of the function of that kind.
 
-    Raises ValueError for an unknown kind or an image of another shape or range, TypeError for another dtype.
+    Raises:
+        ValueError: an unknown kind, or an image of another shape or range.
+        TypeError: an image of another dtype.
     """
     if kind not in KINDS:
         raise ValueError(f"unknown degradation {kind!r}; choose one of {', '.join(KINDS)}")
@@ -69,16 +73,17 @@ def rain(
 ) -> Degraded:
     """Heavy rain: bright slanted streaks, and a thin veil that thickens with the rain.
 
-    coverage: the fraction of pixels under a streak, drawn once an image.
-    opacity, length, width: of one streak, drawn for each; lengths and widths in pixels. A streak's brightness
-        is its opacity: it is blended as light is, 1 - (1 - image)(1 - streak).
-    slant: the greatest angle from the vertical in degrees; one angle an image, each streak within 4 degrees
-        of it.
-    veil: the veil's opacity over the coverage. It follows the coverage so that it can be told from the
-        streaks.
-
     All sizes are in pixels and the number of streaks is proportional to the area, so that a patch of a large
     image and a small image have the same statistics.
+
+    Args:
+        coverage: range of the fraction of pixels under a streak; drawn once per image.
+        opacity, length, width: ranges drawn once per streak; lengths and widths in pixels. A streak's brightness
+            is its opacity. It is blended as light is: 1 - (1 - image)(1 - streak).
+        slant: the greatest angle from the vertical, in degrees. An image has one angle, and each of its streaks
+            is within 4 degrees of it.
+        veil: the veil's opacity divided by the coverage. It grows with the coverage, so that a network can
+            infer it from the streaks.
     """
     height, width_px = image.shape[:2]
     covered = rng.uniform(*coverage)
@@ -113,11 +118,10 @@ def _draw_streaks(
     angles: npt.NDArray[np.float64],
     brightness: npt.NDArray[np.float64],
 ) -> FloatImage:
-    """Draw line segments with soft ends, the brightest on top. All arguments are (count, 1).
+    """Draw line segments with soft ends, the brightest on top. All arguments have shape (count, 1).
 
-    Every segment is walked row by row: it is closer to the vertical than to the horizontal, so a few pixels
-    either side of its centre in each row hold all of it, and all segments are drawn by one vectorised
-    maximum.
+    A streak is closer to the vertical than to the horizontal. So each of its rows touches only a few pixels
+    around its centre, and one vectorised maximum draws all streaks.
     """
     height, width = shape
     canvas = np.zeros(height * width, np.float32)
@@ -156,10 +160,11 @@ def lowlight(
 ) -> Degraded:
     """A photograph taken in too little light: dark, with a colour cast, shot noise and read noise.
 
-    exposure, gamma: the image becomes exposure * image**gamma, both drawn once.
-    cast: each channel is scaled by a factor within 1 ± cast.
-    photons: photons that a value of 1 stands for; the shot noise has variance value / photons.
-    read_noise: standard deviation of the noise that does not depend on the light.
+    Args:
+        exposure, gamma: ranges, drawn once per image, which becomes exposure * image**gamma.
+        cast: each channel is scaled by a factor within 1 ± cast.
+        photons: number of photons that a value of 1 stands for; shot noise has variance value / photons.
+        read_noise: standard deviation of the noise that does not depend on the light.
     """
     scale = rng.uniform(*exposure) * rng.uniform(1 - cast, 1 + cast, 3)
     dark = scale.astype(np.float32) * image ** np.float32(rng.uniform(*gamma))
@@ -176,8 +181,9 @@ def noise(
 ) -> Degraded:
     """Gaussian and shot noise.
 
-    sigma: standard deviation of the Gaussian part, drawn once an image.
-    photons: photons that a value of 1 stands for; the counts are drawn from a Poisson distribution.
+    Args:
+        sigma: range of the standard deviation of the Gaussian part, drawn once per image.
+        photons: number of photons that a value of 1 stands for; the counts follow a Poisson distribution.
     """
     counts = rng.poisson(image * np.float32(photons)).astype(np.float32) / np.float32(photons)
     gaussian = np.float32(rng.uniform(*sigma)) * rng.standard_normal(image.shape, np.float32)
@@ -193,8 +199,9 @@ def blur(
 ) -> Degraded:
     """Blur by a straight camera motion or by defocus.
 
-    style: "motion", "defocus" or None, which draws one of the two.
-    size: the motion's length or the defocus disc's diameter in pixels, drawn once an image.
+    Args:
+        style: "motion" or "defocus"; None draws one of the two.
+        size: range of the motion's length or of the defocus disc's diameter in pixels, drawn once per image.
     """
     styles = ("motion", "defocus")
     if style is None:
@@ -235,10 +242,11 @@ def shadow(
 ) -> Degraded:
     """A soft-edged polygon of shadow. The mask is 1 inside the polygon's edge and 0 outside.
 
-    darkness: the fraction of light that the shadow takes away, drawn once an image. Skylight still reaches a
-        shadow, so it takes 10 % more than that from red and 10 % less from blue.
-    size: distance of the polygon's sides from its centre, over the image's longer side.
-    softness: half the width of the edge over the longer side.
+    Args:
+        darkness: range of the fraction of light that the shadow takes away, drawn once per image. Skylight still
+            reaches a shadow, so red loses 10 % more than this fraction and blue 10 % less.
+        size: range of the distance from the polygon's centre to its sides, divided by the image's longer side.
+        softness: half the edge's width, divided by the longer side.
     """
     height, width = image.shape[:2]
     longer = max(height, width)
@@ -270,10 +278,11 @@ def mask(
 ) -> Degraded:
     """Inpainting: image * (1 - mask) + 0.5 * mask, a grey hole.
 
-    style: "box" (a rectangle anywhere), "centre" (the middle half in both axes), "strokes" (thick random
-        lines), or None, which draws box or strokes.
-    size: a box's sides over the image's, drawn for each.
-    strokes: number of strokes; each is up to 6 % of the shorter side wide.
+    Args:
+        style: "box" (a rectangle anywhere), "centre" (the middle half in both axes) or "strokes" (thick random
+            lines); None draws box or strokes.
+        size: range of a box's side divided by the image's, drawn for each of the two sides.
+        strokes: number of strokes; each is up to 6 % of the shorter side wide.
     """
     height, width = image.shape[:2]
     if style is None:

@@ -1,4 +1,4 @@
-"""Real handwritten digits to generate: the 1797 of the UCI set that scikit-learn ships, so nothing is downloaded."""
+"""Real handwritten digits to generate: the 1797 of the UCI set. scikit-learn ships them, so nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -12,22 +12,25 @@ from torch.utils.data import Dataset
 
 from ..system.extras import require
 
-NATIVE = 8  # pixels a side, in 17 grey levels
+NATIVE = 8  # pixels per side, in 17 grey levels
 
 
 class Digits(Dataset[dict[str, Any]]):
-    """Items `{"target": (1, side, side) float32 in [0, 1], "label": 0 to 9}`, in a random order for each pass.
+    """Items `{"target": (1, side, side) float32 in [0, 1], "label": 0 to 9}`, in a new random order in each pass.
 
-    side: of the images in pixels, scaled up bicubically from 8.
-    length: number of items, item i of pass i // 1797; None for each digit once, in the set's own order.
-    seed: of the order.
+    Args:
+        side: height and width of the images in pixels, scaled up bicubically from 8.
+        length: number of items; item i belongs to pass i // 1797. None: each digit once, in the set's own order.
+        seed: seed of the order.
 
-    Raises ValueError for a side below 8, ImportError where scikit-learn is not installed.
+    Raises:
+        ValueError: a side below 8.
+        ImportError: scikit-learn is not installed.
     """
 
     def __init__(self, side: int = 16, *, length: int | None = None, seed: int = 0) -> None:
         if side < NATIVE:
-            raise ValueError(f"digits are {NATIVE} pixels a side and only scaled up, got side {side}")
+            raise ValueError(f"digits have {NATIVE} pixels per side and are only scaled up, got side {side}")
         found = require("sklearn.datasets", "digits").load_digits()
         images = torch.from_numpy(found.images).float()[:, None] / 16
         if side > NATIVE:

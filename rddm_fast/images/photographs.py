@@ -1,9 +1,9 @@
 """Real photographs to train on, found in packages that a machine may already have.
 
 The photographs are not part of rddm_fast. They come with scikit-image and with two Debian packages of desktop
-wallpapers. `SOURCES` names those files that are photographs, one file a picture (the wallpapers ship in many
-sizes, and many of them are drawings). The lists are fixed, so that a training run can be repeated on another
-machine. None of the demo photographs in rddm_fast/restoration/photos is among them.
+wallpapers. Those ship in many sizes, and many are drawings: `SOURCES` names one file per photograph. The lists are
+fixed, so that a training run can be repeated on another machine. None of the demo photographs in
+rddm_fast/restoration/photos is among them.
 
 `python -m rddm_fast.images.photographs FOLDER` gathers them as PNG files, scaled down.
 """
@@ -23,7 +23,7 @@ from ..system.extras import require
 
 @dataclass(frozen=True)
 class Source:
-    """A package and its photographs: `pattern` with a name in it is a file, relative to `folder`."""
+    """A package and its photographs: `pattern.format(name)` is a file, relative to `folder`."""
 
     install: str
     folder: str
@@ -63,15 +63,18 @@ SOURCES: dict[str, Source] = {
 
 
 def find_training_photographs(roots: Mapping[str, str | PathLike[str]] | None = None) -> list[Path]:
-    """The photographs of `SOURCES` that are on this machine, always in the same order.
+    """Find the photographs of `SOURCES` that are on this machine, always in the same order.
 
-    roots: the folder of a package, for packages unpacked elsewhere than they install themselves, by the names
-        in `SOURCES`; "scikit-image" means the folder `skimage`. Packages not named are looked for where they
-        install.
+    A package that is not installed is skipped.
 
-    A package that is not there at all is passed over; raises FileNotFoundError when there is none, or when a
-    package is there without one of its photographs (another version of it: the training set would not be the
-    same), and ValueError for an unknown name in `roots`.
+    Args:
+        roots: the folders of packages that were unpacked elsewhere, by their names in `SOURCES`; for
+            "scikit-image" the folder `skimage`. The others are looked for where they install.
+
+    Raises:
+        FileNotFoundError: no package is installed, or one lacks a photograph. It is then another version of the
+            package, and the training set would differ.
+        ValueError: an unknown name in `roots`.
     """
     return [path for photographs in _found(roots).values() for path in photographs.values()]
 
@@ -85,7 +88,7 @@ def gather(
     """Write the training photographs to `folder` as 8-bit RGB PNG files named package-photograph.png.
 
     Each is scaled down by `scale` with a Lanczos filter, but not below `shortest` pixels on its shorter side,
-    and never enlarged. Returns the files written. Errors as in `find_training_photographs`.
+    and never enlarged. Returns the files written. Raises what `find_training_photographs` raises.
     """
     if scale < 1:
         raise ValueError(f"scale must be at least 1 (photographs are only scaled down), got {scale:g}")
@@ -107,7 +110,7 @@ def gather(
 
 
 def _found(roots: Mapping[str, str | PathLike[str]] | None) -> dict[str, dict[str, Path]]:
-    """Package -> name -> file, for the packages that are there."""
+    """Map each installed package to its photographs: package -> name -> file."""
     roots = roots or {}
     if unknown := sorted(set(roots) - set(SOURCES)):
         raise ValueError(f"unknown package {unknown[0]!r} in roots; the packages are {', '.join(SOURCES)}")

@@ -1,11 +1,9 @@
-"""Reading and writing pictures for restoration: all that was in the file comes back out, restored.
+"""Read and write pictures for restoration, keeping the file's depth, alpha, colour profile and resolution.
 
-A picture is float32 in [0, 1] whatever its file held: 8 or 16 bits a sample, grey, colour, palette or CMYK,
-with or without alpha. `Picture` remembers which, and `write_image` goes back to it as far as the output's
-format can.
+A picture is float32 in [0, 1] whatever its file holds: 8 or 16 bits per sample, grey, colour, palette or CMYK,
+with or without alpha. `Picture` remembers which, and `write_image` restores it as far as the output's format can.
 
-Pillow reads and writes everything except 16-bit colour, which it cuts to 8 bits without a word; OpenCV takes
-those.
+Pillow reads and writes everything except 16-bit colour, which it silently cuts to 8 bits. OpenCV takes that.
 """
 
 from __future__ import annotations
@@ -46,20 +44,21 @@ _GREY_MODES = {"1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N"}
 
 
 class ImageError(ValueError):
-    """An image file that cannot be read or written; the message is one sentence that names the file."""
+    """A picture cannot be read or written; the message is one sentence that names the file."""
 
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """An image and what its file was like.
+    """An image and the properties of its file.
 
-    pixels: float32 (3, H, W) in [0, 1]; a grey picture has three equal channels.
-    alpha: float32 (1, H, W) in [0, 1], or None.
-    grey: whether the file had one colour channel.
-    bits: 8 or 16, per sample.
-    path: the file it was read from, or None.
-    icc: its colour profile, or None.
-    dpi: its resolution (x, y) in dots an inch, or None.
+    Attributes:
+        pixels: float32 (3, H, W) in [0, 1]; a grey picture has three equal channels.
+        alpha: float32 (1, H, W) in [0, 1], or None.
+        grey: whether the file had one colour channel.
+        bits: 8 or 16 bits per sample.
+        path: the file it was read from, or None.
+        icc: its colour profile, or None.
+        dpi: its resolution (x, y) in dots per inch, or None.
     """
 
     pixels: Tensor
@@ -71,7 +70,11 @@ class Picture:
     dpi: tuple[float, float] | None = None
 
     def with_pixels(self, pixels: Tensor) -> Picture:
-        """The same picture with other pixels, float (3, H, W) of the same size."""
+        """Return this picture with other pixels: a float tensor (3, H, W) of the same size.
+
+        Raises:
+            ValueError: pixels of another shape.
+        """
         if pixels.shape != self.pixels.shape:
             shapes = tuple(self.pixels.shape), tuple(pixels.shape)
             raise ValueError(f"expected pixels of shape {shapes[0]}, got {shapes[1]}")
@@ -79,14 +82,15 @@ class Picture:
 
 
 def read_image(path: str | PathLike[str]) -> Picture:
-    """Read a JPEG, PNG, TIFF, BMP, WebP or GIF file; the content decides, not the suffix.
+    """Read a JPEG, PNG, TIFF, BMP, WebP or GIF file. Its content decides, not its suffix.
 
-    The EXIF orientation is applied. Palettes become colours, CMYK becomes RGB (by Pillow's plain formula; the
-    CMYK profile is dropped). 1, 2 and 4 bits a sample become 8.
+    The EXIF orientation is applied. Palettes become colours. CMYK becomes RGB by Pillow's plain formula, and the
+    CMYK profile is dropped. 1, 2 and 4 bits per sample become 8.
 
-    Raises ImageError for a file that is missing, a folder, empty, of another format, damaged, too large to be
-    trusted, animated or of several pages, or of other than 1, 2, 4, 8 or 16 bits a sample. Raises ImportError
-    where Pillow, or OpenCV for 16-bit colour, is not installed.
+    Raises:
+        ImageError: the file is missing, a folder, empty, of another format, damaged, too large to be trusted,
+            animated or of several pages, or does not have 1, 2, 4, 8 or 16 bits per sample.
+        ImportError: Pillow, or OpenCV for 16-bit colour, is not installed.
     """
     path = Path(path)
     data = _read_bytes(path)
@@ -113,7 +117,7 @@ def read_image(path: str | PathLike[str]) -> Picture:
         raise ImageError(f"{path} is not a readable JPEG, PNG, TIFF, BMP, WebP or GIF image") from None
     except pil.DecompressionBombError as error:
         raise ImageError(f"{path} is too large to be trusted: {error}") from error
-    except Exception as error:  # decoders raise whatever damage leads them to: OSError, SyntaxError, ...
+    except Exception as error:  # A decoder raises anything on damaged data: OSError, SyntaxError, ...
         raise ImageError(f"{path} is damaged and cannot be read: {error}") from error
 
     samples = _upright(samples, orientation)
@@ -132,17 +136,17 @@ def read_image(path: str | PathLike[str]) -> Picture:
 
 
 def write_image(path: str | PathLike[str], picture: Picture, *, overwrite_input: bool = False) -> None:
-    """Write a picture in the format that the suffix names; the folder is created if need be.
+    """Write a picture, whole or not at all, in the format of the suffix; create the folder if needed.
 
-    Pixels and alpha are clamped to [0, 1] and rounded to nearest. Kept where the format can: 16 bits (PNG,
-    TIFF), one grey channel (all but WebP and 16-bit grey with alpha, which become colour), alpha (PNG, TIFF,
-    WebP), the colour profile (all but BMP and 16-bit colour TIFF), the resolution. In JPEG and BMP, a picture
-    with alpha is laid over white. JPEG is written at quality 95 without chroma subsampling, the others
-    without loss.
+    Pixels and alpha are clamped to [0, 1] and rounded to nearest. These are kept where the format can hold them:
+    16 bits (PNG, TIFF), one grey channel (all but WebP and 16-bit grey with alpha, which become colour), alpha
+    (PNG, TIFF, WebP), the colour profile (all but BMP and 16-bit colour TIFF), the resolution. JPEG and BMP have
+    no alpha: such a picture is laid over white. JPEG is written at quality 95 without chroma subsampling, the
+    other formats without loss.
 
-    The file appears whole or not at all. Raises ImageError for a suffix that is not in `WRITE_SUFFIXES`, for
-    pixels that are not finite, for a file that cannot be written, and for the file that the picture was read
-    from unless `overwrite_input` is true.
+    Raises:
+        ImageError: the suffix is not in `WRITE_SUFFIXES`, the pixels are not finite, the file cannot be written,
+            or it is the file that the picture was read from and `overwrite_input` is false.
     """
     path = Path(path)
     if path.suffix.lower() not in WRITE_SUFFIXES:
@@ -175,9 +179,9 @@ def _read_bytes(path: Path) -> bytes:
 
 
 def _bits_a_sample(image: Any, data: bytes) -> int:
-    """Bits a sample in the file (Pillow's mode does not tell, for 16-bit colour); 32 for floating point."""
+    """Return the bits per sample of the file, 32 for floating point. Pillow's mode hides 16-bit colour."""
     if image.format == "PNG":
-        return data[24]  # the bit depth's place in the header chunk, which comes first
+        return data[24]  # where the header chunk, which comes first, holds the bit depth
     if image.format == "TIFF":
         bits = max(image.tag_v2.get(258, (1,)))
         return 32 if image.mode == "F" else bits
@@ -185,7 +189,10 @@ def _bits_a_sample(image: Any, data: bytes) -> int:
 
 
 def _samples(image: Any, data: bytes, bits: int) -> tuple[npt.NDArray[Any], bool]:
-    """Samples as stored, (H, W, 1 grey | 2 grey, alpha | 3 colour | 4 colour, alpha), and whether grey."""
+    """Return the stored samples, and whether they are grey.
+
+    They are (H, W, C) with C = 1 grey, 2 grey and alpha, 3 colour, 4 colour and alpha.
+    """
     # Pillow opens a 16-bit grey PNG with alpha as colour; the header's colour type 4 tells.
     grey = image.mode in _GREY_MODES or (image.format == "PNG" and data[25] == 4)
     if bits == 16 and not image.mode.startswith("I"):
@@ -259,8 +266,8 @@ def _encode_colour16(
     data: bytes = encoded.tobytes()
     if suffix != ".png":
         return data
-    # OpenCV writes neither profile nor resolution: they are chunks to insert after the signature and the
-    # header chunk.
+    # OpenCV writes neither profile nor resolution. Insert their chunks after the signature and the header
+    # chunk.
     extra = b""
     if icc is not None:
         extra += _png_chunk(b"iCCP", b"icc\0\0" + zlib.compress(icc))

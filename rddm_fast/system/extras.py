@@ -9,8 +9,10 @@ from typing import Any
 def require(module: str, extra: str) -> Any:
     """Import and return `module`, which `pip install rddm_fast[extra]` installs.
 
-    Raises ImportError with that command in its message when the package is not installed. An import that
-    fails inside an installed package is not hidden: its own error goes through.
+    An import that fails inside an installed package is not hidden: its own error goes through.
+
+    Raises:
+        ImportError: the package is not installed; the message holds the pip command.
     """
     package = module.partition(".")[0]
     try:

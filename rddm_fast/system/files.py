@@ -10,10 +10,10 @@ from pathlib import Path
 
 
 def write_whole(path: str | PathLike[str], write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, then put it in `path`'s place in one step.
+    """Let `write` fill a temporary file beside `path`, then rename it to `path`.
 
-    A reader, or a machine that dies meanwhile, sees the old file or the new one, never a part. On an error the
-    temporary file is removed and the old file is untouched.
+    A reader sees the old file or the new one, never a part of it, even if the machine dies meanwhile. If `write`
+    fails, the temporary file is removed and the old file is untouched.
     """
     path = Path(path)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
@@ -33,11 +33,11 @@ def write_whole(path: str | PathLike[str], write: Callable[[Path], object]) -> N
         raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:
-        os.fsync(folder)  # the rename itself survives a power cut only once the folder is on disk
+        os.fsync(folder)  # The rename survives a power cut only once the folder itself is on disk.
     finally:
         os.close(folder)
 
 
 def write_text_whole(path: str | PathLike[str], text: str) -> None:
-    """`write_whole` of a text, in UTF-8."""
+    """Write `text` in UTF-8, as `write_whole` does."""
     write_whole(path, lambda unfinished: unfinished.write_text(text, encoding="utf-8"))

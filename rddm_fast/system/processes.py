@@ -1,7 +1,7 @@
 """The processes of one job, as `torchrun` and `accelerate launch` describe them in the environment.
 
-A command that works through a list of files without talking to its sisters needs no process group: the launcher's
-`RANK` and `WORLD_SIZE` say which process this is and of how many, and that is enough to take every n-th item.
+Processes that share a list of files need not talk to each other, so they need no process group. The launcher's
+`RANK` and `WORLD_SIZE` say which of how many processes this is; that is enough to take every n-th item.
 """
 
 from __future__ import annotations
@@ -27,7 +27,11 @@ def _number(name: str, default: int) -> int:
 
 
 def world_size() -> int:
-    """How many processes the launcher started: 1 without a launcher. Raises ValueError if `WORLD_SIZE` is no count."""
+    """Return how many processes the launcher started; 1 without a launcher.
+
+    Raises:
+        ValueError: the environment variable `WORLD_SIZE` is not a number of at least 1.
+    """
     count = _number("WORLD_SIZE", 1)
     if count < 1:
         raise ValueError(f"the environment variable WORLD_SIZE is {count}: a job has at least one process")
@@ -35,7 +39,11 @@ def world_size() -> int:
 
 
 def rank() -> int:
-    """This process's number, from 0 to `world_size() - 1`: 0 without a launcher. Raises ValueError outside that."""
+    """Return this process's number, from 0 to `world_size() - 1`; 0 without a launcher.
+
+    Raises:
+        ValueError: the environment variable `RANK` is not such a number.
+    """
     number, count = _number("RANK", 0), world_size()
     if not 0 <= number < count:
         raise ValueError(f"the environment variable RANK is {number}: it must be from 0 to WORLD_SIZE - 1, {count - 1}")
@@ -43,9 +51,9 @@ def rank() -> int:
 
 
 def share(items: Sequence[T]) -> list[T]:
-    """This process's part of `items`: every `world_size()`-th from the `rank()`-th on.
+    """Return this process's part of `items`: every `world_size()`-th item, starting at the `rank()`-th.
 
-    Over all processes no item is taken twice and none is lost, whether or not the number divides, provided that each
-    passes the same items in the same order (sort what a folder lists).
+    No item is taken twice and none is left out, whatever the number of items, as long as every process passes the
+    same items in the same order. A folder's listing must therefore be sorted.
     """
     return list(items[rank() :: world_size()])

@@ -1,4 +1,4 @@
-"""Signals noted instead of died of, for work that wants to end at a good place."""
+"""Record SIGINT and SIGTERM instead of dying, so that training stops between two steps."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from contextlib import contextmanager
 
 @contextmanager
 def signals_noted() -> Iterator[list[int]]:
-    """Note SIGINT and SIGTERM in the list yielded; only in the main thread, as signals are Python's to give it."""
+    """Yield a list that collects the SIGINT and SIGTERM received inside the `with` block.
+
+    Works in the main thread only: Python delivers signals nowhere else. In another thread the list stays empty.
+    """
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield received
