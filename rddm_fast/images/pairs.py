@@ -96,7 +96,7 @@ def find_pairs(
 
 
 def masks_of(found: Sequence[tuple[Path, Path]], mask: str | PathLike[str]) -> dict[Path, Path]:
-    """The mask of each image, matched as by `find_pairs`; `found` holds (image, root) as `find.images_of` has them."""
+    """Return the mask of each image, matched as by `find_pairs`; `found` is a list of `find.images_of`."""
     inputs = [_Found(image, _name(image, root)) for image, root in found]
     masks = _partners(inputs, mask, "mask")
     return {one.path: hole.path for one, hole in zip(inputs, masks, strict=True) if hole is not None}
@@ -104,7 +104,7 @@ def masks_of(found: Sequence[tuple[Path, Path]], mask: str | PathLike[str]) -> d
 
 @dataclass(frozen=True)
 class _Found:
-    """An image of a source, the name it is matched by, and the list and line that named it."""
+    """An image of a source, the name that it is matched by, and the list and line that named it."""
 
     path: Path
     name: str
@@ -180,7 +180,7 @@ def _read_text(path: Path) -> str:
 
 
 def _existing(folders: list[Path], entry: str, origin: str) -> Path:
-    """The file that an entry of a list names, relative to the first of `folders` that has it."""
+    """Return the file that an entry of a list names, relative to the first of `folders` that has it."""
     for folder in folders:
         if (folder / entry).is_file():
             return folder / entry
@@ -212,7 +212,7 @@ def _stem_without_role(found: _Found) -> str:
 
 
 def _partners(inputs: list[_Found], source: str | PathLike[str] | None, what: str) -> Sequence[_Found | None]:
-    """The partner of each input, by the first rule that keeps all names distinct and leaves no file over."""
+    """Return the partner of each input, by the first rule that keeps names distinct and leaves no file over."""
     if source is None:
         return [None] * len(inputs)
     others = _find(source)
@@ -241,7 +241,7 @@ def _partners(inputs: list[_Found], source: str | PathLike[str] | None, what: st
 
 
 def _repeated(found: list[_Found]) -> str:
-    """A name that several files have, with those files; "" if all names differ."""
+    """Return a name that several files have, with those files; "" if all names differ."""
     name, count = Counter(one.name for one in found).most_common(1)[0]
     return f"{_some([one for one in found if one.name == name])} have the same name" if count > 1 else ""
 

@@ -1,6 +1,6 @@
-"""Sheets: many images in one picture, with text where it is wanted.
+"""Sheets: many images in one picture, with captions.
 
-All three functions return an image (3, H, W), so that a sheet, with or without a caption, can stand on a larger sheet.
+`sheet`, `text` and `captioned` return an image (3, H, W), so a sheet can be part of a larger sheet.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ def sheet(rows: Sequence[Sequence[Tensor] | Tensor], *, gap: int = 2, margin: in
     """Lay images out in rows, on white.
 
     Args:
-        rows: images (C, H, W) in [0, 1] of one or three channels and of any sizes; each stands at the top left of its
-            place. A row may be a batch (N, C, H, W).
+        rows: rows of images (C, H, W) in [0, 1], each of one or three channels and of any size; an image is put at
+            the top left of its place. A row may be a batch (N, C, H, W).
         gap: pixels between neighbouring images.
         margin: pixels around the sheet.
         column: least width of a column in pixels.
@@ -48,7 +48,7 @@ def sheet(rows: Sequence[Sequence[Tensor] | Tensor], *, gap: int = 2, margin: in
 
 
 def text(lines: Sequence[str]) -> Tensor:
-    """Black lines of text on white, (3, 16 per line, width of the longest). Needs Pillow."""
+    """Draw lines of text, black on white: (3, 16 pixels per line, width of the longest line). Needs Pillow."""
     font = require("PIL.ImageFont", "images").load_default(size=FONT_SIZE)
     width = max(1, *(math.ceil(font.getlength(line)) for line in lines))
     canvas = require("PIL.Image", "images").new("L", (width, LINE_HEIGHT * len(lines)), "white")
@@ -60,7 +60,7 @@ def text(lines: Sequence[str]) -> Tensor:
 
 
 def captioned(image: Tensor, lines: Sequence[str]) -> Tensor:
-    """`image` (C, H, W) under `lines` of text; wider than the image where the text is."""
+    """Put `lines` of text above `image` (C, H, W); the result is as wide as the wider of the two."""
     return sheet([[text(lines)], [image]], gap=0)
 
 

@@ -1,1 +1,1 @@
-"""Files in, files and numbers out: restoring, measuring, the demo."""
+"""Restore image files, measure the results, and the demo."""

@@ -30,14 +30,15 @@ DEGRADATIONS = {
     "deshadow": "shadow",
     "inpaint": "mask",
 }
-"""Built-in model to the degradation that it was trained to undo."""
+"""Maps each built-in model to the degradation that it was trained to undo."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """One photograph's numbers; PSNR in dB, times in milliseconds (medians), images (3, H, W) in [0, 1].
+    """The numbers of one photograph: PSNR in dB, median times in milliseconds, images (3, H, W) in [0, 1].
 
-    difference: greatest absolute difference between the eager and the fast path's images.
+    Attributes:
+        difference: greatest absolute difference between the images of the eager and the fast path.
     """
 
     name: str
@@ -54,12 +55,12 @@ class Result:
     truth: Tensor
 
     def numbers(self) -> dict[str, str | float]:
-        """All but the images, ready for JSON."""
+        """Return everything but the images, ready for JSON."""
         return {name: value for name, value in vars(self).items() if not isinstance(value, Tensor)}
 
 
 def photographs() -> list[Path]:
-    """The photographs that come with the package, on which no built-in model was trained."""
+    """List the photographs that come with the package. No built-in model was trained on them."""
     return sorted(PHOTOS.glob("*.png"))
 
 
@@ -71,11 +72,13 @@ def run(
     Args:
         model: a built-in model's name or a model folder.
         steps: sampling steps; the model's own if None.
-        seed: of the degradations and of the starting noise.
-        repeats: timings of each path; the two take turns, after one run each that is not timed.
-        kind: degradation (`rddm_fast.images.degrade.KINDS`); the built-in model's own if None.
+        seed: seed of the degradations and of the starting noise.
+        repeats: timed runs of each path. The two take turns, after one run each that is not timed.
+        kind: degradation (`rddm_fast.images.degrade.KINDS`); None takes the one that the built-in model undoes.
 
-    Raises ModelError for a model that cannot be loaded, ValueError where `kind` is needed.
+    Raises:
+        ModelError: the model cannot be loaded.
+        ValueError: `kind` is None and the model is not a built-in one.
     """
     if kind is None:
         trained_for = load_model(model), DEGRADATIONS.get(model)
@@ -84,7 +87,7 @@ def run(
             raise ValueError(f"{model} is no built-in model: say what it undoes, for example degradation rain")
     else:
         diffusion = load_model(model)
-    # Like `restore`, for pictures of many sizes: nothing is compiled for each.
+    # Not compiled, like `restore`: the pictures have many sizes.
     fast = FastSampler(diffusion, steps=steps, dtype=torch.float32, compile=False, graphs=False)
     for number, path in enumerate(photographs()):
         truth = read_image(path).pixels
@@ -112,12 +115,12 @@ def run(
 
 
 def degraded(truth: Tensor, kind: str, seed: int, number: int) -> Tensor:
-    """What the demo makes of its photograph `number`: `truth` (3, H, W) in [0, 1], degraded by `kind`."""
+    """Degrade `truth` (3, H, W) in [0, 1] as the demo degrades its photograph `number`."""
     return degraded_with_mask(truth, kind, seed, number)[0]
 
 
 def degraded_with_mask(truth: Tensor, kind: str, seed: int, number: int) -> tuple[Tensor, Tensor | None]:
-    """As `degraded`, and the mask (3, H, W), 1 where the photograph was changed, of the kinds that have one."""
+    """Return what `degraded` returns, and the mask (3, H, W), 1 where the photograph was changed, or None."""
     image = np.ascontiguousarray(truth.permute(1, 2, 0).numpy())
     result = degrade(image, kind, np.random.default_rng((seed, number)))
     mask = None if result.mask is None else torch.from_numpy(result.mask).expand(3, -1, -1).contiguous()
@@ -133,7 +136,7 @@ def _eager(
 def _side_by_side(
     paths: dict[str, Callable[..., Tensor]], inputs: Sequence[Tensor], seed: int, repeats: int
 ) -> tuple[dict[str, Tensor], dict[str, float]]:
-    """Each path's image (3, H, W) and median time in milliseconds."""
+    """Return the image (3, H, W) and the median time in milliseconds of each path."""
     images: dict[str, Tensor] = {}
     times: dict[str, list[float]] = {name: [] for name in paths}
     for repeat in range(repeats + 1):
@@ -147,7 +150,7 @@ def _side_by_side(
 
 
 def summary(results: Sequence[Result]) -> dict[str, float]:
-    """Means over the photographs, and the ratio of the summed times."""
+    """Return the means over the photographs, and the ratio of the summed times."""
 
     def mean(name: str) -> float:
         return statistics.fmean(getattr(result, name) for result in results)
@@ -166,7 +169,7 @@ def summary(results: Sequence[Result]) -> dict[str, float]:
 
 
 def draw(path: str | PathLike[str], results: Sequence[Result], columns: int = 2) -> None:
-    """Write one picture: for each photograph input, restored and truth, with its PSNR; PNG or JPEG by suffix."""
+    """Draw the input, the result and the truth of every photograph, with their PSNR, in one PNG or JPEG file."""
     pil = require("PIL.Image", "cli")
     pil_draw, pil_font = require("PIL.ImageDraw", "cli"), require("PIL.ImageFont", "cli")
     gap, caption = 6, 20

@@ -1,9 +1,9 @@
-"""Measure restored images against their ground truth: what `rddm-fast evaluate` does, for use from Python.
+"""Measure restored images against their ground truth: `rddm-fast evaluate` as a Python function.
 
 report = evaluate(find_pairs("restored", "truth"), Evaluator(space="y"))
 report.write("results", worst=8)
 
-Under `torchrun` or `accelerate launch` each process measures its share, and the first one has the report of all.
+Under `torchrun` or `accelerate launch` each process measures its share, and the first one returns the whole report.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ..images.find import PathOrText
 from ..images.pairs import DataError, Pair
 from ..images.picture import read_image
 from ..images.prepared import resized
@@ -33,17 +33,20 @@ from .gallery import Row, write_gallery
 from .metrics import lab_mae, luma, psnr, rmse, ssim, ssim_volume
 from .perceptual import Inception, Lpips, frechet_distance, inception_score
 
-PathOrText = str | PathLike[str]
+# What a metric's name ends in, and the pixels that it is measured on.
+REGIONS = {"": "all", "_shadow": "shadow", "_non_shadow": "non_shadow"}
 SPACES = ("rgb", "y")
 
 
 @dataclass(frozen=True)
 class Record:
-    """What was measured of one pair.
+    """The numbers of one pair.
 
-    values: number by name of the metric, in the order of the table; None where a region has no pixel.
-    rows: the networks' outputs that metrics of the whole set are made of.
-    error: why nothing was measured, one sentence that names the file, or None.
+    Attributes:
+        pair: the files.
+        values: the metrics by name, in the table's order; None for a region without pixels.
+        rows: the outputs of the networks from which the metrics of the whole set are computed.
+        error: why nothing was measured, one sentence that names the file, or None.
     """
 
     pair: Pair
@@ -57,16 +60,17 @@ class Evaluator:
 
     Args:
         space: "rgb", or "y" for PSNR, SSIM and RMSE on the luma alone, as published for deraining and low light.
-        resize: height and width that all images are scaled to first, bicubic with antialiasing, as published for
-            shadow removal; None leaves them as they are, and a pair of two sizes is then an error.
-        lpips, fid, inception: TorchScript files of networks (see `perceptual`), for the metrics of that name.
+        resize: height and width to which all images are scaled first, bicubic with antialiasing, as published for
+            shadow removal. None leaves them as they are; a pair of two sizes is then an error.
+        lpips, fid, inception: TorchScript files of networks (see `perceptual`), for the metrics of those names.
         device: where to compute.
 
-    With a mask, PSNR and SSIM are also taken of both images multiplied by the mask ("shadow") and by its complement
-    ("non_shadow"), and the error in Lab over the pixels of each, as the scripts of shadow removal do. A mask's pixel
-    counts from half of full brightness.
+    With a mask, PSNR and SSIM are also measured on both images multiplied by the mask ("shadow") and by its
+    complement ("non_shadow"), and the error in Lab over the pixels of each, as the scripts of shadow removal do. A
+    pixel of the mask counts if it has at least half of full brightness.
 
-    Raises ValueError for another space and for files that are no TorchScript.
+    Raises:
+        ValueError: another space, or a file that is not TorchScript.
     """
 
     def __init__(
@@ -87,7 +91,7 @@ class Evaluator:
         self.classes = None if inception is None else Inception(inception, flag="no_output_bias", device=device)
 
     def read(self, pair: Pair) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Prediction and truth, float32 (3, H, W) in [0, 1], and the mask, bool (1, H, W), of one size."""
+        """Read prediction and truth, float32 (3, H, W) in [0, 1], and the mask, bool (1, H, W), all of one size."""
         if pair.target is None:
             raise DataError(f"{pair.input} has no ground truth to be measured against")
         files = [pair.input, pair.target, *([pair.mask] if pair.mask else [])]
@@ -102,7 +106,7 @@ class Evaluator:
         return pred, target, masks[0].mean(0, keepdim=True) >= 0.5 if masks else None
 
     def __call__(self, pair: Pair) -> Record:
-        """All metrics of one pair. A pair that cannot be read or measured becomes a record with an error."""
+        """Measure all metrics of one pair. A pair that cannot be measured becomes a record with an error."""
         try:
             pred, target, mask = self.read(pair)
             values = self._values(pred, target, mask)
@@ -117,7 +121,7 @@ class Evaluator:
             return Record(pair, error=str(error) if named else f"{pair.input} was not measured: {error}")
 
     def _values(self, pred: Tensor, target: Tensor, mask: Tensor | None) -> dict[str, float | None]:
-        regions = {"": None} if mask is None else {"": None, "_shadow": mask, "_non_shadow": ~mask}
+        regions = dict(zip(REGIONS, [None] if mask is None else [None, mask, ~mask], strict=False))
         compared = (luma(pred), luma(target)) if self.space == "y" else (pred, target)
         values: dict[str, float | None] = {}
         for name, region in regions.items():
@@ -139,7 +143,7 @@ class Evaluator:
 
 @dataclass(frozen=True, eq=False)
 class Report:
-    """The records of all pairs, in the pairs' order, and who made them."""
+    """The records of all pairs, in the pairs' order, and the evaluator that made them."""
 
     records: list[Record]
     evaluator: Evaluator
@@ -153,14 +157,14 @@ class Report:
         return [record.error for record in self.records if record.error is not None]
 
     def worst(self, count: int) -> list[Record]:
-        """The records of the lowest PSNR, worst first."""
+        """Return the `count` records of lowest PSNR, lowest first."""
         return sorted(self.measured, key=lambda record: record.values["psnr"] or 0.0)[:count]
 
     def summary(self) -> dict[str, Any]:
-        """Mean and standard deviation over the images of each metric, and the metrics of the whole set.
+        """Return each metric's mean and standard deviation over the images, and the metrics of the whole set.
 
-        FID is left out for fewer than two images, which have no distribution.
-        `mae_lab_per_pixel` weighs the images by their pixels, where "metrics" has the mean of the images' means.
+        FID needs at least two images; it is left out for fewer. `mae_lab_per_pixel` weights each image by its
+        number of pixels; "metrics" gives every image the same weight.
         """
         names = list(self.measured[0].values) if self.measured else []
         result: dict[str, Any] = {
@@ -170,9 +174,7 @@ class Report:
             "resize": self.evaluator.resize,
             "metrics": {name: self._spread(name) for name in names if not name.startswith("pixels")},
             "mae_lab_per_pixel": {
-                name.removeprefix("pixels").removeprefix("_") or "all": self._per_pixel(name.removeprefix("pixels"))
-                for name in names
-                if name.startswith("pixels")
+                region: self._per_pixel(suffix) for suffix, region in REGIONS.items() if "pixels" + suffix in names
             },
         }
         if self.evaluator.features is not None and len(self.measured) > 1:
@@ -202,7 +204,7 @@ class Report:
         return torch.stack([record.rows[name] for record in self.measured])
 
     def table(self) -> str:
-        """The records as CSV: a line an image, empty where a region has no pixel."""
+        """Return the records as CSV: one line per image, an empty cell for a region without pixels."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         for number, record in enumerate(self.measured):
@@ -212,7 +214,7 @@ class Report:
         return text.getvalue()
 
     def write(self, folder: PathOrText, *, worst: int = 8) -> dict[str, Any]:
-        """Write metrics.csv, summary.json and, of the `worst` images, worst.png; returns the summary."""
+        """Write metrics.csv, summary.json and worst.png, which shows the `worst` images; return the summary."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         summary = self.summary()
@@ -234,7 +236,7 @@ def _cell(value: float | None) -> str:
 
 
 def _json(value: Any) -> Any:
-    """`value` without the numbers that JSON does not have: infinity (equal images) becomes a string."""
+    """Replace the numbers that JSON cannot hold: infinity, the PSNR of equal images, becomes a string."""
     if isinstance(value, dict):
         return {key: _json(item) for key, item in value.items()}
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
@@ -243,9 +245,12 @@ def _json(value: Any) -> Any:
 def evaluate(
     pairs: Sequence[Pair], evaluator: Evaluator, on_done: Callable[[int, int], None] | None = None
 ) -> Report | None:
-    """Measure `pairs`, each in one process of those that were started; None in all but the first.
+    """Measure `pairs`, shared among the processes of the launcher. All but the first process return None.
 
-    on_done: called after each pair of this process's share, with how many are done and how many there are.
+    Args:
+        pairs: the files, input compared with target.
+        evaluator: what measures a pair.
+        on_done: called after each pair of this process's share, with the number done and the number in all.
     """
     mine = share(range(len(pairs)))
     records = {}
@@ -262,10 +267,10 @@ def evaluate(
 
 
 def _gathered(records: dict[int, Record]) -> dict[int, Record] | None:
-    """The records of all processes in the first one, None in the others."""
+    """Return the records of all processes in the first process, None in the others."""
     joined = dist.is_initialized()
     if not joined:
-        # A launcher ends all processes when one fails, so that a long wait is for a longer share.
+        # One day: a long wait only means that another share is longer. If a process dies, the launcher ends all.
         dist.init_process_group("gloo", timeout=timedelta(days=1))
     try:
         shares: list[Any] | None = [None] * world_size() if rank() == 0 else None

@@ -1,4 +1,4 @@
-"""A picture of results beside their ground truth, to look at the worst ones."""
+"""A picture of results beside their ground truth, to see where a model fails."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ GAP = 8
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """One image of a gallery: prediction and truth, (3, H, W) in [0, 1], and the numbers of its caption."""
+    """One row of a gallery: prediction and truth, (3, H, W) in [0, 1], and the numbers of the caption."""
 
     name: str
     pred: Tensor
@@ -39,7 +39,7 @@ def write_gallery(path: str | PathLike[str], rows: Sequence[Row], *, side: int =
 
 
 def _drawn(row: Row, side: int) -> Tensor:
-    """The three images under the name and the numbers, four per line."""
+    """Draw the three images below the name and the numbers, four per line."""
     images = [row.pred, row.target, ((row.pred - row.target).abs() * AMPLIFIED).clamp(0, 1)]
     numbers = [f"{name} {value:.4g}" for name, value in row.numbers.items()]
     lines = [row.name, *("   ".join(numbers[start : start + 4]) for start in range(0, len(numbers), 4))]
@@ -47,7 +47,7 @@ def _drawn(row: Row, side: int) -> Tensor:
 
 
 def _fitted(image: Tensor, side: int) -> Tensor:
-    """`image`, scaled down where it is larger than `side` pixels."""
+    """Scale `image` down if it is larger than `side` pixels."""
     height, width = image.shape[-2:]
     scale = min(1.0, side / max(height, width))
     return resized(image, (max(1, round(height * scale)), max(1, round(width * scale))))

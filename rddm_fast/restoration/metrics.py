@@ -23,10 +23,15 @@ _D65 = (0.95047, 1.0, 1.08883)
 def psnr(pred: Tensor, target: Tensor) -> Tensor:
     """Peak signal-to-noise ratio in dB, 10 log10(1 / mean squared error); infinite for equal images.
 
-    pred, target: images in [0, 1], (C, H, W) or a batch (N, C, H, W), of the same shape, dtype and device.
+    Args:
+        pred, target: images in [0, 1], (C, H, W) or a batch (N, C, H, W), of one shape and device, floating point.
 
-    Returns a scalar for one image and (N,), one value an image, for a batch. Raises ValueError for other
-    shapes or dtypes and for targets outside [0, 1], ImportError where torchmetrics is not installed.
+    Returns:
+        A scalar for one image; (N,), one value per image, for a batch.
+
+    Raises:
+        ValueError: other shapes or dtypes, or a target outside [0, 1].
+        ImportError: torchmetrics is not installed.
     """
     functional = require("torchmetrics.functional.image", "metrics")
     pred, target, batched = _batched(pred, target)
@@ -37,10 +42,10 @@ def psnr(pred: Tensor, target: Tensor) -> Tensor:
 def ssim(pred: Tensor, target: Tensor) -> Tensor:
     """Structural similarity (Wang et al. 2004): 11x11 Gaussian window, sigma 1.5.
 
-    The mean over channels and over the places where the whole window lies inside the image, as in its
-    authors' code; torchmetrics' own mean takes in the border, which it fills by reflection.
+    The mean is over the channels and over the places where the whole window lies inside the image, as in the
+    authors' code. torchmetrics' own mean includes the border, which it fills by reflection.
 
-    Arguments, shape of the result and errors as in `psnr`; images must be at least 11 pixels high and wide.
+    Arguments, result and errors are those of `psnr`. Images must be at least 11 pixels high and wide.
     """
     functional = require("torchmetrics.functional.image", "metrics")
     pred, target, batched = _batched(pred, target)
@@ -56,11 +61,11 @@ def ssim(pred: Tensor, target: Tensor) -> Tensor:
 def ssim_volume(pred: Tensor, target: Tensor) -> Tensor:
     """Structural similarity as MATLAB's `ssim(A, ref)` computes it for colour images.
 
-    Without "DataFormat" that function takes an (H, W, 3) array for a volume of three slices: an 11x11x11 Gaussian
+    Without "DataFormat" that function treats an (H, W, 3) array as a volume of three slices. Its 11x11x11 Gaussian
     window, sigma 1.5, also runs over the channels, and the border is replicated and counted. The published figures of
     deblurring and of shadow removal are of this kind, and higher than those of `ssim`.
 
-    Arguments, shape of the result and errors as in `psnr`, without the need of torchmetrics.
+    Arguments, result and errors are those of `psnr`; torchmetrics is not needed.
     """
     pred, target, batched = _batched(pred, target)
     count = len(pred)
@@ -74,10 +79,10 @@ def ssim_volume(pred: Tensor, target: Tensor) -> Tensor:
 
 
 def _volume_blur(images: Tensor) -> Tensor:
-    """(N, C, H, W) blurred along C, H and W by 11 taps of a Gaussian of sigma 1.5, the border replicated."""
+    """Blur (N, C, H, W) along C, H and W by 11 taps of a Gaussian of sigma 1.5, with the border replicated."""
     offsets = range(-5, 6)
     weights = torch.tensor([-0.5 * (offset / 1.5) ** 2 for offset in offsets], dtype=torch.float64).softmax(0).tolist()
-    # Shifted sums are ten times faster on a CPU than the convolutions of one channel that these are.
+    # On a CPU, sums of shifted images are ten times faster than convolutions of one channel.
     for axis in (1, 2, 3):
         size = images.shape[axis]
         places = torch.arange(-5, size + 5, device=images.device).clamp(0, size - 1)
@@ -88,9 +93,9 @@ def _volume_blur(images: Tensor) -> Tensor:
 
 
 def rmse(pred: Tensor, target: Tensor) -> Tensor:
-    """Root of the mean squared error, in the images' own unit: 1 is the whole range, 1/255 a grey level of 8 bits.
+    """Root of the mean squared error, in the images' own unit: 1 is the whole range, 1/255 one of 8 bits' levels.
 
-    Arguments, shape of the result and errors as in `psnr`, without the need of torchmetrics.
+    Arguments, result and errors are those of `psnr`; torchmetrics is not needed.
     """
     pred, target, batched = _batched(pred, target)
     values = (pred - target).square().mean((1, 2, 3)).sqrt()
@@ -100,14 +105,18 @@ def rmse(pred: Tensor, target: Tensor) -> Tensor:
 def luma(images: Tensor) -> Tensor:
     """Y of MATLAB's `rgb2ycbcr` for 8-bit colour images (ITU-R BT.601): 16 to 235, divided by 255.
 
-    images: (..., 3, H, W) floating point, rounded and clamped to the 8-bit levels of [0, 1] first. Y is rounded to
-        8 bits as well, halves upwards, in whole numbers and so exactly.
+    Args:
+        images: (..., 3, H, W) floating point. They are first clamped and rounded to the 8-bit levels of [0, 1].
 
-    Returns (..., 1, H, W) of the same dtype. Raises ValueError for other shapes or dtypes.
+    Returns:
+        Y, (..., 1, H, W) of the same dtype. It is rounded to 8 bits too, halves upwards, in exact integers.
+
+    Raises:
+        ValueError: other shapes or dtypes.
     """
     _expect_colour(images)
     red, green, blue = (images * 255).round().clamp(0, 255).long().unbind(-3)
-    thousandths = 65481 * red + 128553 * green + 24966 * blue  # of Y - 16, times 255
+    thousandths = 65481 * red + 128553 * green + 24966 * blue  # the weights of Y - 16, times 255
     y = 16 + (thousandths + 127_500) // 255_000
     return (y.to(images.dtype) / 255).unsqueeze(-3)
 
@@ -115,10 +124,14 @@ def luma(images: Tensor) -> Tensor:
 def lab(images: Tensor) -> Tensor:
     """CIE 1976 L*a*b* of sRGB images, as MATLAB's `rgb2lab`: the white point is D65.
 
-    images: (..., 3, H, W) floating point in [0, 1].
+    Args:
+        images: (..., 3, H, W) floating point in [0, 1].
 
-    Returns L* (0 to 100), a* and b* in the channels' place, same shape and dtype. Raises ValueError for other shapes or
-    dtypes.
+    Returns:
+        L* (0 to 100), a* and b* as the three channels, of the same shape and dtype.
+
+    Raises:
+        ValueError: other shapes or dtypes.
     """
     _expect_colour(images)
     linear = torch.where(images > 0.04045, ((images.clamp(min=0) + 0.055) / 1.055) ** 2.4, images / 12.92)
@@ -133,11 +146,15 @@ def lab(images: Tensor) -> Tensor:
 def lab_mae(pred: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
     """Mean absolute error in L*a*b*, summed over the three channels: what the shadow-removal scripts call RMSE.
 
-    pred, target: colour images in [0, 1], (3, H, W) or a batch (N, 3, H, W).
-    mask: bool (1, H, W) or (N, 1, H, W), the pixels that count; all if None.
+    Args:
+        pred, target: colour images in [0, 1], (3, H, W) or a batch (N, 3, H, W).
+        mask: bool (1, H, W) or (N, 1, H, W), the pixels that count; all if None.
 
-    Returns a scalar for one image and (N,) for a batch; not a number where the mask is empty. Errors as in `psnr`, and
-    ValueError for images that are not colour or a mask of another shape or dtype.
+    Returns:
+        A scalar for one image, (N,) for a batch; NaN where the mask is empty.
+
+    Raises:
+        ValueError: as for `psnr`, and for images that are not colour or a mask of another shape or dtype.
     """
     pred, target, batched = _batched(pred, target)
     _expect_colour(pred)
@@ -164,8 +181,8 @@ def _batched(pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor, bool]:
         raise ValueError(f"expected images (C, H, W) or (N, C, H, W), got {tuple(pred.shape)}")
     if not pred.is_floating_point() or not target.is_floating_point():
         raise ValueError(f"expected floating-point images in [0, 1], got {pred.dtype} and {target.dtype}")
-    # A picture left in [-1, 1] or 0..255 is the usual way to a wrong figure. The prediction may overshoot a
-    # little.
+    # Wrong figures usually come from images left in [-1, 1] or 0..255. Only the target is checked, because a
+    # prediction may overshoot a little.
     low, high = torch.aminmax(target)
     if low < 0 or high > 1:
         raise ValueError(f"expected a target in [0, 1], got {low:g} to {high:g}")

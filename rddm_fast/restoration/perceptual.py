@@ -1,7 +1,7 @@
-"""Metrics by trained networks: LPIPS, FID and the Inception Score, from TorchScript files that the user has.
+"""Metrics by trained networks: LPIPS, FID and the Inception Score, from TorchScript files that the user provides.
 
 Nothing is downloaded and no package of networks is needed: a TorchScript file (`torch.jit.save`) holds the network and
-its weights. The files are called as follows, on the images in their own size.
+its weights. The networks are called as follows, on images of the original size.
 
 - LPIPS (Zhang et al., 2018): f(pred, target), float32 (1, 3, H, W) in [-1, 1], returns one number.
   `torch.jit.trace(lpips.LPIPS(net="alex").eval(), (x, x)).save("lpips.pt")` makes such a file.
@@ -10,7 +10,7 @@ its weights. The files are called as follows, on the images in their own size.
 - Inception Score (Salimans et al., 2016): f(images, no_output_bias=True) where it takes that argument, else f(images);
   uint8 (1, 3, H, W), returns (1, classes) probabilities.
 
-`inception-2015-12-05.pt`, as published with StyleGAN2-ADA, serves for both of the latter.
+`inception-2015-12-05.pt`, published with StyleGAN2-ADA, serves for FID and the Inception Score.
 """
 
 from __future__ import annotations
@@ -26,12 +26,15 @@ from ..system.extras import require
 
 
 class Scripted:
-    """A network in a TorchScript file, on a device.
+    """The network of a TorchScript file, on a device.
 
-    path: the file.
-    flag: a bool argument that is passed as True where the network takes it.
+    Args:
+        path: the file.
+        device: where to compute.
+        flag: a bool argument that is passed as True if the network takes it.
 
-    Raises ValueError for a file that is missing or holds no TorchScript.
+    Raises:
+        ValueError: the file is missing or is not TorchScript.
     """
 
     def __init__(self, path: str | PathLike[str], *, flag: str | None = None, device: torch.device | str = "cpu"):
@@ -47,7 +50,11 @@ class Scripted:
 
     @torch.no_grad()
     def __call__(self, *images: Tensor) -> Tensor:
-        """The network's output for batches of images, on the CPU; ValueError, naming the file, where it fails."""
+        """Return the network's output for batches of images, on the CPU.
+
+        Raises:
+            ValueError: the network failed; the message names the file.
+        """
         try:
             output = self.network(*(image.to(self.device) for image in images), **self.flags)
         except RuntimeError as error:
@@ -69,7 +76,7 @@ class Lpips(Scripted):
 
 
 class Inception(Scripted):
-    """One row of features or of probabilities for an image (3, H, W) in [0, 1]."""
+    """Features or probabilities (one row) of an image (3, H, W) in [0, 1]."""
 
     def row(self, image: Tensor) -> Tensor:
         output = self((image[None] * 255).round().clamp(0, 255).to(torch.uint8))
@@ -79,7 +86,7 @@ class Inception(Scripted):
 
 
 class _Given(nn.Identity):
-    """In the place of torchmetrics' feature extractor, where the features are known already."""
+    """Stands for torchmetrics' feature extractor when the features are already computed."""
 
     def __init__(self, num_features: int) -> None:
         super().__init__()
@@ -87,7 +94,7 @@ class _Given(nn.Identity):
 
 
 def frechet_distance(real: Tensor, generated: Tensor) -> float:
-    """FID of two sets of features (N, D); ValueError for fewer than two images."""
+    """FID (Heusel et al., 2017) of two sets of features (N, D). Raises ValueError for fewer than two images."""
     if min(len(real), len(generated)) < 2:
         raise ValueError("FID is a distance of distributions: it needs at least two images")
     metric = require("torchmetrics.image.fid", "metrics").FrechetInceptionDistance(
@@ -101,7 +108,7 @@ def frechet_distance(real: Tensor, generated: Tensor) -> float:
 def inception_score(probabilities: Tensor, splits: int = 10) -> tuple[float, float]:
     """Inception Score of class probabilities (N, classes): mean and standard deviation over `splits` random parts.
 
-    The parts are drawn from a fixed seed. The deviation is not a number where there is only one image.
+    The parts are drawn from a fixed seed. For a single image the deviation is NaN.
     """
     module = require("torchmetrics.image.inception", "metrics")
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
@@ -109,7 +116,7 @@ def inception_score(probabilities: Tensor, splits: int = 10) -> tuple[float, flo
         warnings.filterwarnings("ignore", "std\\(\\): degrees of freedom")
         torch.manual_seed(0)
         metric = module.InceptionScore(feature=nn.Identity(), splits=splits, sync_on_compute=False)
-        # It takes logits: the logarithm of probabilities has them as its softmax.
+        # torchmetrics expects logits. The logarithm of the probabilities serves, because its softmax returns them.
         metric.update(probabilities.double().clamp(min=1e-300).log())
         mean, deviation = metric.compute()
     return float(mean), float(deviation)

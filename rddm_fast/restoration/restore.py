@@ -1,4 +1,4 @@
-"""Restore image files: what `rddm-fast restore` does, for use from Python.
+"""Restore image files: `rddm-fast restore` as a Python function.
 
 restorer = Restorer(load_model("derain"), steps=3)
 for outcome in restore_files(restorer, ["photos"], "restored"):
@@ -76,7 +76,7 @@ class Restorer:
         Args:
             picture: the degraded picture.
             mask: a mask of the same size, for models that take one.
-            advance: called after each tile with how many are done and how many there are.
+            advance: called after each tile with the number done and the number in all.
 
         Returns:
             The restored picture, with the input's alpha, bits, profile and resolution.
@@ -186,7 +186,7 @@ def restore_files(
         mask: the mask's file, or the folder of masks matched by name, for models that take one.
         overwrite: restore files again whose result exists.
         on_start: called before each file with its number from 0, how many there are, and its path.
-        advance: called after each tile of a file with how many are done and how many there are.
+        advance: called after each tile of a file with the number done and the number in all.
     """
     planned = plan(inputs, output, mask, needs_mask=restorer.needs_mask)
     if rank() == 0:

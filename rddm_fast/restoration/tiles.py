@@ -1,8 +1,8 @@
-"""Large images in overlapping tiles, so that memory and the attention's cost stay those of one tile.
+"""Restore large images in overlapping tiles, so that memory and attention cost no more than for one tile.
 
-Attention at the lowest resolution costs the square of an image's pixels: a 24-megapixel photograph restored
-whole would take hours and all memory. Tiles overlap and are blended by linear ramps, and each sees its part of
-the one noise image, so that neighbours agree where they meet.
+Attention at the lowest resolution costs the square of the number of pixels: a 24-megapixel photograph restored
+whole would take hours and all memory. Tiles overlap and are blended by linear ramps. Each sees its part of the
+same noise image, so neighbours agree where they meet.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 def starts(length: int, tile: int, overlap: int) -> list[int]:
-    """Where tiles of `tile` pixels begin along a side of `length`: evenly spread, overlapping by `overlap` or more."""
+    """Return where tiles begin along `length` pixels: evenly spread, overlapping by at least `overlap` pixels."""
     if length <= tile:
         return [0]
     count = -(-(length - overlap) // (tile - overlap))
@@ -22,7 +22,7 @@ def starts(length: int, tile: int, overlap: int) -> list[int]:
 
 
 def _ramp(length: int, overlap: int) -> Tensor:
-    """Weights along a tile's side: rising from both ends to 1 within `overlap` pixels, never 0."""
+    """Return weights along a tile's side, which rise from both ends to 1 within `overlap` pixels and are never 0."""
     position = torch.arange(length)
     edge = torch.minimum(position, length - 1 - position) + 1
     return (edge / (overlap + 1)).clamp(max=1.0)
@@ -35,16 +35,20 @@ def tiled(
     overlap: int,
     advance: Callable[[int, int], None] | None = None,
 ) -> Tensor:
-    """`restore` applied to every tile of `images`, and blended.
+    """Apply `restore` to every tile of `images` and blend the results.
 
     Args:
-        restore: takes the same tile of each of `images`, returns the first one's restored.
-        images: (B, C, H, W), all of one height and width.
-        tile: greatest side of a tile in pixels.
-        overlap: by how many pixels neighbours overlap at least, less than `tile`.
-        advance: called after each tile with how many are done and how many there are.
+        restore: a function of the same tile of each of `images` that returns the first of them restored.
+        images: tensors (B, C, H, W), all of one height and width.
+        tile: largest side of a tile in pixels.
+        overlap: number of pixels by which neighbours overlap at least, less than `tile`.
+        advance: called after each tile with the number done and the number in all.
 
-    Raises ValueError for an overlap that is negative or not less than the tile.
+    Returns:
+        The restored image, of the shape of `images[0]`.
+
+    Raises:
+        ValueError: an overlap that is negative or not less than the tile.
     """
     if not 0 <= overlap < tile:
         raise ValueError(f"overlap must be 0 or more and less than the tile's {tile} pixels, not {overlap}")
