@@ -1,8 +1,8 @@
 """The published classes over ours: the same names, arguments, methods and return values.
 
 Both published generations are covered: `share_encoder` (the deraining experiment), and `num_unet` with
-`test_res_or_noise` (the others). Where the published code wants its source edited, a keyword does it here:
-`ResidualDiffusion(..., convert_to_ddim=False, path_independent=False, schedule=None)`. Arguments are never mutated.
+`test_res_or_noise` (the others). What the published code has in its source, to be edited, is a keyword here:
+`ResidualDiffusion(..., convert_to_ddim=False, path_independent=False, schedule=None)`. Arguments are never modified.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class UnetRes(ResidualUnets):
     """The networks of an RDDM model, with the published arguments of both generations.
 
     Pass `share_encoder` (0: two U-Nets, 1: one encoder with two decoders, -1: one U-Net), or `num_unet` (2 or
-    1) with `objective` and `test_res_or_noise`. With neither it is `share_encoder=1`, as published.
+    1) with `objective` and `test_res_or_noise`. Without either, `share_encoder` is 1, as published.
     """
 
     random_or_learned_sinusoidal_cond = False
@@ -161,14 +161,14 @@ class UnetRes(ResidualUnets):
         x_self_cond: Tensor | None = None,
         only: tuple[int, ...] | None = None,
     ) -> list[Tensor]:
-        """The published call. A single noise network takes the second of the two times it is given."""
+        """Call the networks as the published code does. A single noise network takes the second of the two times."""
         if self.num_unet == 1 and self.objective == "pred_noise" and isinstance(time, (list, tuple)):
             time = time[1]
         return super().forward(x, time, x_self_cond, only)
 
 
 def _default_schedule(timesteps: int, sum_scale: float, convert_to_ddim: bool, later_generation: bool) -> Schedule:
-    """The schedule of an experiment that names none."""
+    """Return the schedule of an experiment that does not name one."""
     if convert_to_ddim:
         return replace(Schedule.from_ddim(timesteps), sum_scale=sum_scale)
     return (Schedule.power if later_generation else Schedule.triangular)(timesteps, sum_scale)
@@ -177,7 +177,7 @@ def _default_schedule(timesteps: int, sum_scale: float, convert_to_ddim: bool, l
 class ResidualDiffusion(_ResidualDiffusion):
     """`rddm_fast.diffusion.ResidualDiffusion` with the published arguments, methods and return values.
 
-    Where the published code wants its source edited, a keyword does it here:
+    What the published code has in its source, to be edited, is a keyword here:
 
     * `convert_to_ddim=True`: DDIM's schedule, by the coefficient transformation.
     * `path_independent=True`: the networks see alpha_bar_t T and beta_bar_t T as their times.
@@ -260,22 +260,22 @@ class ResidualDiffusion(_ResidualDiffusion):
             self.register_load_state_dict_post_hook(lambda module, _keys: module.read_objective_of_alpha_res())
 
     def steps(self, sampling_timesteps: int | None = None, eta: float | None = None) -> list[Step]:
-        """The reverse steps, of both passes with `official_two_pass`."""
+        """Return the reverse steps; with `official_two_pass` those of both passes."""
         steps = super().steps(sampling_timesteps, eta)
         return two_pass(steps) if self.official_two_pass and len(steps) < self.num_timesteps else steps
 
     @property
     def decided(self) -> Objective | None:
-        """The objective that AOSA has chosen, pred_res or pred_noise; None before that, and for a given objective."""
+        """The objective that AOSA has chosen, pred_res or pred_noise; None until then, and without AOSA."""
         return decision(self.alpha_res) if self.automatic else None
 
     @property
     def alpha_res_to_0_or_1(self) -> int | None:
-        """The decision as published: 1 for the residual, 0 for the noise, None for none."""
+        """The decision in the published form: 1 for the residual, 0 for the noise, None if there is no decision."""
         return None if self.decided is None else int(self.decided is Objective.pred_res)
 
     def read_objective_of_alpha_res(self) -> None:
-        """Set the objective that `alpha_res` stands for: the residual above 1/2, else the noise. Loading calls it."""
+        """Set the objective by `alpha_res`: the residual above 1/2, else the noise. Loading a checkpoint calls this."""
         self.objective = Objective.pred_res if float(self.alpha_res.detach()) > 0.5 else Objective.pred_noise
         self.read_objective, self.read_outputs = at_test(self.objective, None)
 
@@ -292,7 +292,7 @@ class ResidualDiffusion(_ResidualDiffusion):
         return self.eta
 
     def init(self, schedule: Schedule | None = None) -> None:
-        """Rebuild the coefficients for testing: from another `schedule`, or from this one with its first increment."""
+        """Rebuild the coefficients for testing: from `schedule`, or from the present one and its first increment."""
         if schedule is None:
             recipe = self.schedule.recipe
             if recipe.get("family") == "ddim":
@@ -303,7 +303,7 @@ class ResidualDiffusion(_ResidualDiffusion):
             setattr(self, name, values.to(self.device))
 
     def q_sample(self, x_start: Tensor, x_res: Tensor, t: Tensor, noise: Tensor | None = None) -> Tensor:
-        """I_t from the clean image and the residual, both in [-1, 1]."""
+        """Return I_t of the clean image and the residual, both in [-1, 1] (RDDM, eq. 7)."""
         return super().q_sample(x_start, x_res, t, noise)
 
     def model_predictions(
@@ -315,7 +315,7 @@ class ResidualDiffusion(_ResidualDiffusion):
         x_self_cond: Tensor | None = None,
         clip_denoised: bool = True,
     ) -> Prediction:
-        """(pred_res, pred_noise, pred_x_start) for `x` at `t`; `x_input` 0 when generating."""
+        """Return (pred_res, pred_noise, pred_x_start) for `x` at `t`; `x_input` is 0 to generate."""
         I_in = x_input if isinstance(x_input, Tensor) else None
         mask = x_input_condition if isinstance(x_input_condition, Tensor) else None
         return self.predict(x, t, I_in, mask, x_self_cond, clip=clip_denoised)
@@ -323,9 +323,9 @@ class ResidualDiffusion(_ResidualDiffusion):
     def p_losses(
         self, imgs: Tensor | Sequence[Tensor], t: Tensor, noise: Tensor | None = None
     ) -> Tensor | list[Tensor]:
-        """The training loss of images already in [-1, 1]: `[truth, input(, mask)]`, or the truth alone.
+        """Return the training loss of images already in [-1, 1]: `[truth, input(, mask)]`, or the truth alone.
 
-        A scalar, the sum over the outputs, for `share_encoder`; a list, one loss per output, for `num_unet`.
+        For `share_encoder` it is a scalar, the sum over the outputs; for `num_unet` a list, one loss per output.
         """
         truth, *rest = [imgs] if isinstance(imgs, Tensor) else imgs
         I_in = rest[0] if rest else None
@@ -337,7 +337,7 @@ class ResidualDiffusion(_ResidualDiffusion):
         return losses if self.later_generation else torch.stack(losses).sum()
 
     def forward(self, img: Tensor | Sequence[Tensor], noise: Tensor | None = None) -> Tensor | list[Tensor]:
-        """The training loss of images in [0, 1] at random times."""
+        """Return the training loss of images in [0, 1] at random times."""
         images = [img] if isinstance(img, Tensor) else list(img)
         keep = 2 if self.input_condition and self.input_condition_mask else len(images)
         signed = [to_signed(x) if i < keep else x for i, x in enumerate(images)]
@@ -345,7 +345,7 @@ class ResidualDiffusion(_ResidualDiffusion):
         t = torch.randint(first, end, (signed[0].shape[0],), device=signed[0].device).long()
         return self.p_losses(signed if not isinstance(img, Tensor) else signed[0], t, noise)
 
-    # The published signature. Inside the package, `start` and `walk` are used instead, which it does not change.
+    # The published signature. The package itself calls `start` and `walk`, which keep theirs.
     @torch.no_grad()
     def sample(  # type: ignore[override]
         self,
@@ -354,7 +354,7 @@ class ResidualDiffusion(_ResidualDiffusion):
         last: bool = True,
         **options: Any,
     ) -> list[Tensor]:
-        """`[noisy input, result]` when restoring `x_input` (a list: image, mask), `[result]` when generating.
+        """Restore `x_input` (a list: image, mask) to `[noisy input, result]`, or generate `[result]`.
 
         `last=False` returns the image after every step. All are in [0, 1], not clamped. `options` are those of
         `rddm_fast.diffusion.ResidualDiffusion.sample`: `callback`, `progress`, `generator`, ….

@@ -1,8 +1,8 @@
-"""DDPM (Ho et al., 2020) and DDIM (Song et al., 2021), the published code's `GaussianDiffusion`.
+"""DDPM (Ho et al., 2020) and DDIM (Song et al., 2021): the published code's `GaussianDiffusion`.
 
-RDDM contains both: with I_in = 0, alpha_bar = 1 - sqrt(a) and beta_bar = sqrt(1 - a), where a is the cumulative product
-of 1 - b, an RDDM noise network is a DDPM network, and the eta = 0 step is DDIM's. This class keeps DDPM's own formulas,
-because DDPM clamps the clean image and derives the noise again from it, and its variances differ from RDDM's.
+RDDM contains both. With I_in = 0, alpha_bar = 1 - sqrt(a) and beta_bar = sqrt(1 - a), where a is the cumulative product
+of 1 - b, an RDDM noise network is a DDPM network and the step of eta = 0 is DDIM's. This class keeps DDPM's own
+formulas: DDPM clamps the clean image and derives the noise from it again, and its variances differ from RDDM's.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ class GaussianDiffusion(nn.Module):
 
     Args:
         model: `Unet`, called with (B, C, H, W) in [-1, 1] and times (B,).
-        image_size: side of an image in pixels.
+        image_size: height and width of an image in pixels.
         timesteps: T.
-        sampling_timesteps: fewer than T samples by DDIM, T (None) by DDPM.
+        sampling_timesteps: number of steps. Fewer than T are DDIM's; T, or None, are DDPM's.
         loss_type: "l1" or "l2".
         objective: "pred_noise" or "pred_x0".
         beta_schedule: "linear", "cosine" or "scaled_linear".
@@ -76,12 +76,12 @@ class GaussianDiffusion(nn.Module):
         return a.sqrt(), (1 - a).sqrt()
 
     def q_sample(self, x_start: Tensor, t: Tensor, noise: Tensor | None = None) -> Tensor:
-        """x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) epsilon; images (B, C, H, W), `t` (B,) (DDPM, eq. 4)."""
+        """Return x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) epsilon (DDPM, eq. 4); images (B, C, H, W), `t` (B,)."""
         signal, sigma = self._roots(t)
         return signal * x_start + sigma * (torch.randn_like(x_start) if noise is None else noise)
 
     def model_predictions(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """(noise, clean image clamped to [-1, 1]) for `x` at `t`; the noise is derived from the clamped image."""
+        """Return the noise and the clean image, clamped to [-1, 1], for `x` at `t`; the noise follows from the latter."""
         signal, sigma = self._roots(t)
         out = self.model(x, t)
         x_start = out if self.objective == "pred_x0" else (x - sigma * out) / signal
@@ -89,20 +89,20 @@ class GaussianDiffusion(nn.Module):
         return (x - signal * x_start) / sigma, x_start
 
     def p_losses(self, x_start: Tensor, t: Tensor, noise: Tensor | None = None) -> Tensor:
-        """The mean loss of images in [-1, 1] at times `t` (B,)."""
+        """Return the mean loss of images in [-1, 1] at times `t` (B,)."""
         noise = torch.randn_like(x_start) if noise is None else noise
         out = self.model(self.q_sample(x_start, t, noise), t)
         target = noise if self.objective == "pred_noise" else x_start
         return (F.l1_loss if self.loss_type == "l1" else F.mse_loss)(out, target)
 
     def forward(self, img: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """The mean loss of images (in [0, 1] with `auto_normalize`) at random times."""
+        """Return the mean loss of images at random times; they are in [0, 1] if `auto_normalize`, else in [-1, 1]."""
         t = torch.randint(0, self.num_timesteps, (img.shape[0],), device=img.device)
         return self.p_losses(img * 2 - 1 if self.auto_normalize else img, t, *args, **kwargs)
 
     @torch.no_grad()
     def sample(self, batch_size: int = 16, return_all_timesteps: bool = False) -> Tensor:
-        """`batch_size` images in [0, 1], (B, C, H, W); with all timesteps (B, steps + 1, C, H, W)."""
+        """Generate `batch_size` images in [0, 1]: (B, C, H, W), or (B, steps + 1, C, H, W) with all timesteps."""
         device = self.alphas_cumprod.device
         x = torch.randn(batch_size, self.channels, self.image_size, self.image_size, device=device)
         images = [x]

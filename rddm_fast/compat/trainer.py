@@ -1,9 +1,14 @@
-"""The published `Trainer`, its arguments, methods and files, over `rddm_fast.training.trainer.Trainer`.
+"""The published `Trainer`, with its arguments, methods and files, over `rddm_fast.training.trainer.Trainer`.
 
-What it does otherwise than the published one, which its callers cannot see but by better results: a training image is
-mirrored with a chance of 1/2 instead of always; random numbers follow the step, so that a run resumed from a file is
-the run itself; several processes work; the model is also saved after the last step; files appear whole or not at all;
-a padded test image is cut back to its own size; and `generation=True` trains on the folder that was named.
+It differs from the published one where that has a defect:
+
+* A training image is mirrored with probability 1/2 instead of always.
+* Random numbers depend on the step, so that a resumed run repeats the uninterrupted one.
+* Several processes work.
+* The model is also saved after the last step.
+* Files are written whole or not at all.
+* A padded test image is cropped back to its own size.
+* `generation=True` trains on the folder that was named.
 """
 
 from __future__ import annotations
@@ -32,25 +37,29 @@ from ..training.trainer import Trainer as TrainingRun
 
 
 class Trainer:
-    """Trains a `rddm_fast.compat.ResidualDiffusion`; arguments as published.
+    """Trains a `rddm_fast.compat.ResidualDiffusion`. The arguments are the published ones.
 
     Args:
-        folder: to restore a list of three (truth, input, test input), four (truth, input, test truth, test input) or
-            six (truth, input, mask, and the same to test); to generate one source of images. Each is an .flist, whose
-            lines are paired by their order, or a folder, whose files are paired by name.
-        train_batch_size, gradient_accumulate_every: images a batch, over all processes with `split_batches`, and
-            batches a step.
-        save_and_sample_every: steps between sheets of samples; the model is saved every ten of those, as
-            `model-{step // save_and_sample_every}.pt`, and at the end.
+        folder: to restore, a list of three sources (truth, input, test input), four (truth, input, test truth, test
+            input) or six (truth, input, mask, and the same to test); to generate, one source of images. A source is an
+            .flist, whose lines are paired by their order, or a folder, whose files are paired by name.
+        train_batch_size: images per batch; with `split_batches` summed over all processes.
+        gradient_accumulate_every: batches per step.
+        save_and_sample_every: steps between sheets of samples. At every tenth sheet, and at the end, the model is
+            saved as `model-{step // save_and_sample_every}.pt`.
         num_samples: images on a sheet, a square number.
-        amp: accepted and without effect, as published; `fp16` is what reduces the precision, on a GPU.
+        amp: accepted without effect, as published; `fp16` is what reduces the precision, on a GPU.
         convert_image_to: "L" for one channel.
         equalizeHist: equalise the histogram of the inputs.
-        crop_patch: random patches of `image_size` to train, whole images to test; else all are resized to it.
-        sub_dir: name results below their input's folder.
-        num_unet: of the later experiments; one optimiser each, RAdam for two networks.
+        crop_patch: train on random patches of `image_size` and test on whole images; otherwise all images are resized
+            to `image_size`.
+        sub_dir: put a result in a folder named after its input's folder.
+        num_unet: number of networks in the later experiments. Each has an optimiser; two networks take RAdam.
 
-    The seed is torch's (`set_seed`). Raises ValueError in one sentence for what does not go together.
+    The seed is torch's (`set_seed`).
+
+    Raises:
+        ValueError: arguments that do not fit together, in one sentence.
     """
 
     total_n_samples = 50_000
@@ -145,16 +154,16 @@ class Trainer:
 
     @property
     def step(self) -> int:
-        """The steps done."""
+        """Number of steps done."""
         return self._core.step
 
     @property
     def ema_model(self) -> Any:
-        """The model of the averaged weights, which sampling and testing use."""
+        """The model with the averaged weights, which sampling and testing use."""
         return self._core.ema.module
 
     def set_results_folder(self, path: str | Path) -> None:
-        """Where samples, results and models go from now on; the folder is made."""
+        """Set the folder for samples, results and models, and create it."""
         self.results_folder = Path(path)
         if self.accelerator.is_main_process:
             self.results_folder.mkdir(parents=True, exist_ok=True)
@@ -162,8 +171,10 @@ class Trainer:
     # -- training -----------------------------------------------------------------------------------------
 
     def train(self, ATDP: bool = False) -> int | None:
-        """Train to `train_num_steps`. With `ATDP=True` (AOSA), end as soon as the objective is decided, and return the
-        decision: 1 for the residual, 0 for the noise."""
+        """Train to `train_num_steps`.
+
+        With `ATDP=True` (AOSA), stop as soon as the objective is decided, and return 1 for the residual or 0 for the
+        noise."""
         core = self._core
         if ATDP and core.selection is None:
             raise ValueError("train(ATDP=True) chooses an objective: build the model with objective='auto_res_noise'")
@@ -184,12 +195,12 @@ class Trainer:
         return None
 
     def _optimizers(self) -> dict[str, Any]:
-        """The optimisers by their published names."""
+        """Return the optimisers by their published names."""
         later = getattr(self.model, "later_generation", False)
         return {f"opt{i}" if later else "opt": optimizer for i, optimizer in enumerate(self._core.phase.optimizers)}
 
     def save(self, milestone: int) -> None:
-        """Write `model-{milestone}.pt` in the published layout, whole."""
+        """Write `model-{milestone}.pt` in the published layout, whole or not at all."""
         if not self.accelerator.is_main_process:
             return
         ema, online = self._core.ema, self.model.state_dict()
@@ -210,9 +221,9 @@ class Trainer:
         write_whole(self.results_folder / f"model-{milestone}.pt", lambda path: torch.save(content, path))
 
     def load(self, milestone: int) -> None:
-        """Go on from `model-{milestone}.pt`, which the published code or this one wrote.
+        """Resume from `model-{milestone}.pt`, written by the published code or by this one.
 
-        As published, a file that is not there leaves the weights as they are; here with a warning.
+        As published, a missing file leaves the weights as they are; here a warning says so.
         """
         path = self.results_folder / f"model-{milestone}.pt"
         if not path.exists():
@@ -238,8 +249,8 @@ class Trainer:
     def sample(self, milestone: int, last: bool = True, FID: bool = False) -> int:
         """Write `sample-{milestone}.png`, a sheet of test images with their results, or of generated ones.
 
-        `last=False` shows the image after every step. With `FID=True` each generated image is a file of its own, from
-        the number `milestone` on; the number after the last is returned.
+        `last=False` shows the image after every step. With `FID=True` each generated image is a file, numbered from
+        `milestone` on; the next free number is returned.
         """
         if not self.accelerator.is_main_process:
             return milestone
@@ -248,7 +259,7 @@ class Trainer:
         if self.condition:
             assert self.sample_dataset is not None
             count, first = len(self.sample_dataset), milestone * self.num_samples
-            chosen = 1 if self.crop_patch else self.num_samples  # uncropped, test images differ in size
+            chosen = 1 if self.crop_patch else self.num_samples  # Uncropped images differ in size.
             items = [self.sample_dataset[i % count] for i in range(first, first + chosen)]
             given = [torch.stack([self._image(item, name) for item in items]) for name in self._given(items[0])]
             rows = [torch.stack([item["target"] for item in items])] if "target" in items[0] else []
@@ -265,7 +276,7 @@ class Trainer:
     def test(self, sample: bool = False, last: bool = True, FID: bool = False) -> None:
         """Write the result of each test input, by its name, or sheets of generated images.
 
-        `sample=True` writes the input and the noisy start beside the result; `last` and `FID` as in `sample`.
+        `sample=True` writes the input and the noisy start beside the result; `last` and `FID` are those of `sample`.
         """
         if not self.accelerator.is_main_process:
             return
@@ -307,7 +318,7 @@ def _below(prefix: str, state: dict[str, Any]) -> dict[str, Any]:
 
 
 def _sources(folder: str | Sequence[str], condition: bool) -> tuple[list[Pair], list[Pair]]:
-    """The pairs to train on and to test on."""
+    """Return the pairs to train on and the pairs to test on."""
     if not condition:
         if not isinstance(folder, str | Path):
             raise ValueError("to generate, folder is one folder or list of images; several are for condition=True")
@@ -323,7 +334,7 @@ def _sources(folder: str | Sequence[str], condition: bool) -> tuple[list[Pair], 
 
 
 def _paired(given: str, truth: str | None, mask: str | None = None) -> list[Pair]:
-    """Pairs by the order of lists, which is what the published lists mean, and by the names in folders."""
+    """Pair the files of lists by their order, as the published code does, and the files of folders by name."""
     sources = [source for source in (given, truth, mask) if source is not None]
     if any(Path(source).suffix.lower() not in LIST_SUFFIXES for source in sources):
         return find_pairs(given, truth, mask)

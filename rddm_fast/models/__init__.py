@@ -1,1 +1,1 @@
-"""Where a model comes from: its folder, a published checkpoint, a diffusers pipeline, or the built-in ones."""
+"""Load a model from its folder, a published checkpoint or a diffusers pipeline, or load a built-in one."""

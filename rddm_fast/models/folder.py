@@ -1,7 +1,7 @@
 """Models on disk: our folder of safetensors and JSON, and published training checkpoints.
 
-    MODEL/config.json         what the network is, its schedule and its objective; for people to read
-    MODEL/model.safetensors   its weights, by their published names
+    MODEL/config.json         the network's arguments, the schedule and the objective, readable
+    MODEL/model.safetensors   the weights, by their published names
 
 A published checkpoint stores neither objective, time input nor schedule recipe; `load_published` asks for them.
 """
@@ -54,9 +54,14 @@ def save_model(
 ) -> None:
     """Write `diffusion` to `folder` as model.safetensors and config.json.
 
-    `dtype` is what weights are stored in (None: as they are; float16 halves the file). `info` is any JSON
-    object to keep with the model: how it was trained, its licence. Raises ModelError if the network is not one
-    of `rddm_fast`'s.
+    Args:
+        diffusion: the model; its network must be `ResidualUnets`.
+        folder: where to write; it is created if needed.
+        dtype: the dtype to store the weights in. None keeps theirs; float16 halves the file.
+        info: a JSON object to keep with the model: how it was trained, its licence.
+
+    Raises:
+        ModelError: the network is not one of `rddm_fast`'s.
     """
     safetensors = require("safetensors.torch", "models")
     if not isinstance(diffusion.model, ResidualUnets):
@@ -71,7 +76,8 @@ def save_model(
     if config["schedule"]["family"] == "tables":
         tensors["schedule.alpha_bar"] = torch.from_numpy(diffusion.schedule.alpha_bar)
         tensors["schedule.beta_bar"] = torch.from_numpy(diffusion.schedule.beta_bar)
-    text = json.dumps(config, indent=2) + "\n"  # what cannot be written is found before anything is
+    # Before any file is written: an `info` that JSON cannot hold fails here.
+    text = json.dumps(config, indent=2) + "\n"
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / "model.safetensors", lambda path: safetensors.save_file(tensors, path))
@@ -79,7 +85,7 @@ def save_model(
 
 
 def described(diffusion: ResidualDiffusion) -> dict[str, Any]:
-    """What a model is beside its weights, ready for JSON; its network must be `ResidualUnets`."""
+    """Describe a model without its weights, ready for JSON; its network must be `ResidualUnets`."""
     schedule = diffusion.schedule
     recipe = schedule.recipe if "family" in schedule.recipe else {"family": "tables", "timesteps": schedule.timesteps}
     return {
@@ -91,15 +97,17 @@ def described(diffusion: ResidualDiffusion) -> dict[str, Any]:
 
 
 def built_in_models() -> list[str]:
-    """The names of the models that come with the package."""
+    """List the names of the models that come with the package."""
     return sorted(path.parent.name for path in MODELS.glob("*/config.json"))
 
 
 def load_model(folder: str | PathLike[str]) -> ResidualDiffusion:
-    """The model in `folder`, or the built-in one of that name, on the CPU in float32, in evaluation mode.
+    """Load the model in `folder`, or the built-in one of that name, on the CPU in float32, in evaluation mode.
 
-    A folder takes precedence over a built-in model of the same name. Raises ModelError for a folder or a file
-    that is missing, damaged or of another format.
+    A folder takes precedence over a built-in model of the same name.
+
+    Raises:
+        ModelError: the folder or one of its files is missing, damaged or of another format.
     """
     safetensors = require("safetensors.torch", "models")
     if not Path(folder).exists() and str(folder) in built_in_models():
@@ -118,7 +126,7 @@ def load_model(folder: str | PathLike[str]) -> ResidualDiffusion:
         described = json.loads(config.read_text())
         if described.get("format") != FORMAT or described.get("version") != VERSION:
             raise ModelError(f"{config} is not of format {FORMAT!r}, version {VERSION}: update rddm_fast or save again")
-        # Weights may be stored in half precision; a schedule's tables are float64 and stay so.
+        # Weights may be stored in half precision. The schedule's tables are float64 and stay so.
         tensors = {
             name: t if t.dtype == torch.float64 else t.float() for name, t in safetensors.load_file(weights).items()
         }

@@ -1,9 +1,9 @@
-"""Pretrained noise networks, among them diffusers' pipelines, as models that RDDM's sampler samples.
+"""Load the pipelines that diffusers saves as models for RDDM's sampler.
 
     diffusion = from_diffusers("ddpm-cifar10-32")
     images = diffusion.sample(batch_size=4, sampling_timesteps=10)[-1]
 
-`rddm_fast.theory.ddim` has the transformation of their coefficients.
+`rddm_fast.theory.ddim` explains how their coefficients become RDDM's.
 """
 
 from __future__ import annotations
@@ -24,17 +24,20 @@ from ..theory.schedule import Schedule
 
 
 def from_diffusers(folder: str | PathLike[str], preset: str | None = None) -> NoiseDiffusion:
-    """The pipeline in `folder`, as diffusers saves it: a `UNet2DModel` with a `DDIMScheduler` or `DDPMScheduler`.
+    """Load a pipeline that diffusers saved: a `UNet2DModel` with a `DDIMScheduler` or `DDPMScheduler`.
 
-    It samples what the pipeline samples: the scheduler's schedule, spacing, clamp and variance, in 50 steps as
-    `DDIMPipeline` or in T as `DDPMPipeline`, and the same images from the same generator.
+    The model makes the images that the pipeline makes from the same generator, with the scheduler's schedule, spacing,
+    clamp and variance, in 50 steps like `DDIMPipeline` or in T like `DDPMPipeline`.
 
-    preset: another of `ddim.PRESETS` than the scheduler's: "ddim" is what `DDIMPipeline` makes of a DDPM pipeline,
-        "rddm" RDDM's own steps with the same weights.
+    Args:
+        folder: the pipeline's folder.
+        preset: a name in `ddim.PRESETS`; None takes the scheduler's. "ddim" samples a DDPM pipeline as `DDIMPipeline`
+            does, "rddm" takes RDDM's own steps with the same weights.
 
-    Raises ValueError for a folder that holds no such pipeline, for an unknown preset, and for what cannot be converted:
-    a prediction other than the noise, thresholding, learned variances, classes. Raises ImportError where diffusers is
-    not installed.
+    Raises:
+        ValueError: the folder holds no such pipeline, the preset is unknown, or the pipeline cannot be converted: it
+            predicts something other than the noise, thresholds, learns variances or takes classes.
+        ImportError: diffusers is not installed.
     """
     folder = Path(folder)
     parts = _json(folder / "model_index.json")
@@ -60,10 +63,12 @@ def from_diffusers(folder: str | PathLike[str], preset: str | None = None) -> No
 
 
 def schedule_from_diffusers(config: Mapping[str, Any]) -> Schedule:
-    """The schedule of a diffusers scheduler's config (`scheduler.config`, or its file's JSON), in float32 as there.
+    """Make the schedule of a diffusers scheduler's config (`scheduler.config` or its JSON file), in float32 as there.
 
-    Raises ValueError for what has no counterpart: a prediction other than the noise, thresholding, a last step of pure
-    noise (rescale_betas_zero_snr), and a beta_schedule other than linear, scaled_linear and squaredcos_cap_v2.
+    Raises:
+        ValueError: the config has no counterpart here: a prediction other than the noise, thresholding, a last step of
+            pure noise (rescale_betas_zero_snr), or a beta_schedule other than linear, scaled_linear and
+            squaredcos_cap_v2.
     """
     prediction = config.get("prediction_type", "epsilon")
     if prediction != "epsilon":
@@ -85,7 +90,7 @@ def schedule_from_diffusers(config: Mapping[str, Any]) -> Schedule:
 
 
 def _preset(config: Mapping[str, Any], scheduler: str) -> str:
-    """The name in `PRESETS` of what a scheduler does."""
+    """Return the name in `PRESETS` of the sampler that a scheduler implements."""
     if scheduler == "DDIMScheduler":
         return "ddim"
     presets = {"fixed_small": "ddpm", "fixed_large": "ddpm_large"}
@@ -96,7 +101,7 @@ def _preset(config: Mapping[str, Any], scheduler: str) -> str:
 
 
 def _options(config: Mapping[str, Any], preset: str) -> dict[str, Any]:
-    """Arguments of `NoiseDiffusion` that sample by a preset with the scheduler's indices."""
+    """Return the arguments of `NoiseDiffusion` that sample by a preset at the scheduler's indices."""
     if preset not in PRESETS:
         raise ValueError(f"preset is {preset!r}: choose one of {', '.join(PRESETS)}")
     timesteps = config.get("num_train_timesteps", 1000)

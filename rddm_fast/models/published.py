@@ -1,7 +1,7 @@
-"""A model from the state of the published classes: its architecture from the keys, its schedule from the coefficients.
+"""Models from the published classes: from a live object (`from_published`) or a checkpoint (`load_published`).
 
-The published state stores neither objective, time input nor schedule recipe. `from_published` asks a live object of
-the published class for them; a checkpoint's reader (`rddm_fast.models.published.load_published`) asks its caller.
+The architecture is read from the keys of the state dict, the schedule from its coefficients. The state dict holds
+neither objective nor time input. `from_published` finds them in the object; `load_published` takes them as arguments.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from ..theory.schedule import Schedule
 
 
 class ModelError(ValueError):
-    """A model that cannot be read; the message is one sentence that says what to do."""
+    """A model cannot be read; the message is one sentence that says what to do."""
 
 
 class MissingArgument(ModelError):
-    """Something that a published checkpoint does not store; `name` is the argument to pass."""
+    """A published checkpoint does not store something that is needed; `name` is the argument to pass."""
 
     def __init__(self, name: str, reason: str, choices: str) -> None:
         super().__init__(f"{reason}: pass {name}= ({choices})")
@@ -51,9 +51,9 @@ def assembled(
     sampling_timesteps: int = 5,
     **diffusion_options: Any,
 ) -> ResidualDiffusion:
-    """The model whose published state dict (`model.` and the coefficients) this is; `source` names it in errors.
+    """Build the model of a published state dict (`model.` and the coefficients); `source` names it in errors.
 
-    Arguments as in `rddm_fast.models.published.load_published`, the others as in `ResidualDiffusion`.
+    The other arguments are those of `load_published` and of `ResidualDiffusion`.
     """
     network, restoring = _architecture(state, condition, input_condition, self_condition, resnet_block_groups)
     missing = [name for name in ("alphas_cumsum", "betas_cumsum") if name not in state]
@@ -106,8 +106,9 @@ def _architecture(
     self_condition: bool | None,
     groups: int,
 ) -> tuple[dict[str, Any], bool]:
-    """`ResidualUnets`' arguments, and whether the model restores."""
+    """Read the arguments of `ResidualUnets` from the keys and shapes, and whether the model restores."""
     keys = _networks_of(state)
+    # How many networks: only the shared encoder has a second decoder "ups_no_skip".
     if any(key.startswith("ups_no_skip.") for key in keys):
         networks, prefix, last = "shared", "", "final_conv_1.weight"
     else:
@@ -121,12 +122,13 @@ def _architecture(
         channels = keys[prefix + last].shape[0]
     except KeyError as error:
         raise ModelError(f"the checkpoint's network is not an RDDM U-Net: it has no {error}") from error
+    # Widths: the time embedding's input gives dim, each level's last convolution its multiple of dim.
     dim = time.shape[1]
     downs = [key for key in keys if re.fullmatch(re.escape(prefix) + r"downs\.\d+\.3\.weight", key)]
     widths = [keys[f"{prefix}downs.{i}.3.weight"].shape[0] for i in range(len(downs))]
     inputs = stem.shape[1] // channels
 
-    # The channels tell how many images are concatenated, not which; these are the published experiments.
+    # Inputs: the stem's channels say how many images are concatenated, but not which. Ask if it is ambiguous.
     if inputs == 1 + bool(input_condition) + bool(self_condition) and condition is None:
         raise MissingArgument(
             "condition",
@@ -162,11 +164,11 @@ def _architecture(
 
 
 def recognised(alphas_cumsum: Tensor, betas_cumsum: Tensor) -> Schedule:
-    """The published recipe whose coefficients these are, or a schedule of the tables themselves."""
+    """Return the published recipe that gives these coefficients; if there is none, a schedule of the tables."""
     T, scale = len(alphas_cumsum), round(float(betas_cumsum[-1]) ** 2, 4)
     for candidate in (Schedule.triangular(T, scale), Schedule.power(T, scale), Schedule.from_ddim(T)):
         a, b = torch.from_numpy(candidate.alpha_bar), torch.from_numpy(candidate.beta_bar)
-        # beta_bar is a root, so float32's error near its zero is the root of what it is elsewhere.
+        # Compare beta_bar squared: near 0 the root turns float32's rounding of 1e-7 into an error of 3e-4.
         if torch.allclose(a, alphas_cumsum.double(), rtol=0, atol=3e-6) and torch.allclose(
             b**2, betas_cumsum.double() ** 2, rtol=0, atol=3e-6
         ):
@@ -178,27 +180,28 @@ def recognised(alphas_cumsum: Tensor, betas_cumsum: Tensor) -> Schedule:
 
 
 class _Seen(Exception):
-    """Ends the published object's call as soon as its networks were given their times."""
+    """Carries the times that the networks were given out of the published object's call, and so ends it."""
 
     def __init__(self, times: Any) -> None:
         self.times = times
 
 
 def from_published(diffusion: Any) -> ResidualDiffusion:
-    """Our model of the weights and settings of `diffusion`, an object of the published ResidualDiffusion class.
+    """Build our model with the weights and settings of `diffusion`, an object of the published ResidualDiffusion.
 
-    Any class serves that has the published attributes and state-dict keys. Weights are copied, to the same device.
-    Which times the networks see is in the published code's text alone: it is found out by asking for one prediction
-    and looking at them. Where that code's text also changes the sampling loop (the two passes of the path-independent
-    experiment), ours is the simultaneous loop of the paper.
+    Any class will do that has the published attributes and state-dict keys. Weights are copied, to the same device.
+    The class does not record whether its networks see t or the coefficients. We run one prediction and look. If the
+    published source was edited to sample in another loop (the two passes of the path-independent experiment), the
+    model still samples in the simultaneous loop of the paper.
 
-    Raises ModelError where an attribute is missing, or the networks or their times are not RDDM's.
+    Raises:
+        ModelError: an attribute is missing, or the networks or their times are not RDDM's.
     """
     name = type(diffusion).__name__
     wanted = ("model", "objective", "num_timesteps", "sampling_timesteps", "alphas_cumsum", "betas_cumsum")
     if absent := [attribute for attribute in wanted if not hasattr(diffusion, attribute)]:
         raise ModelError(
-            f"{name} is no RDDM diffusion object, it has no attribute {absent[0]!r}: pass a ResidualDiffusion, "
+            f"{name} is not an RDDM diffusion object, it has no attribute {absent[0]!r}: pass a ResidualDiffusion, "
             "a built-in model's name or a model folder"
         )
     condition = bool(getattr(diffusion, "condition", False))
@@ -214,7 +217,7 @@ def from_published(diffusion: Any) -> ResidualDiffusion:
         resnet_block_groups=groups.pop() if len(groups) == 1 else 8,
         sum_scale=getattr(diffusion, "sum_scale", None) or (0.01 if condition else 1.0),
         sampling_timesteps=int(diffusion.sampling_timesteps),
-        # A restoring published model samples with eta 0, whatever it was given.
+        # The published code restores with eta = 0, whatever it was given.
         eta=0.0 if condition else float(getattr(diffusion, "ddim_sampling_eta", 0.0)),
         test_res_or_noise=getattr(diffusion, "test_res_or_noise", None),
         input_condition_mask=bool(getattr(diffusion, "input_condition_mask", False)),
@@ -225,7 +228,10 @@ def from_published(diffusion: Any) -> ResidualDiffusion:
 
 
 def _sees_coefficients(diffusion: Any) -> bool:
-    """Whether the networks are given alpha_bar_t T and beta_bar_t T, or t: by one prediction, cut short."""
+    """Return True if the networks are given alpha_bar_t T and beta_bar_t T as their times, False if t.
+
+    One prediction is started, and ended as soon as the networks are called.
+    """
     T = int(diffusion.num_timesteps)
     t = torch.full((1,), T // 2, dtype=torch.long, device=diffusion.alphas_cumsum.device)
     image = torch.zeros(1, int(getattr(diffusion, "channels", 3)), 64, 64, device=t.device)
@@ -274,22 +280,24 @@ def load_published(
     resnet_block_groups: int = 8,
     weights: str = "ema",
 ) -> ResidualDiffusion:
-    """A model from a published training checkpoint (`model-N.pt`), architecture read off its keys.
+    """Load a published training checkpoint (`model-N.pt`).
 
     Args:
         path: the file; it is read with `weights_only=True`, so it cannot run code.
-        objective: what the networks predict, for example "pred_res_noise". The file does not store it, unless it was
-            selected (AOSA): then None takes what `alpha_res` has decided.
-        path_independent: the time input: False for t, True for alpha_bar_t T and beta_bar_t T. Not stored.
-        condition, input_condition, self_condition: needed only where the number of input channels leaves more
-            than one possibility; the error says so.
-        schedule: the recipe it was trained with. By default the file's own coefficients, recognised as a
-            published recipe where they are one.
-        sum_scale: variance of the starting noise; beta_bar_T^2 of the schedule, to four digits, if None.
-        weights: "ema" as published evaluation does, or "model" for the raw weights.
+        objective: what the networks predict, for example "pred_res_noise". The file does not store it, unless AOSA
+            selected it: then None takes what `alpha_res` has decided.
+        path_independent: the time input: False for t, True for alpha_bar_t T and beta_bar_t T. The file does not
+            store it.
+        condition, input_condition, self_condition: needed only if the number of input channels leaves more than one
+            possibility; the error says so.
+        schedule: the schedule it was trained with. By default the file's own coefficients, or the published recipe
+            that gives them.
+        sum_scale: variance of the starting noise; None takes beta_bar_T^2 of the schedule, to four digits.
+        weights: "ema", which published evaluation uses, or "model" for the raw weights.
 
-    Raises ModelError, in one sentence: an unreadable file, a missing argument (by name), a network that does
-    not fit.
+    Raises:
+        ModelError: the file cannot be read, an argument is missing (the message names it), or the network is not
+            RDDM's. The message is one sentence.
     """
     state = _published_state(Path(path), weights)
     if objective is None and "alpha_res" in state and (decided := decision(state["alpha_res"])) is not None:
@@ -319,7 +327,7 @@ def load_published(
 
 
 def _published_state(path: Path, weights: str) -> dict[str, Tensor]:
-    """The diffusion object's state dict in a published file, wrappers' prefixes removed."""
+    """Return the diffusion object's state dict from a published file, without the prefixes of wrappers."""
     if weights not in ("ema", "model"):
         raise ModelError(f"weights is 'ema' or 'model', not {weights!r}")
     if not path.is_file():

@@ -100,7 +100,7 @@ def test_eta_of_a_restoring_object_is_zero_as_published() -> None:
 
 
 def test_anything_else_is_refused() -> None:
-    with pytest.raises(ModelError, match="Linear is no RDDM diffusion object, it has no attribute 'model': pass a"):
+    with pytest.raises(ModelError, match="Linear is not an RDDM diffusion object, it has no attribute 'model': pass a"):
         FastSampler(nn.Linear(2, 2))
     network = theirs()
     network.model = nn.Conv2d(6, 3, 1)
