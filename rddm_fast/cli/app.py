@@ -34,7 +34,7 @@ debug = False
 
 
 class Dtype(str, Enum):
-    """What the networks compute in."""
+    """The dtype of the networks' computation."""
 
     float32 = "float32"
     bfloat16 = "bfloat16"
@@ -83,7 +83,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
                 raise
             fail(error)
 
-    # typer reads options off a signature, so the shared ones are put into it where **published stands.
+    # typer reads options from the signature, so the shared ones replace **published in it.
     parameters = list(inspect.signature(function, eval_str=True).parameters.values())
     if parameters and parameters[-1].kind is inspect.Parameter.VAR_KEYWORD:
         parameters[-1:] = list(inspect.signature(published_model, eval_str=True).parameters.values())[1:]
@@ -94,7 +94,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def progress_bar() -> Progress:
-    """A bar on stderr that leaves nothing behind, and is not drawn where stderr is no terminal."""
+    """Make a progress bar on stderr that disappears when done, and is not drawn unless stderr is a terminal."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -119,10 +119,10 @@ def dtype_of(choice: Dtype | None) -> torch.dtype | None:
 
 
 def size_of(text: str) -> tuple[int, int]:
-    """Height and width from text such as 256x320."""
+    """Read height and width from a text such as 256x320."""
     match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)
     if match is None:
-        raise ValueError(f"{text!r} is no size: write height and width, such as 256x256")
+        raise ValueError(f"{text!r} is not a size: write height and width, such as 256x256")
     return int(match[1]), int(match[2])
 
 

@@ -14,11 +14,11 @@ from .models import model_named
 def compile(
     model: Annotated[str, typer.Option("--model", "-m", help="A built-in model, a model folder, or a published .pt.")],
     size: Annotated[list[str], typer.Option(help="Height and width of the images, such as 256x256; repeatable.")],
-    batch: Annotated[int, typer.Option(min=1, help="Images at once.")] = 1,
-    steps: Annotated[int | None, typer.Option(help="Sampling steps; the model's own if left out.")] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Images per batch.")] = 1,
+    steps: Annotated[int | None, typer.Option(help="Sampling steps; default: the model's own.")] = None,
     device: Annotated[Device, typer.Option(help="Where to compute.")] = Device.auto,
     dtype: Annotated[
-        Dtype | None, typer.Option(help="What to compute in; by default float32, and bfloat16 on a GPU.")
+        Dtype | None, typer.Option(help="Dtype of the computation; by default float32, and bfloat16 on a GPU.")
     ] = None,
     **published: Any,
 ) -> None:

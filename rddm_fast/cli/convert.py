@@ -20,7 +20,7 @@ def convert(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for model.safetensors and config.json.")],
     **published: Any,
 ) -> None:
-    """Save a published checkpoint's EMA weights as a model folder, which needs no options from then on."""
+    """Save a published checkpoint's EMA weights as a model folder, which needs no further options."""
     from ..models.folder import save_model
 
     diffusion = published_model(checkpoint, **published)

@@ -23,12 +23,14 @@ def demo(
         "demo/demo.png"
     ),
     steps: Annotated[int, typer.Option(min=1, help="Sampling steps.")] = 3,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the numbers there.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the degradation and the starting noise.")] = 0,
-    repeats: Annotated[int, typer.Option(min=1, help="Timings of each path; medians are shown.")] = 3,
-    degradation: Annotated[str | None, typer.Option(help="What a model of your own undoes, such as rain.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the numbers to this file.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the degradation and of the starting noise.")] = 0,
+    repeats: Annotated[int, typer.Option(min=1, help="Timed runs of each path; the medians are shown.")] = 3,
+    degradation: Annotated[
+        str | None, typer.Option(help="The degradation that your own model undoes, such as rain.")
+    ] = None,
 ) -> None:
-    """Restore the package's photographs, and compare quality and time with the eager reference."""
+    """Degrade and restore the package's photographs; compare quality and time with the eager reference."""
     from ..restoration import demo as demonstration
 
     results = []

@@ -16,7 +16,7 @@ from .app import Device, command, device_of, err, out, progress_bar, size_of
 
 
 class Space(str, Enum):
-    """What PSNR, SSIM and RMSE are taken of."""
+    """The colours that PSNR, SSIM and RMSE are measured on."""
 
     rgb = "rgb"
     y = "y"
@@ -28,10 +28,10 @@ def evaluate(
         Path, typer.Argument(help="Results: a folder, a pattern, a list, or a CSV file of pairs.", show_default=False)
     ],
     gt: Annotated[
-        Path | None, typer.Argument(help="Their ground truth, matched by name; none with a CSV.", show_default=False)
+        Path | None, typer.Argument(help="The ground truth, matched by name; omit it with a CSV.", show_default=False)
     ] = None,
     mask: Annotated[
-        Path | None, typer.Option(help="Masks by the same names, white in shadow: PSNR, SSIM and Lab in and out of it.")
+        Path | None, typer.Option(help="Masks of the same names, white in shadow: PSNR, SSIM and Lab in and out of it.")
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder for metrics.csv, summary.json and worst.png.")
@@ -42,7 +42,7 @@ def evaluate(
     resize: Annotated[
         str | None, typer.Option(help="Scale all images first, bicubic; 256x256 for ISTD as published.")
     ] = None,
-    worst: Annotated[int, typer.Option(min=0, help="Images in worst.png.")] = 8,
+    worst: Annotated[int, typer.Option(min=0, help="Number of images in worst.png.")] = 8,
     lpips: Annotated[
         Path | None, typer.Option(help="TorchScript file, f(pred, target) in [-1, 1] to one number: LPIPS.")
     ] = None,
@@ -95,7 +95,7 @@ def evaluate(
 
 
 def _device(choice: Device) -> torch.device:
-    """One GPU a process where there are several of both."""
+    """Choose the device; with several processes and several GPUs each process has its own GPU."""
     device = device_of(choice)
     if device.type == "cuda":
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())

@@ -17,13 +17,13 @@ def export(
     model: Annotated[str, typer.Option("--model", "-m", help="A built-in model, a model folder, or a published .pt.")],
     size: Annotated[str, typer.Option(help="Height and width of the images, such as 256x256.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The file to write; it ends in .pt2.")],
-    batch: Annotated[int, typer.Option(min=1, help="Images at once.")] = 1,
-    steps: Annotated[int | None, typer.Option(help="Sampling steps; the model's own if left out.")] = None,
-    device: Annotated[Device, typer.Option(help="Where the file is to run: it is compiled on such a device.")] = (
+    batch: Annotated[int, typer.Option(min=1, help="Images per batch.")] = 1,
+    steps: Annotated[int | None, typer.Option(help="Sampling steps; default: the model's own.")] = None,
+    device: Annotated[Device, typer.Option(help="Where the file will run; it is compiled on such a device.")] = (
         Device.auto
     ),
     dtype: Annotated[
-        Dtype | None, typer.Option(help="What to compute in; by default float32, and bfloat16 on a GPU.")
+        Dtype | None, typer.Option(help="Dtype of the computation; by default float32, and bfloat16 on a GPU.")
     ] = None,
     **published: Any,
 ) -> None:

@@ -1,4 +1,4 @@
-"""Which model a command is to use: a built-in one, a folder, or a published checkpoint."""
+"""Load the model that a command names: a built-in one, a folder, or a published checkpoint."""
 
 from __future__ import annotations
 
@@ -18,49 +18,49 @@ def published_model(
     path: Path,
     *,
     objective: Annotated[
-        str | None, typer.Option(help="What its networks predict, such as pred_res_noise.", rich_help_panel=PUBLISHED)
+        str | None, typer.Option(help="What the networks predict, such as pred_res_noise.", rich_help_panel=PUBLISHED)
     ] = None,
     path_independent: Annotated[
         bool | None,
         typer.Option(
             "--path-independent/--no-path-independent",
-            help="Whether its networks see the coefficients as their times, or t.",
+            help="The networks see the coefficients as their times, or t.",
             rich_help_panel=PUBLISHED,
         ),
     ] = None,
     condition: Annotated[
         bool | None,
-        typer.Option("--condition/--no-condition", help="Restores, or generates.", rich_help_panel=PUBLISHED),
+        typer.Option("--condition/--no-condition", help="The model restores, or generates.", rich_help_panel=PUBLISHED),
     ] = None,
     input_condition: Annotated[
         bool | None,
-        typer.Option("--input-condition/--no-input-condition", help="Takes a mask.", rich_help_panel=PUBLISHED),
+        typer.Option(
+            "--input-condition/--no-input-condition", help="The model takes a mask.", rich_help_panel=PUBLISHED
+        ),
     ] = None,
     self_condition: Annotated[
         bool | None,
         typer.Option(
-            "--self-condition/--no-self-condition", help="Takes its previous estimate.", rich_help_panel=PUBLISHED
+            "--self-condition/--no-self-condition", help="It takes its previous estimate.", rich_help_panel=PUBLISHED
         ),
     ] = None,
     input_condition_mask: Annotated[
         bool | None,
         typer.Option(
             "--input-condition-mask/--no-input-condition-mask",
-            help="Takes the mask in [0, 1], not in [-1, 1].",
+            help="The mask is in [0, 1], not in [-1, 1].",
             rich_help_panel=PUBLISHED,
         ),
     ] = None,
     test_res_or_noise: Annotated[
-        str | None, typer.Option(help="Which of two outputs to sample with: res or noise.", rich_help_panel=PUBLISHED)
+        str | None, typer.Option(help="The output to sample with: res or noise.", rich_help_panel=PUBLISHED)
     ] = None,
     schedule: Annotated[
         str | None,
-        typer.Option(
-            help="triangular, power or ddim, where the file's coefficients are not those.", rich_help_panel=PUBLISHED
-        ),
+        typer.Option(help="triangular, power or ddim; default: the file's coefficients.", rich_help_panel=PUBLISHED),
     ] = None,
 ) -> ResidualDiffusion:
-    """A published checkpoint; its keyword arguments are the options of the commands that take one."""
+    """Load a published checkpoint. The keyword arguments are the options of every command that takes one."""
     from ..models.published import MissingArgument, load_published
 
     try:
@@ -93,7 +93,7 @@ def _schedule(name: str) -> Schedule:
 
 
 def model_named(name: str, **published: Any) -> ResidualDiffusion:
-    """A built-in model, a model folder, or a published checkpoint."""
+    """Load a built-in model, a model folder or a published checkpoint."""
     from ..models.folder import load_model
 
     path = Path(name)

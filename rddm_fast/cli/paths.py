@@ -20,20 +20,20 @@ def paths(
     output: Annotated[Path, typer.Option("--output", "-o", help="The figure, PNG or SVG.")],
     under: Annotated[
         list[str] | None,
-        typer.Option(help="A schedule: trained, ddim, power, average or readjusted; repeatable; all if left out."),
+        typer.Option(help="A schedule: trained, ddim, power, average or readjusted; repeatable; default: all."),
     ] = None,
     order: Annotated[
         list[str] | None,
-        typer.Option(help="together, residual_first or noise_first; repeatable; all if left out."),
+        typer.Option(help="together, residual_first or noise_first; repeatable; default: all."),
     ] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Indices of the schedule that are visited.")] = 10,
-    count: Annotated[int, typer.Option(min=2, help="Images a row.")] = 8,
-    seed: Annotated[int, typer.Option(help="Of the noise, the same for all rows.")] = 0,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the distances there.")] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Number of indices of the schedule to visit.")] = 10,
+    count: Annotated[int, typer.Option(min=2, help="Images per row.")] = 8,
+    seed: Annotated[int, typer.Option(help="Seed of the noise, the same for all rows.")] = 0,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the distances to this file.")] = None,
     device: Annotated[Device, typer.Option(help="Where to compute.")] = Device.auto,
     **published: Any,
 ) -> None:
-    """Draw what one seed becomes under several schedules and orders, a row each, and how far apart the rows are."""
+    """Draw what one seed becomes under several schedules and orders, one per row, and print how far apart they are."""
     from ..diffusion.path_figure import SCHEDULES, distances, draw_rows, path_rows
     from ..theory.steps import ORDERS
 
@@ -45,7 +45,7 @@ def paths(
     out.print(f"picture: {escape(str(output))}")
     out.print(
         f"between paths of one seed {between_paths:.4f}, between seeds {between_seeds:.4f} (root mean square): "
-        f"{between_paths / between_seeds:.2f} of it"
+        f"ratio {between_paths / between_seeds:.2f}"
     )
     if json_file is not None:
         found = {"model": model, "steps": steps, "seed": seed, "paths": between_paths, "seeds": between_seeds}

@@ -19,20 +19,22 @@ def restore(
     model: Annotated[
         str, typer.Option("--model", "-m", help="A built-in model, a model folder, or a published .pt.")
     ] = "derain",
-    steps: Annotated[int | None, typer.Option(help="Sampling steps; the model's own if left out.")] = None,
-    mask: Annotated[Path | None, typer.Option(help="Masks by the same names, for models that take one.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the starting noise; the same for every image.")] = 0,
-    tile: Annotated[int, typer.Option(min=0, help="Larger images are restored in tiles of this side; 0: whole.")] = 512,
-    overlap: Annotated[int, typer.Option(min=0, help="Of neighbouring tiles, in pixels.")] = 32,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Restore again what is there already.")] = False,
+    steps: Annotated[int | None, typer.Option(help="Sampling steps; default: the model's own.")] = None,
+    mask: Annotated[Path | None, typer.Option(help="Masks of the same names, for models that take one.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the starting noise, the same for every image.")] = 0,
+    tile: Annotated[int, typer.Option(min=0, help="Restore larger images in tiles of this side; 0: whole.")] = 512,
+    overlap: Annotated[int, typer.Option(min=0, help="Overlap of neighbouring tiles in pixels.")] = 32,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Restore files again whose result exists.")] = False,
     device: Annotated[Device, typer.Option(help="Where to compute.")] = Device.auto,
     dtype: Annotated[
-        Dtype | None, typer.Option(help="What to compute in; by default float32, and bfloat16 on a GPU.")
+        Dtype | None, typer.Option(help="Dtype of the computation; by default float32, and bfloat16 on a GPU.")
     ] = None,
-    compile: Annotated[bool, typer.Option("--compile", help="For many images of one size: compile for it.")] = False,
+    compile: Annotated[
+        bool, typer.Option("--compile", help="Compile the networks; pays for many images of one size.")
+    ] = False,
     **published: Any,
 ) -> None:
-    """Restore images. A bad file is named and skipped, the rest is done, and the exit code is 1."""
+    """Restore images. A file that fails is named and skipped; the others are restored, and the exit code is 1."""
     from ..restoration.restore import Restorer, restore_files
 
     diffusion = model_named(model, **published).to(device_of(device))

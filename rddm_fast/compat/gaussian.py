@@ -81,7 +81,7 @@ class GaussianDiffusion(nn.Module):
         return signal * x_start + sigma * (torch.randn_like(x_start) if noise is None else noise)
 
     def model_predictions(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the noise and the clean image, clamped to [-1, 1], for `x` at `t`; the noise follows from the latter."""
+        """Return the noise and the clean image for `x` at `t`. The image is clamped; the noise follows from it."""
         signal, sigma = self._roots(t)
         out = self.model(x, t)
         x_start = out if self.objective == "pred_x0" else (x - sigma * out) / signal

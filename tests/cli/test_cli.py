@@ -54,7 +54,7 @@ def test_compile_pays_for_the_first_image_ahead_of_time(folder: Path) -> None:
 def test_compile_names_a_size_that_is_none(folder: Path) -> None:
     for size in ("16", "0x16", "16x16x3"):
         result = run("compile", "--model", folder, "--size", size)
-        assert result.exit_code == 1 and f"'{size}' is no size: write height and width" in result.stderr
+        assert result.exit_code == 1 and f"'{size}' is not a size: write height and width" in result.stderr
 
 
 def test_restore_in_bfloat16_is_close_to_float32(folder: Path, tmp_path: Path) -> None:
