@@ -1,4 +1,4 @@
-"""The fused ops: one op per file, with its schema, its definition in plain torch and its public function."""
+"""The fused ops, one per file: its schema, its definition in plain torch and its public function."""
 
 from .backends import BackendUnavailable
 from .channel_norm import channel_norm, channel_norm_reference

@@ -1,4 +1,4 @@
-"""The backends that can run the ops here: the one place where a backend is chosen and an op is defined.
+"""The backends of the ops: the one place where an op is defined and its backend chosen.
 
 | backend   | runs on | what it is                                       |
 |-----------|---------|--------------------------------------------------|
@@ -7,8 +7,7 @@
 | cuda      | cuda    | CUDA, compiled when the package was built        |
 | triton    | cuda    | Triton, compiled on first use                    |
 
-Importing this module loads the compiled library where there is one. It never imports triton and never
-initialises CUDA.
+Importing this module loads the compiled library if there is one. It never imports triton and never initialises CUDA.
 """
 
 from __future__ import annotations
@@ -24,15 +23,15 @@ import torch
 
 BACKENDS = ("reference", "cpp", "cuda", "triton")
 PREFERENCE = {"cpu": ("cpp", "reference"), "cuda": ("cuda", "triton")}
-"""Device type to the backends that an op tries, in order, where the caller names none."""
+"""The backends that an op tries on each type of device, in order, if the caller names none."""
 
 
 class BackendUnavailable(RuntimeError):
-    """The backend asked for is not there, or none that could serve the device is; the message says why."""
+    """The backend asked for cannot be used here, or none can; the message says why."""
 
 
 def _load_compiled() -> tuple[dict[str, Any] | None, str]:
-    """The compiled library's build information; or None, and the reason that there is no library to use."""
+    """Return the compiled library's build information; without a library, None and the reason."""
     try:
         compiled = importlib.import_module("rddm_fast._C")
     except ImportError as error:
@@ -43,7 +42,7 @@ def _load_compiled() -> tuple[dict[str, Any] | None, str]:
 
 
 def parse_architectures(text: str) -> list[tuple[tuple[int, int], str]]:
-    """CMake's spelling of architectures ("80-real 90a 120") as ((major, minor), kind) pairs."""
+    """Parse CMake's list of architectures ("80-real 90a 120") into ((major, minor), kind) pairs."""
     kinds = {"-real": "real", "": "ptx", "-virtual": "ptx"}
     return [
         (divmod(int(number), 10), {"a": "exact", "f": "real"}.get(feature, kinds[kind]))
@@ -52,7 +51,7 @@ def parse_architectures(text: str) -> list[tuple[tuple[int, int], str]]:
 
 
 def covers(architectures: list[tuple[tuple[int, int], str]], capability: tuple[int, int]) -> bool:
-    """Whether code built for `architectures` runs on a device of that capability.
+    """Return whether code built for `architectures` runs on a device of that capability.
 
     Machine code ("real") runs on its own major version, from its minor version on. PTX also runs on everything newer.
     Code for an architecture's own features ("exact") runs on that architecture alone.
@@ -65,7 +64,7 @@ def covers(architectures: list[tuple[tuple[int, int], str]], capability: tuple[i
 
 
 library = torch.library.Library("rddm_fast", "DEF")
-"""Where the ops are defined. It must exist before the compiled library's kernels are called."""
+"""The namespace of the ops. It must exist before the compiled library's kernels are called."""
 
 build_info, why_not_compiled = _load_compiled()
 _architectures = parse_architectures(build_info["cuda_architectures"]) if build_info and build_info["cuda"] else []
@@ -74,7 +73,7 @@ _has_kernels = importlib.util.find_spec("rddm_fast.kernels") is not None
 
 
 def why_not(backend: str, device: torch.device) -> str | None:
-    """The reason that `backend` cannot serve tensors on `device`, or None where it can."""
+    """Return why `backend` cannot serve tensors on `device`, or None if it can."""
     if backend == "reference":
         return None
     if backend == "cpp":
@@ -120,8 +119,8 @@ class Op:
     """An op of this package: `op(impl, device)` is the function that runs it.
 
     Attributes:
-        name: of the op.
-        lacking: the backends that the op has no kernel for.
+        name: the op's name.
+        lacking: the backends for which the op has no kernel.
     """
 
     def __init__(self, name: str, reference: Callable[..., Any], lacking: tuple[str, ...]) -> None:
@@ -132,8 +131,8 @@ class Op:
         self._chosen: dict[tuple[str | None, torch.device], Callable[..., Any]] = {}
 
     def __call__(self, impl: str | None, device: torch.device) -> Callable[..., Any]:
-        """The function of the backend `impl`, or of the best one for None; BackendUnavailable where there is none."""
-        if torch.compiler.is_compiling():  # traced, the choice is a constant of the graph
+        """Return the function of the backend `impl`, or of the best one for None; raises as `backend` does."""
+        if torch.compiler.is_compiling():  # The choice becomes a constant of the graph.
             return self.functions[self.backend(impl, device)]
         key = impl, device
         if key not in self._chosen:
@@ -141,9 +140,10 @@ class Op:
         return self._chosen[key]
 
     def backend(self, impl: str | None, device: torch.device) -> str:
-        """The backend for tensors on `device`: `impl` if it is there, or the best one for None.
+        """Choose the backend for tensors on `device`: `impl`, or the best one for None.
 
-        Raises BackendUnavailable, with the reasons, where there is none.
+        Raises:
+            BackendUnavailable: no backend can be used; the message gives the reason of each.
         """
         if impl is None and device.type not in PREFERENCE:
             raise BackendUnavailable(
@@ -159,12 +159,12 @@ class Op:
         raise BackendUnavailable(f"no backend for tensors on {device} ({'; '.join(reasons)}){advice}")
 
     def why_not(self, backend: str, device: torch.device) -> str | None:
-        """The reason that `backend` cannot run this op for tensors on `device`, or None where it can."""
+        """Return why `backend` cannot run this op for tensors on `device`, or None if it can."""
         return "this op has no such kernel" if backend in self.lacking else why_not(backend, device)
 
 
 OPS: dict[str, Op] = {}
-"""The ops that are defined, by name."""
+"""The defined ops, by name."""
 
 
 def define(
@@ -178,16 +178,16 @@ def define(
 ) -> Op:
     """Define an op for torch, and return it.
 
-    `rddm_fast::NAME` is the op. The compiled library has its CPU and CUDA kernels; where that lacks one, the reference
-    and Triton stand in. `rddm_fast::NAME_triton` is the same op in Triton alone, for devices that the library has no
-    code for, and for Triton's interpreter on the CPU.
+    `rddm_fast::NAME` is the op. Its kernels come from the compiled library. If the library lacks one, the reference
+    (CPU) or Triton (CUDA) is registered in its stead. `rddm_fast::NAME_triton` is the same op in Triton alone, for
+    GPUs that the library was not compiled for, and for Triton's interpreter on the CPU.
 
     Args:
-        name, schema: as torch's dispatcher takes them.
+        name, schema: the op's name and signature for torch's dispatcher.
         reference: the definition in plain torch, with the schema's arguments.
         triton: the launcher, "FILE:FUNCTION" of rddm_fast.kernels; it is imported at its first call.
-        fake: the result's shape and layout, for tracing; by default those of the first argument.
-        lacking: "cpp", "cuda" or both, if the library has no such kernel of this op.
+        fake: a function that returns an empty result for tracing; by default one like the first argument.
+        lacking: "cpp", "cuda" or both: the kernels of this op that the library does not have.
     """
 
     def launch(*args: Any) -> Any:

@@ -22,12 +22,12 @@ def channel_norm_reference(x: Tensor, g: Tensor, eps: float) -> Tensor:
 
 
 def channel_norm_torch(x: Tensor, g: Tensor, eps: float) -> Tensor:
-    """The same by torch's layer norm over the last axis of (B, H, W, C), as a channels-last image lies. Differentiable.
+    """Compute the same by torch's layer norm over the last axis of (B, H, W, C). Differentiable.
 
-    An image of another layout is copied to that one, and the result is copied back.
+    That is how a channels-last image lies in memory. An image of another layout is copied, and the result copied back.
     """
     if x.device.type != "cpu":
-        g = g.to(x.dtype)  # torch's kernels elsewhere take no gain of another dtype
+        g = g.to(x.dtype)  # Only the CPU's kernel takes a gain of another dtype.
     y = F.layer_norm(x.permute(0, 2, 3, 1), g.shape, g, None, eps).to(x.dtype).permute(0, 3, 1, 2)
     return y if y.stride() == x.stride() else torch.empty_like(x).copy_(y)
 
@@ -42,7 +42,7 @@ CHANNEL_NORM = backends.define(
 
 
 def channel_norm(x: Tensor, g: Tensor, eps: float = 1e-5, *, impl: str | None = None) -> Tensor:
-    """The U-Net's norm of each pixel over its channels (Ba et al., 2016), with a gain and no bias:
+    """Normalise each pixel over its channels (layer norm, Ba et al., 2016), with a gain and no bias:
 
         y = (x - mean) / sqrt(variance + eps) g, with the biased variance
 
@@ -54,14 +54,14 @@ def channel_norm(x: Tensor, g: Tensor, eps: float = 1e-5, *, impl: str | None = 
             (`fast.folded.implementation` has the numbers), and "triton" on a GPU.
 
     Returns:
-        y: x's shape and dtype, laid out as `torch.empty_like(x)`. Computed in float32 from two passes over a pixel's
-        channels (by "torch", from Welford's), and rounded once.
+        y: x's shape and dtype, laid out as `torch.empty_like(x)`. Computed in float32 and rounded once; the statistics
+        take two passes over a pixel's channels ("torch" uses Welford's method).
 
     Raises:
-        ValueError: shapes or devices that do not go together.
-        TypeError: a dtype that is not served.
-        BackendUnavailable: `impl` is not there; the message says why.
-        RuntimeError: a gradient would be needed of "triton", which has none.
+        ValueError: shapes or devices that do not fit together.
+        TypeError: an unsupported dtype.
+        BackendUnavailable: `impl` cannot be used here; the message says why.
+        RuntimeError: an argument requires a gradient, which "triton" does not have.
     """
     _check(x, g)
     if impl == "torch" or (impl is None and x.device.type == "cpu"):

@@ -21,16 +21,16 @@ def check_dtype(name: str, x: Tensor, dtypes: tuple[torch.dtype, ...]) -> None:
 
 
 def check_device(device: torch.device, of: str, **others: Tensor | None) -> None:
-    """Raise ValueError for a tensor of `others` that is not on `device`, where the argument `of` is."""
+    """Raise ValueError if a tensor of `others` is not on `device`, the device of the argument named `of`."""
     for name, x in others.items():
         if x is not None and x.device != device:
             raise ValueError(f"{name} is on {x.device} and {of} on {device}: move one to the other")
 
 
 def check_alike(image_name: str, image: Tensor, out0: Tensor | None = None, **others: Tensor | None) -> None:
-    """Raise ValueError or TypeError unless all have `image`'s shape and device, and the dtype that goes with it.
+    """Raise ValueError or TypeError unless `out0` and `others` have the image's shape, device and dtype.
 
-    `others` are checked in their order: "out1" has `out0`'s dtype, all others have the image's.
+    They are checked in order. "out1" must have the dtype of "out0" instead, which may be a half beside float32.
     """
     for name, x in {"out0": out0, **others}.items():
         if x is None:
@@ -48,9 +48,9 @@ def check_alike(image_name: str, image: Tensor, out0: Tensor | None = None, **ot
 def check_outputs(
     objective: Objective, out0: Tensor, out1: Tensor | None, image_name: str, image: Tensor, otherwise: str
 ) -> None:
-    """Raise unless the network's outputs are the objective's, in the image's dtype or in a half beside float32.
+    """Raise unless the objective has these outputs and they have the image's dtype, or a half beside float32.
 
-    `otherwise` says what to do with an output too many.
+    `otherwise` is the advice for a superfluous output.
     """
     if objective.outputs == 2 and out1 is None:
         raise ValueError(f"{objective.name} has two outputs, but out1 is missing: pass the network's second one")
@@ -64,6 +64,6 @@ def check_outputs(
 
 
 def check_no_gradient(op: str, *tensors: Tensor | None, advice: str = _DETACH) -> None:
-    """Raise RuntimeError where a gradient through `op` would be needed; the op has none."""
+    """Raise RuntimeError if a gradient through `op` is needed: it has none."""
     if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors):
         raise RuntimeError(f"{op} has no gradient: {advice}")

@@ -1,6 +1,6 @@
-"""What is installed, what was compiled, which backend each op uses: `python -m rddm_fast.ops.env_report`.
+"""Report what is installed and compiled, and which backend each op uses: `python -m rddm_fast.ops.env_report`.
 
-Paste it into an issue. A missing package does not make it fail; the report names it.
+The report is made to be pasted into an issue. It names a missing package instead of failing.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PACKAGES = (
 
 
 def report() -> dict[str, Any]:
-    """The whole report as dicts, lists, strings and numbers, ready for JSON."""
+    """Return the whole report as dicts, lists, strings and numbers, ready for JSON."""
     return {
         "versions": versions(),
         "compiled": compiled(),
@@ -36,7 +36,7 @@ def report() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str | None]:
-    """Python's and each package's version; None where it is not installed."""
+    """Return the versions of Python and of each package; None for a package that is not installed."""
     found: dict[str, str | None] = {"python": platform.python_version(), "platform": platform.platform()}
     for package in PACKAGES:
         try:
@@ -48,14 +48,14 @@ def versions() -> dict[str, str | None]:
 
 
 def compiled() -> dict[str, Any]:
-    """What the compiled library was built with and for, or why there is none."""
+    """Return what the compiled library was built with and for, or why there is no library."""
     return backends.build_info or {"none": backends.why_not_compiled}
 
 
 def served_by(op: backends.Op, device: torch.device) -> dict[str, Any]:
-    """The backend that an op uses here on `device` (None: there is none), and why not each of the others.
+    """Return the backend that an op uses on `device` (None if no backend can), and why the others cannot be used.
 
-    Where "reference" serves a CPU, plain torch runs.
+    "reference" on a CPU means plain torch.
     """
     reasons = {name: op.why_not(name, device) for name in backends.BACKENDS}
     used = next((name for name in backends.PREFERENCE[device.type] if reasons[name] is None), None)
@@ -64,7 +64,7 @@ def served_by(op: backends.Op, device: torch.device) -> dict[str, Any]:
 
 
 def gpus() -> list[dict[str, Any]] | str:
-    """Name, driver, memory and clocks of each NVIDIA GPU, or one sentence on why they are not known."""
+    """Return name, driver, memory and clocks of each NVIDIA GPU, or one sentence that says why they are unknown."""
     try:
         import pynvml
     except ImportError:
@@ -94,7 +94,7 @@ def _gpu(nvml: Any, handle: Any, driver: str) -> dict[str, Any]:
     for name, query in queries.items():
         try:
             entry[name] = query()
-        except nvml.NVMLError as error:  # not every device answers every question
+        except nvml.NVMLError as error:  # Some devices do not answer every question.
             entry[name] = f"unknown: {error}"
     return entry
 
@@ -104,7 +104,7 @@ def _text(value: str | bytes) -> str:
 
 
 def formatted(found: dict[str, Any]) -> str:
-    """The report as plain text."""
+    """Return the report as plain text."""
     lines = ["versions"]
     lines += [f"  {name:24} {version or '-'}" for name, version in found["versions"].items()]
     lines += ["compiled library"]

@@ -24,7 +24,7 @@ def forward_diffuse_reference(
     """The op's definition in plain torch, with the schema's arguments. Differentiable.
 
     Computes in float32 (float64 for float64 images) and rounds once, into an image laid out as
-    `torch.empty_like(I_0)` is.
+    `torch.empty_like(I_0)`.
     """
     compute = torch.float64 if I_0.dtype == torch.float64 else torch.float32
     per_sample = (-1, *(1,) * (I_0.dim() - 1))
@@ -58,32 +58,32 @@ def forward_diffuse(
     stream: int = 0,
     impl: str | None = None,
 ) -> Tensor:
-    """The forward process of RDDM (Liu et al., CVPR 2024, eq. 7), each sample at its own time:
+    """Apply the forward process of RDDM (Liu et al., CVPR 2024, eq. 7), each sample at its own time:
 
         I_t = I_0 + alpha_bar[t] (I_in - I_0) + beta_bar[t] epsilon
 
-    The residual and, drawn from a seed, the noise never touch memory. The same seed and stream let `ops.noise` draw
-    the same noise again.
+    The residual is never stored, nor is noise drawn from a seed. `ops.noise` draws the same noise again from the same
+    seed and stream.
 
     Args:
         I_0: clean images (B, ...), in float32, bfloat16 or float16 (float64: on the CPU only).
         I_in: degraded images of I_0's shape and dtype. None means 0, as in generation.
-        t: indices (B,), int64, of the tables' entries. One outside of them is an error on the CPU; on a GPU, where
-            looking at it would stop the queue, its sample becomes NaN.
+        t: indices (B,) into the tables, int64. An index out of range is an error on the CPU. On a GPU the check would
+            stall the queue, so the sample becomes NaN instead.
         alpha_bar, beta_bar: the schedule's tables (T,), float32.
-        noise: a standard normal draw of I_0's shape and dtype; or else
-        seed, stream: 64-bit integers to draw it from inside the kernel, in float32 whatever the image's dtype.
-        impl: "reference", "cpp", "cuda" or "triton"; None takes the best that there is for the device.
+        noise: standard normal noise of I_0's shape and dtype. Pass either this or `seed`.
+        seed, stream: 64-bit integers from which the kernel draws the noise, in float32 for every dtype.
+        impl: "reference", "cpp", "cuda" or "triton"; None takes the best one available on the device.
 
     Returns:
         I_t: I_0's shape and dtype, laid out as `torch.empty_like(I_0)`. Computed in float32 (float64 images: in
         float64) and rounded once.
 
     Raises:
-        ValueError: shapes, devices or arguments that do not go together.
-        TypeError: a dtype that is not served.
-        BackendUnavailable: `impl` is not there; the message says why.
-        RuntimeError: a gradient would be needed. There is none, except with `impl="reference"`.
+        ValueError: shapes, devices or arguments that do not fit together.
+        TypeError: an unsupported dtype.
+        BackendUnavailable: `impl` cannot be used here; the message says why.
+        RuntimeError: an argument requires a gradient. Only `impl="reference"` has one.
     """
     _check(I_0, I_in, t, alpha_bar, beta_bar, noise, seed)
     run = FORWARD_DIFFUSE(impl, I_0.device)

@@ -1,4 +1,4 @@
-"""`rddm_fast::group_norm_silu`: everything after a convolution in the U-Net's blocks, in two reads and one write."""
+"""`rddm_fast::group_norm_silu`: all that follows a convolution in the U-Net's blocks, in two reads and one write."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def group_norm_silu_reference(
 
     Computes in float32 (float64 for float64 images) and rounds once, into an image laid out as `torch.empty_like(x)`.
     """
-    if x.numel() == 0:  # torch 2.15's group_norm refuses images without pixels
+    if x.numel() == 0:  # torch 2.15's group_norm refuses images without pixels.
         return torch.empty_like(x)
     compute = torch.float64 if x.dtype == torch.float64 else torch.float32
-    # torch's and not torch.nn.functional's, which refuses groups of one value.
+    # torch.group_norm, because torch.nn.functional.group_norm refuses groups of one value.
     y = torch.group_norm(x.to(compute), groups, weight.to(compute), bias.to(compute), eps)
     if scale_shift is not None:
         per_channel = (-1, x.shape[1], *(1,) * (x.dim() - 2))
@@ -58,28 +58,28 @@ def group_norm_silu(
     residual: Tensor | None = None,
     impl: str | None = None,
 ) -> Tensor:
-    """Group norm (Wu and He, 2018), the time's scale and shift, SiLU, and the block's residual:
+    """Apply group norm (Wu and He, 2018), the time's scale and shift, SiLU, and the block's residual:
 
         y = group_norm(x) weight + bias;  y = y (scale + 1) + shift;  y = y sigmoid(y) + residual
 
     Args:
         x: images (B, C, ...), in float32, bfloat16 or float16.
         weight, bias: (C,), float32.
-        groups: how many groups of consecutive channels there are; it divides C.
+        groups: number of groups of consecutive channels; it divides C.
         eps: added to a group's variance.
-        scale_shift: (1, 2 C) or (B, 2 C), float32: the scales and then the shifts.
+        scale_shift: (1, 2 C) or (B, 2 C), float32: first the scales, then the shifts.
         residual: of x's shape and dtype.
-        impl: "reference", "cpp" or "triton"; None takes the best that there is for the device.
+        impl: "reference", "cpp" or "triton"; None takes the best one available on the device.
 
     Returns:
-        y: x's shape and dtype, laid out as `torch.empty_like(x)`. Computed in float32, the statistics in two passes
-        over pieces that Chan's formula joins, and rounded once.
+        y: x's shape and dtype, laid out as `torch.empty_like(x)`. Computed in float32 and rounded once. The statistics
+        take two passes over each piece of a group, and Chan's formula joins the pieces.
 
     Raises:
-        ValueError: shapes or devices that do not go together.
-        TypeError: a dtype that is not served.
-        BackendUnavailable: `impl` is not there; the message says why.
-        RuntimeError: a gradient would be needed. There is none, except with `impl="reference"`.
+        ValueError: shapes or devices that do not fit together.
+        TypeError: an unsupported dtype.
+        BackendUnavailable: `impl` cannot be used here; the message says why.
+        RuntimeError: an argument requires a gradient. Only `impl="reference"` has one.
     """
     _check(x, weight, bias, groups, scale_shift, residual)
     run = GROUP_NORM_SILU(impl, x.device)

@@ -18,7 +18,7 @@ LOSS_TYPES = ("l1", "l2")
 
 
 def _numel_factor(out0: Tensor) -> float:
-    """What the saved gradients still have to be multiplied by: float16 has no room for 1 / numel."""
+    """Return the factor that the saved gradients lack: 1 / numel for float16, which cannot hold such small numbers."""
     return 1 / max(out0.numel(), 1) if out0.dtype == torch.float16 else 1.0
 
 
@@ -38,9 +38,9 @@ def joint_loss_reference(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The op's definition in plain torch, with the schema's arguments: (parts (2,), gradient0, gradient1).
 
-    The parts are the mean distances of the two outputs from their targets, unweighted; a gradient is the weighted
-    sum's derivative by an output, in the output's dtype, laid out as `torch.empty_like(out0)`. For float16 outputs it
-    lacks the factor 1 / numel. The second of a single output is empty.
+    The parts are the mean distances of the two outputs from their targets, unweighted. A gradient is the derivative of
+    the weighted sum by an output, in the output's dtype, laid out as `torch.empty_like(out0)`. For float16 outputs it
+    lacks the factor 1 / numel. For a single output, gradient1 is empty.
     """
     compute = torch.float64 if out0.dtype == torch.float64 else torch.float32
     if noise is None:
@@ -82,7 +82,7 @@ JOINT_LOSS = backends.define(
 
 
 class _JointLoss(torch.autograd.Function):
-    """The op computes its gradients with the loss: forward saves them, backward scales them."""
+    """Autograd's view of the op: forward computes and saves the gradients, backward scales them."""
 
     @staticmethod
     def forward(
@@ -113,7 +113,7 @@ class _JointLoss(torch.autograd.Function):
                     "joint_loss frees its gradients in backward: call joint_loss again before a second backward"
                 )
             ctx.used = True
-            # In place: the gradients are all the memory that the loss takes. Usually there is nothing to scale.
+            # Scale in place: the gradients are all the memory that the loss takes. Usually the factor is 1.
             scaled = [gradient0, gradient1]
             if not (by_loss.device.type == "cpu" and float(by_loss) * ctx.factor == 1):
                 scaled = [g.mul_((by_loss * ctx.factor).to(by_loss.dtype)) for g in scaled]
@@ -135,7 +135,7 @@ def joint_loss(
     stream: int = 0,
     impl: str | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The joint loss of RDDM (Liu et al., CVPR 2024, L_auto), with its gradients made in the same pass:
+    """Compute the joint loss of RDDM (Liu et al., CVPR 2024, L_auto) and, in the same pass, its gradients:
 
         lam mean |out0 - target0| + (1 - lam) mean |out1 - target1|
 
@@ -147,23 +147,23 @@ def joint_loss(
             I_0. `out1` is given exactly where the objective has two outputs.
         I_0: clean images, in float32, bfloat16 or float16 (float64: on the CPU only).
         I_in: degraded images of I_0's shape and dtype. None means 0, as in generation.
-        objective: what the outputs are, an `Objective` or its name.
-        lam: the weight of the first distance, 0 to 1: a number, or a tensor of one float32 number, which gets a
-            gradient (on a GPU its range is not checked, which would stop the queue).
+        objective: what the outputs mean, an `Objective` or its name.
+        lam: the weight of the first distance, 0 to 1: a number, or a float32 tensor of one element, which gets a
+            gradient. On a GPU the tensor's range is not checked, because that would stall the queue.
         loss_type: "l1", or "l2" for the squared distance.
-        noise: the noise that I_t was made with; or else
-        seed, stream: what `forward_diffuse` drew it from: it is drawn again, and never touches memory.
-        impl: "reference", "cpp", "cuda" or "triton"; None takes the best that there is for the device.
+        noise: the noise that I_t was made with. Pass either this or `seed`.
+        seed, stream: the integers that `forward_diffuse` was given. The kernel draws the noise again.
+        impl: "reference", "cpp", "cuda" or "triton"; None takes the best one available on the device.
 
     Returns:
-        (loss, parts): a scalar, and the two unweighted mean distances (2,), which carry no gradient; float32 (float64
-        for float64). The same input gives the same bits, whatever the number of threads.
+        (loss, parts): a scalar, and the two unweighted mean distances (2,), which carry no gradient. Both are float32
+        (float64 for float64). The same input gives the same bits for any number of threads.
 
     Raises:
-        ValueError: shapes, devices or numbers that do not go together.
-        TypeError: a dtype that is not served.
-        BackendUnavailable: `impl` is not there; the message says why.
-        RuntimeError: a gradient for an image or the noise would be needed, or one is asked for a second time.
+        ValueError: shapes, devices or numbers that do not fit together.
+        TypeError: an unsupported dtype.
+        BackendUnavailable: `impl` cannot be used here; the message says why.
+        RuntimeError: an image or the noise requires a gradient, or backward is called a second time.
     """
     objective = Objective.parse(objective)
     _check(out0, out1, I_0, I_in, noise, seed, objective, lam, loss_type)

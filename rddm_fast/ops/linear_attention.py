@@ -1,7 +1,7 @@
 """`rddm_fast::linear_attention`: the attention between its two projections.
 
-The keys' softmax runs over all pixels. The op reads the keys and values once for each head's (features x features)
-context, and the queries once to apply it. It writes nothing of the image's size but the result.
+The keys' softmax runs over all pixels. The op reads the keys and values once to make each head's (features x features)
+context, and the queries once to apply it. The result is the only thing of the image's size that it writes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def linear_attention_reference(qkv: Tensor, heads: int) -> Tensor:
 
 
 def _result(qkv: Tensor) -> Tensor:
-    """An image of a third of the channels, with qkv's layout (contiguous where that is neither of the two)."""
+    """Return an empty image of a third of the channels: channels-last if qkv is, else contiguous."""
     b, channels, height, width = qkv.shape
     last = qkv.is_contiguous(memory_format=torch.channels_last) and not qkv.is_contiguous()
     memory_format = torch.channels_last if last else torch.contiguous_format
@@ -57,20 +57,20 @@ def linear_attention(qkv: Tensor, heads: int, *, impl: str | None = None) -> Ten
 
     Args:
         qkv: (B, 3 heads d, H, W), in float32, bfloat16 or float16: all heads' queries, then keys, then values.
-        heads: how many there are.
+        heads: number of heads.
         impl: "reference" or "triton"; None takes "reference" on the CPU and "triton" on a GPU. On a CPU the folded
             networks walk over the pixels instead, projections included (`fast.folded.implementation`).
 
     Returns:
-        out: (B, heads d, H, W) of qkv's dtype: channels-last if qkv is, else contiguous. Accumulated in float32 and
-        rounded once, in an order that depends on the shape alone. Large keys do not overflow: their exponentials are
-        of differences from the largest.
+        out: (B, heads d, H, W) of qkv's dtype: channels-last if qkv is, else contiguous. Accumulated in float32, in an
+        order that depends only on the shape, and rounded once. Large keys do not overflow, because the largest key is
+        subtracted before the exponential.
 
     Raises:
         ValueError: a shape that does not divide into heads.
-        TypeError: a dtype that is not served.
-        BackendUnavailable: `impl` is not there; the message says why.
-        RuntimeError: a gradient would be needed. There is none, except with `impl="reference"`.
+        TypeError: an unsupported dtype.
+        BackendUnavailable: `impl` cannot be used here; the message says why.
+        RuntimeError: an argument requires a gradient. Only `impl="reference"` has one.
     """
     check_dtype("qkv", qkv, NARROW)
     if qkv.dim() != 4 or heads < 1 or qkv.shape[1] == 0 or qkv.shape[1] % (3 * heads):

@@ -1,7 +1,7 @@
 """`rddm_fast::reverse_step` and `rddm_fast::reverse_step_`: one step of the reverse process in one pass over memory.
 
-A captured sampler runs the in-place form: its addresses never change, it reads its numbers, its step and its seed from
-device memory, and it writes the next network input where the network reads it.
+A captured sampler runs the in-place form. Its addresses never change: it reads the coefficients, the step and the seed
+from device memory, and writes the next input where the network reads it.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def _stepped(
     seed: int | None,
     stream: int,
 ) -> tuple[Tensor, Tensor]:
-    """The next image and I_0, in float32 (float64 for float64 images), from the numbers of FIELDS by name."""
+    """Return the next image and I_0, in float32 (float64 for float64 images), from the numbers of FIELDS by name."""
     compute = torch.float64 if I_t.dtype == torch.float64 else torch.float32
     x, out0 = I_t.to(compute), out0.to(compute)
     read = read_out(
@@ -106,7 +106,7 @@ def reverse_step_in_place_reference(
     next_input: Tensor | None,
     clean: Tensor | None,
 ) -> None:
-    """The definition of reverse_step_ in plain torch, with the schema's arguments. Computes in float32, rounds once."""
+    """The definition of reverse_step_ in plain torch, with the schema's arguments. It computes in float32."""
     number = step + (0 if index is None else int(index))
     if not 0 <= number < len(table):
         raise RuntimeError(f"reverse_step_: there is no step {number} in a table of {len(table)}")
@@ -159,14 +159,14 @@ def reverse_step(
     clip_0: float = 1.0,
     impl: str | None = None,
 ) -> Tensor:
-    """One step of the reverse process: from the network's outputs at I_t to the next, less noisy image.
+    """Take one step of the reverse process: from the network's outputs at I_t to the next, less noisy image.
 
     Reads the residual I_res, the noise epsilon and the clean image I_0 out of the outputs as
     `objective.read_out` does, and returns
 
         offset + k_t I_t + k_res I_res + k_noise epsilon + k_0 I_0 + sigma noise
 
-    which is every sampler of the paper (RDDM, Liu et al., CVPR 2024): the generalised step, its eq. 13
+    This form covers every sampler of the paper (RDDM, Liu et al., CVPR 2024): the generalised step, its eq. 13
     (k_t = 1, k_res = -(alpha_bar_t - alpha_bar_s), k_noise = -(beta_bar_t - sqrt(beta_bar_s^2 - sigma^2))),
     the last step (k_0 = 1), and the mean of the posterior (k_t, k_res, k_0). A term whose coefficient is
     exactly 0 is left out, not multiplied: an infinite epsilon (beta_bar = 0) does not spoil a last step.
@@ -181,22 +181,22 @@ def reverse_step(
         k_t, k_res, k_noise, k_0, sigma, offset: the coefficients of the sum above. k_0 = offset = 1/2 is the clean
             image in [0, 1].
         I_in: the degraded image, of I_t's shape and dtype. None means 0, as in generation.
-        noise: a standard normal draw of I_t's shape and dtype. Where `sigma` is not 0, this or `seed` is needed.
-        seed, stream: 64-bit integers that the noise is drawn from inside the kernel, instead (`ops.noise`). The
-            same on every backend to 1e-6, in float32 whatever the image's dtype.
+        noise: standard normal noise of I_t's shape and dtype. If `sigma` is not 0, pass either this or `seed`.
+        seed, stream: 64-bit integers from which the kernel draws the noise (`ops.noise`), in float32 for every
+            dtype. All backends draw the same noise to 1e-6.
         clip_res, clip_0: half-widths of the clamps of I_res and I_0; `math.inf` for none.
-        impl: "reference", "cpp", "cuda" or "triton"; None takes the best that there is for the device.
+        impl: "reference", "cpp", "cuda" or "triton"; None takes the best one available on the device.
 
     Returns:
         The next image: I_t's shape and dtype, laid out as `torch.empty_like(I_t)`. Computed in float32
-        (float64 images: in float64) and rounded once. All memory layouts are accepted; inputs laid out
-        otherwise than the result are copied first.
+        (float64 images: in float64) and rounded once. All memory layouts are accepted; an input whose layout
+        differs from the result's is copied first.
 
     Raises:
-        ValueError: shapes, devices or coefficients that do not go together.
-        TypeError: a dtype that is not served.
-        BackendUnavailable: `impl` is not there; the message says why.
-        RuntimeError: a gradient would be needed. There is none, except with `impl="reference"`.
+        ValueError: shapes, devices or coefficients that do not fit together.
+        TypeError: an unsupported dtype.
+        BackendUnavailable: `impl` cannot be used here; the message says why.
+        RuntimeError: an argument requires a gradient. Only `impl="reference"` has one.
     """
     objective = Objective.parse(objective)
     if sigma != 0 and noise is None and seed is None:
@@ -209,7 +209,7 @@ def reverse_step(
         )
     _check_images(I_t, out0, out1, I_in, noise, seed, objective)
     run = REVERSE_STEP(impl, I_t.device)
-    if impl != "reference":  # also where the reference stands in for C++: the same call, the same answer
+    if impl != "reference":  # Refuse it even if the reference stands in for C++: one call, one answer on every machine.
         check_no_gradient("reverse_step", I_t, out0, out1, I_in, noise)
     one_minus_alpha_bar = 1.0 - alpha_bar if one_minus_alpha_bar is None else one_minus_alpha_bar
     return run(
@@ -243,32 +243,32 @@ def reverse_step_(
     clean: Tensor | None = None,
     impl: str | None = None,
 ) -> Tensor:
-    """`reverse_step` in place of I_t, in the same single pass also writing what the network is given next.
+    """Take one step in place; in the same pass also write the network's next input.
 
-    The coefficients are row `step` of a table, the noise's stream is `stream` + that number. With `step` and `seed`
-    as tensors nothing of a call depends on the step, so that one captured CUDA graph serves them all.
+    The coefficients are row `step` of a table, and the noise's stream is `stream + step`. If `step` and `seed` are
+    tensors, all steps are the same call, so one captured CUDA graph serves them all.
 
     Args:
         I_t: the current image (B, C, H, W), contiguous or channels-last, in float32, bfloat16 or float16.
-            Overwritten by the next one.
+            The next image overwrites it.
         out0, out1, objective, I_in, noise: as in `reverse_step`.
-        table: every step's coefficients, on I_t's device.
-        step: the number of the table's row, or an int64 tensor that holds it, on I_t's device. A number that the
-            table does not have is an error on the CPU and from an int; read on a GPU, it makes the image NaN.
-        seed: to draw the noise from, or an int64 tensor that holds it, on I_t's device.
-        next_input: where the next image is written too, in out0's dtype: of I_t's shape, some of the channels of a
+        table: the coefficients of all steps, on I_t's device.
+        step: the number of the table's row: an int, or an int64 tensor on I_t's device. A number out of range is an
+            error if it is an int or on the CPU; in a GPU's tensor it makes the image NaN.
+        seed: the seed of the noise: an int, or an int64 tensor on I_t's device.
+        next_input: also receives the next image. It has I_t's shape and out0's dtype, and may be some channels of a
             contiguous or channels-last image, such as the first half of the next [I_t, I_in].
-        clean: where the clean image I_0 is written, likewise: what a self-conditioned network is given.
-        impl: "reference", "cpp", "cuda" or "triton"; None takes the best that there is for the device.
+        clean: receives the clean image I_0, which a self-conditioned network is given; laid out like `next_input`.
+        impl: "reference", "cpp", "cuda" or "triton"; None takes the best one available on the device.
 
     Returns:
         I_t, with its new values: those of `reverse_step` with the row's numbers.
 
     Raises:
-        ValueError: shapes, devices, layouts or numbers that do not go together.
-        TypeError: a dtype that is not served.
-        BackendUnavailable: `impl` is not there; the message says why.
-        RuntimeError: a gradient would be needed, and there is none.
+        ValueError: shapes, devices, layouts or numbers that do not fit together.
+        TypeError: an unsupported dtype.
+        BackendUnavailable: `impl` cannot be used here; the message says why.
+        RuntimeError: an argument requires a gradient; the op has none.
     """
     objective = Objective.parse(objective)
     if I_t.dtype == torch.float64:

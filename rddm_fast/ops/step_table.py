@@ -1,4 +1,4 @@
-"""The numbers of a reverse step as a kernel reads them, and tables of all steps."""
+"""The numbers of a reverse step in the order in which kernels read them, and tables of all steps."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ FIELDS = (
     *("alpha_bar", "alpha_bar_minus_1", "beta_bar", "inv_beta_bar", "inv_one_minus_alpha_bar"),
     *("k_t", "k_res", "k_noise", "k_0", "sigma", "offset", "clip_res", "clip_0"),
 )
-"""The order of a row: that of csrc/reverse_step/reverse_step.h's StepCoefficients and of kernels/reverse_step.py."""
+"""The order of a row, which StepCoefficients (csrc/reverse_step/reverse_step.h) and kernels/reverse_step.py share."""
 
 
 def inverse(x: float) -> float:
-    """1 / x as in IEEE arithmetic; Python would raise for 0."""
+    """Return 1 / x as IEEE arithmetic defines it; Python would raise for 0."""
     return 1.0 / x if x else float("inf")
 
 
@@ -33,7 +33,7 @@ def step_numbers(
     clip_res: float,
     clip_0: float,
 ) -> list[float]:
-    """The numbers of a step in the order of FIELDS; the arguments are `reverse_step`'s."""
+    """Return the numbers of a step in the order of FIELDS; the arguments are those of `reverse_step`."""
     read_out = [alpha_bar, alpha_bar - 1.0, beta_bar, inverse(beta_bar), inverse(one_minus_alpha_bar)]
     return [*read_out, k_t, k_res, k_noise, k_0, sigma, offset, clip_res, clip_0]
 
@@ -59,14 +59,15 @@ class StepTable:
         clip_0: float = 1.0,
         device: torch.device | str = "cpu",
     ) -> StepTable:
-        """The table of `steps`.
+        """Make the table of `steps`.
 
         Args:
-            steps: mappings of `reverse_step`'s arguments from alpha_bar to offset, with the same optional ones.
+            steps: one mapping per step, of `reverse_step`'s arguments from alpha_bar to offset; the same are optional.
             clip_res, clip_0: the clamps of all steps.
-            device: where the table is put.
+            device: the table's device.
 
-        Raises ValueError without any step.
+        Raises:
+            ValueError: there is no step.
         """
         defaults = {"sigma": 0.0, "offset": 0.0, "clip_res": clip_res, "clip_0": clip_0}
         found = [step_numbers(**{"one_minus_alpha_bar": 1.0 - step["alpha_bar"], **defaults, **step}) for step in steps]

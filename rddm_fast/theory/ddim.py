@@ -36,17 +36,18 @@ PRESETS: dict[str, dict[str, Any]] = {
     "ddpm": {"form": "ddpm", "variance": "ddim", "eta": 1.0},
     "ddpm_large": {"form": "ddpm", "variance": "large", "eta": 1.0},
 }
-"""Samplers by name, as arguments of `ddim_steps`. "ddpm" has diffusers' variance "fixed_small", "ddpm_large" has
-"fixed_large"."""
+"""Samplers by name, as arguments of `ddim_steps`. "ddpm" has the variance that diffusers calls "fixed_small", and
+"ddpm_large" the one it calls "fixed_large"."""
 
 
 def converted(betas: Tensor) -> Schedule:
-    """The schedule of DDPM's variances b_t, a floating-point tensor (T,), by the coefficient transformation.
+    """Convert DDPM's variances b_t, a floating-point tensor (T,), to a schedule by the coefficient transformation.
 
-    The product a_t is taken in the tensor's own precision. A network trained in float32 saw float32's product, which
-    differs from the exact one by parts in a thousand at t = 0, where 1 - a_t is small.
+    The product a_t is computed in the tensor's own precision. A network trained in float32 saw the float32 product. At
+    t = 0, where 1 - a_t is small, it differs from the exact one by parts in a thousand.
 
-    Raises ValueError for variances outside (0, 1). At 1 no signal is left.
+    Raises:
+        ValueError: a variance outside (0, 1). At 1 no signal would be left.
     """
     if betas.dim() != 1 or not len(betas) or not ((betas > 0) & (betas < 1)).all():
         raise ValueError("DDPM's variances (betas) must be a table of numbers above 0 and below 1")
@@ -67,13 +68,15 @@ def ddim_steps(
     fixed_stride: bool = False,
     readjusted: Schedule | None = None,
 ) -> list[Step]:
-    """The reverse steps of a noise network (objective "pred_noise", I_in = 0), for `ResidualDiffusion.sample(steps=)`.
+    """Make the reverse steps of a noise network (objective "pred_noise", I_in = 0), for `sample(steps=)`.
+
+    The last step adds no noise to the clean image.
 
     Args:
         schedule: the coefficients that the network was trained with.
         count: number of steps.
         eta: stochasticity, 0 to 1. It multiplies the variance of "rddm", and the standard deviation of the others.
-        form: the quantities that the step is made of. All forms agree until a clamp is active.
+        form: the quantities that the step combines. All forms agree until a clamp is active.
             "rddm": I_t - Delta alpha_bar I_res - (beta_bar_t - sqrt(beta_bar_s^2 - sigma^2)) epsilon, with the residual
             clamped. "ddim": sqrt(a_s) I_0 + sqrt(1 - a_s - sigma^2) epsilon, with the clean image clamped. "ddpm", for
             eta = 1: the posterior's mean of I_t and the clamped clean image.
@@ -81,15 +84,13 @@ def ddim_steps(
             "rddm" (sum-constrained): eta (beta_bar_t^2 - beta_bar_s^2) beta_bar_s^2 / beta_bar_t^2. "ddim": eta^2 times
             the same without eta, divided by a_s; at eta = 1 it is DDPM's smaller variance. "large": the mean of "ddim"
             with DDPM's larger variance, 1 - a_t / a_s.
-        spacing: the indices visited: RDDM's, or as diffusers names them.
+        spacing: the rule for the indices visited: "rddm", or one of diffusers' names.
         steps_offset: added to the indices of "leading".
-        set_alpha_to_one: the last step leads to the clean image; otherwise to the noise level of index 0.
-        fixed_stride: each step leads to t - T // count, as in diffusers' DDIMScheduler, even where "linspace" visits
+        set_alpha_to_one: if true the last step leads to the clean image, otherwise to the noise level of index 0.
+        fixed_stride: each step leads to t - T // count, as in diffusers' DDIMScheduler, even if "linspace" visits
             another index next.
-        readjusted: another schedule whose alpha_bar the image follows, without training again. The read-out of the
+        readjusted: another schedule whose alpha_bar the image follows, without retraining. The read-out of the
             residual still divides by the trained alpha_bar. Only in the form "rddm".
-
-    The last step adds no noise to the clean image.
 
     Raises:
         ValueError: an unknown name, a count or an index out of range, or a variance or form of DDIM or DDPM for a
@@ -154,12 +155,12 @@ def _step(
 
 
 def is_converted(schedule: Schedule) -> bool:
-    """Whether the schedule is one of DDPM's: beta_bar_t^2 = 1 - (1 - alpha_bar_t)^2 for every t."""
+    """Return whether the schedule is one of DDPM's: beta_bar_t^2 = 1 - (1 - alpha_bar_t)^2 for every t."""
     return bool(np.allclose(schedule.beta_bar**2, 1 - (1 - schedule.alpha_bar) ** 2, rtol=0, atol=1e-6))
 
 
 def _indices(timesteps: int, count: int, spacing: str, steps_offset: int) -> list[int]:
-    """The indices visited, downwards, and -1 after them."""
+    """Return the indices visited, in descending order, followed by -1."""
     indices = step_indices(timesteps, count)  # the error for a count that is out of range, too
     if spacing == "rddm":
         return indices

@@ -1,4 +1,4 @@
-"""The families of schedules: from a recipe, a JSON object, to the increments and coefficients that it describes."""
+"""The families of schedules: each turns a recipe, a JSON object, into the coefficients that it describes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def increments(
     sum_scale: float = 1.0,
     dtype: torch.dtype = torch.float64,
 ) -> Tensor:
-    """Increments of one coefficient, shape (timesteps,), that sum to `sum_scale`.
+    """Return the increments of one coefficient, shape (timesteps,), which sum to `sum_scale`.
 
     Args:
         timesteps: T, at least 1.
@@ -30,7 +30,8 @@ def increments(
             with ratio a, P(1 - x, a) is "decreased". "triangular" (deraining), i over i = 1..T, which is never 0.
         ratio: the exponent of "power"; "average" and "normal" ignore it.
 
-    Raises ValueError for another shape, form or number of steps.
+    Raises:
+        ValueError: another shape, form or number of steps.
     """
     if shape not in SHAPES:
         raise ValueError(f"unknown schedule shape {shape!r}: choose one of {', '.join(SHAPES)}")
@@ -53,9 +54,9 @@ def increments(
 
 
 def ddim_betas(timesteps: int, beta_schedule: str = "linear", dtype: torch.dtype = torch.float64) -> Tensor:
-    """DDPM's per-step variances b_t, shape (timesteps,), as diffusers names them.
+    """Return DDPM's variances b_t, shape (timesteps,), by diffusers' name of the schedule.
 
-    As in the published code, the range 1e-4 .. 0.02 belongs to 1000 steps and is not rescaled for other numbers.
+    As in the published code, the range 1e-4 .. 0.02 is that of 1000 steps and is not rescaled for other numbers.
     """
     if beta_schedule == "linear":
         return torch.linspace(1e-4, 0.02, timesteps, dtype=dtype)

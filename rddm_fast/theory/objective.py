@@ -1,11 +1,11 @@
-"""What a network predicts, and how the residual, the noise and the clean image follow from its outputs.
+"""Objectives: what a network predicts, and how residual, noise and clean image follow from its outputs.
 
 RDDM (Liu et al., CVPR 2024) splits diffusion in two: with I_res = I_in - I_0,
 
     I_t = I_0 + alpha_bar_t * I_res + beta_bar_t * epsilon                      (paper, eq. 7)
 
-so one or two of (I_res, epsilon, I_0) determine the rest. An `Objective` names the ones that the network predicts. The
-published code spells the table below as an if-chain; here it is data.
+so one or two of (I_res, epsilon, I_0) determine the rest. An `Objective` names the ones that the network predicts. In
+the published code this table is a chain of ifs; here it is data.
 
 | objective            | out0  | out1             | residual            | noise               | clean image            |
 |----------------------|-------|------------------|---------------------|---------------------|------------------------|
@@ -31,7 +31,7 @@ from torch import Tensor
 
 
 class Objective(IntEnum):
-    """The meaning of the network's outputs. The compiled kernels switch on the integers."""
+    """The meaning of the network's outputs. The compiled kernels branch on the integers."""
 
     pred_res_noise = 0
     pred_res_add_noise = 1
@@ -43,7 +43,7 @@ class Objective(IntEnum):
 
     @classmethod
     def parse(cls, name: Objective | str | int) -> Objective:
-        """The objective of this name or code; ValueError with the choices for an unknown name."""
+        """Return the objective of this name or code. Raises ValueError, with the choices, for an unknown name."""
         if isinstance(name, str):
             if name not in _NAMED:
                 raise ValueError(f"unknown objective {name!r}: choose one of {', '.join(_NAMED)}")
@@ -52,7 +52,7 @@ class Objective(IntEnum):
 
     @property
     def outputs(self) -> int:
-        """How many images the network returns: 1 or 2."""
+        """Number of images that the network returns: 1 or 2."""
         return 2 if self <= Objective.pred_x0_add_noise else 1
 
     @property
@@ -83,10 +83,13 @@ class Prediction(NamedTuple):
 
 
 def at_test(objective: Objective | str, test_res_or_noise: str | None) -> tuple[Objective, tuple[int, ...]]:
-    """How the published `test_res_or_noise` changes the read-out of a two-network model.
+    """Apply the published `test_res_or_noise`, which changes the read-out of a two-network model.
 
-    Returns the objective to read out with, and the numbers of the outputs that it takes, in order. Raises ValueError
-    for a mode that the objective does not have.
+    Returns:
+        The objective to read out with, and the numbers of the outputs that it takes, in order.
+
+    Raises:
+        ValueError: a mode that the objective does not have.
     """
     objective = Objective.parse(objective)
     both = tuple(range(objective.outputs))
@@ -145,13 +148,13 @@ def read_out(
     clip_res: float = 1.0,
     clip_0: float = 1.0,
 ) -> Prediction:
-    """Residual, noise and clean image from the network's outputs, in the published order with the published clamps.
+    """Read residual, noise and clean image out of the network's outputs, in the published order and clamps.
 
     Args:
         I_t, out0, out1, I_in: images in [-1, 1] of one shape; `out1` is None for objectives with one output.
         alpha_bar, beta_bar, one_minus_alpha_bar: floats, or tensors that broadcast against the images.
-        clip_res, clip_0: half-widths of the clamps; `math.inf` for none. The published code clamps the residual to 1
-            although it ranges over [-2, 2]. So 1 is the default; 2 loses nothing.
+        clip_res, clip_0: half-widths of the clamps; `math.inf` for none. The residual ranges over [-2, 2], yet the
+            published code clamps it to 1. So 1 is the default; 2 loses nothing.
     """
 
     def clamp(x: Tensor, limit: float) -> Tensor:
@@ -177,7 +180,7 @@ def read_out(
 
 
 def targets(objective: Objective, I_0: Tensor, I_res: Tensor, epsilon: Tensor) -> tuple[Tensor, ...]:
-    """The training targets of the outputs, unclamped: one tensor per output."""
+    """Return the training targets of the outputs, unclamped: one tensor per output."""
     if objective is Objective.pred_noise:
         return (epsilon,)
     first = I_0 if objective.x0_known else I_res
@@ -187,19 +190,19 @@ def targets(objective: Objective, I_0: Tensor, I_res: Tensor, epsilon: Tensor) -
 
 
 def stacked(outputs: Tensor | list[Tensor] | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """A network's outputs as a tuple, whether it returned one tensor or several."""
+    """Return a network's outputs as a tuple, whether it returned one tensor or several."""
     return (outputs,) if isinstance(outputs, torch.Tensor) else tuple(outputs)
 
 
 AUTO = "auto"
-"""The name of an objective that AOSA is still to choose."""
+"""The name of an objective that AOSA has not chosen yet."""
 
 THRESHOLD = 0.01
 """The distance of alpha_res from 1/2 at which AOSA decides."""
 
 
 def decision(alpha_res: Tensor | float) -> Objective | None:
-    """The objective that a value of alpha_res stands for: pred_res, pred_noise, or None within THRESHOLD of 1/2."""
+    """Return the objective that `alpha_res` stands for: pred_res, pred_noise, or None within THRESHOLD of 1/2."""
     w = float(alpha_res.detach()) if isinstance(alpha_res, Tensor) else alpha_res
     if abs(w - 0.5) < THRESHOLD:
         return None

@@ -2,9 +2,9 @@
 
     I_t = I_0 + alpha_bar_t * I_res + beta_bar_t * epsilon          (RDDM, eq. 7)
 
-alpha_bar_t is the cumulative sum of the residual increments alpha_t, beta_bar_t the root of the cumulative
-sum of the noise-variance increments beta_t^2. Index t = 0 .. T-1 stands for the paper's step t + 1; "before
-the first step" (index -1) is the clean image, where both are 0.
+alpha_bar_t is the cumulative sum of the residual increments alpha_t. beta_bar_t is the root of the cumulative
+sum of the noise-variance increments beta_t^2. Index t = 0 .. T-1 is the paper's step t + 1. Index -1 is the clean
+image, where both are 0.
 
 A `Schedule` is two tables and the recipe that made them (`theory.families`). A model's JSON holds the recipe, the
 sampler reads the tables as Python floats, and `buffers()` makes the tensors that the published class registers.
@@ -35,10 +35,10 @@ BUFFER_NAMES = (
     "posterior_variance",
     "posterior_log_variance_clipped",
 )
-"""The published class's buffers, in the order it registers them."""
+"""The buffers of the published class, in the order in which it registers them."""
 
 LAST_ONE_MINUS_ALPHA_BAR = 1e-6
-"""The published floor under 1 - alpha_bar at the last index, where SM-N divides by it."""
+"""The published value of 1 - alpha_bar at the last index. SM-N divides by it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +47,8 @@ class Schedule:
 
     `sum_scale` is the variance of the noise that sampling starts from; in the summed families it is beta_bar_T^2.
 
-    Raises ValueError for tables of different lengths, and for tables that decrease.
+    Raises:
+        ValueError: tables of different lengths, or a table that decreases.
     """
 
     alpha_bar: np.ndarray
@@ -67,7 +68,7 @@ class Schedule:
 
     @classmethod
     def from_recipe(cls, recipe: dict[str, Any]) -> Schedule:
-        """The schedule of a recipe (a JSON object, as in a model's config); ValueError for an unknown family."""
+        """Make the schedule of a recipe, a JSON object in a model's config. Raises ValueError for an unknown family."""
         family = recipe.get("family")
         if family not in FAMILIES:
             raise ValueError(f"unknown schedule family {family!r}: choose one of {', '.join(FAMILIES)}")
@@ -82,7 +83,7 @@ class Schedule:
         alpha: str = "decreased",
         beta2: str = "increased",
     ) -> Schedule:
-        """The deraining experiment's schedule: alpha_t ~ T - t, beta_t^2 ~ t + 1."""
+        """Make the deraining experiment's schedule: alpha_t ~ T - t, beta_t^2 ~ t + 1."""
         return cls.from_recipe(
             {
                 "family": "triangular",
@@ -102,7 +103,7 @@ class Schedule:
         alpha: tuple[str, float] = ("decreased", 1.0),
         beta2: tuple[str, float] = ("increased", 1.0),
     ) -> Schedule:
-        """The later experiments' schedule: P(1-x, a) for alpha, P(x, a) for beta^2, each (shape, ratio)."""
+        """Make the later experiments' schedule: P(1-x, a) for alpha, P(x, a) for beta^2, each (shape, ratio)."""
         return cls.from_recipe(
             {
                 "family": "power",
@@ -123,11 +124,11 @@ class Schedule:
         alpha: tuple[str, float] | None = None,
         boundary: str = "train",
     ) -> Schedule:
-        """A DDPM/DDIM schedule by the coefficient transformation alpha_bar = 1 - sqrt(a), beta_bar = sqrt(1 - a).
+        """Convert a DDPM/DDIM schedule: alpha_bar = 1 - sqrt(a), beta_bar = sqrt(1 - a).
 
         `alpha=(shape, ratio)` re-adjusts alpha_bar alone to a power curve, as the paper does without retraining.
-        `boundary` says how the first increment is registered: "train" as the published constructor does (0),
-        "test" as its `init()` does (a copy of the second); it changes no cumulative table.
+        `boundary` is the published first increment: "train" is 0, as in the constructor, "test" is a copy of the
+        second, as in `init()`. The cumulative tables are the same for both.
         """
         if boundary not in ("train", "test"):
             raise ValueError(f"boundary is 'train' or 'test', not {boundary!r}")
@@ -146,7 +147,7 @@ class Schedule:
     def resshift(
         cls, timesteps: int = 15, kappa: float = 2.0, power: float = 0.3, min_noise_level: float = 0.04
     ) -> Schedule:
-        """ResShift as an RDDM schedule: alpha_bar = eta_t, beta_bar = kappa sqrt(eta_t)."""
+        """Make ResShift's schedule (Yue et al., 2023): alpha_bar = eta_t, beta_bar = kappa sqrt(eta_t)."""
         return cls.from_recipe(
             {
                 "family": "resshift",
@@ -160,7 +161,10 @@ class Schedule:
 
     @classmethod
     def ir_sde(cls, timesteps: int = 100, max_sigma: float = 10.0, eps: float = 0.005) -> Schedule:
-        """IR-SDE with a constant theta: alpha_bar = 1 - exp(-theta_bar), variance lambda^2 (1 - exp(-2 theta_bar))."""
+        """Make IR-SDE's schedule (Luo et al., 2023) for a constant theta.
+
+        alpha_bar = 1 - exp(-theta_bar), and the variance is lambda^2 (1 - exp(-2 theta_bar)).
+        """
         sum_scale = (2 * max_sigma / 255) ** 2 * (1 - eps**2)
         return cls.from_recipe(
             {
@@ -174,12 +178,12 @@ class Schedule:
 
     @classmethod
     def straight(cls, timesteps: int = 1000, sum_scale: float = 1.0) -> Schedule:
-        """alpha_bar = t, beta_bar = t sqrt(sum_scale): a rectified-flow path; sum_scale=0 is Cold Diffusion's blend."""
+        """Make alpha_bar = t, beta_bar = t sqrt(sum_scale): rectified flow; Cold Diffusion's blend for sum_scale=0."""
         return cls.from_recipe({"family": "straight", "timesteps": timesteps, "sum_scale": sum_scale})
 
     @classmethod
     def from_tables(cls, alpha_bar: Any, beta_bar: Any, sum_scale: float | None = None) -> Schedule:
-        """A schedule from its two tables, for instance from a published checkpoint's buffers."""
+        """Make a schedule from its two tables, for instance from a published checkpoint's buffers."""
         a, b = (np.asarray(x, dtype=np.float64).copy() for x in (alpha_bar, beta_bar))
         return cls(
             a, b, float(b[-1] ** 2 if sum_scale is None else sum_scale), {"family": "tables", "timesteps": len(a)}
@@ -192,29 +196,28 @@ class Schedule:
         return len(self.alpha_bar)
 
     def alpha_bar_at(self, t: int) -> float:
-        """alpha_bar_t; 0 at t = -1, the clean image."""
+        """Return alpha_bar_t; 0 at t = -1, the clean image."""
         return 0.0 if t < 0 else float(self.alpha_bar[t])
 
     def beta_bar_at(self, t: int) -> float:
-        """beta_bar_t; 0 at t = -1, the clean image."""
+        """Return beta_bar_t; 0 at t = -1, the clean image."""
         return 0.0 if t < 0 else float(self.beta_bar[t])
 
     def one_minus_alpha_bar_at(self, t: int) -> float:
-        """1 - alpha_bar_t, which SM-N divides by.
+        """Return 1 - alpha_bar_t, by which SM-N divides.
 
-        At the last index it is the published 1e-6 whatever the schedule; elsewhere it is at least that, where
-        the published buffer may be exactly 0.
+        At the last index it is the published 1e-6 for every schedule. Elsewhere it is at least 1e-6, although the
+        published buffer may be exactly 0 there.
         """
         if t == self.timesteps - 1:
             return LAST_ONE_MINUS_ALPHA_BAR
         return max(1.0 - self.alpha_bar_at(t), LAST_ONE_MINUS_ALPHA_BAR)
 
     def buffers(self) -> dict[str, Tensor]:
-        """The published class's twelve buffers, float32, shape (T,), in its order.
+        """Make the twelve buffers of the published class, float32, shape (T,), in its order.
 
-        They are computed in the precision in which the published code computes them (float64 for the
-        triangular form, float32 for the others), because their differences of near-equal numbers keep few
-        digits in float32 and a checkpoint holds those few.
+        They are computed in the published code's precision: float64 for the triangular form, float32 for the others.
+        Some are differences of nearly equal numbers, of which float32 keeps few digits; checkpoints hold those.
         """
         family = self.recipe.get("family")
         dtype = torch.float32 if family in ("power", "ddim") else torch.float64

@@ -1,6 +1,6 @@
 """Reverse steps: a sampler is a list of `Step`s, whose coefficients are Python floats in float64.
 
-Every step is one linear form, so one fused kernel, `ops.reverse_step`, serves every sampler:
+Every step is a linear form, so one fused kernel, `ops.reverse_step`, serves every sampler:
 
     I_s = k_t I_t + k_res I_res + k_noise epsilon + k_0 I_0 + sigma z
 
@@ -45,12 +45,12 @@ class Step:
 
     @property
     def numbers(self) -> dict[str, Any]:
-        """The keyword arguments of `ops.reverse_step`, which are also a row of `ops.StepTable`."""
+        """Return the keyword arguments of `ops.reverse_step`. They are also a row of `ops.StepTable`."""
         return {name: getattr(self, name) for name in _NUMBERS}
 
     @property
     def to_clean(self) -> Step:
-        """The step from `t` straight to the clean image."""
+        """Return the step from `t` straight to the clean image."""
         return replace(self, s=-1, k_t=0.0, k_res=0.0, k_noise=0.0, k_0=1.0, sigma=0.0, draws=False)
 
 
@@ -58,10 +58,13 @@ _NUMBERS = ("alpha_bar", "beta_bar", "one_minus_alpha_bar", "k_t", "k_res", "k_n
 
 
 def step_indices(timesteps: int, sampling_timesteps: int, *, exact: bool = False) -> list[int]:
-    """The indices visited, from T - 1 down to -1: `sampling_timesteps + 1` of them.
+    """Return the `sampling_timesteps + 1` indices visited, from T - 1 down to -1.
 
     The published code rounds a float32 linspace, so for some counts an index is one lower than exact arithmetic gives.
-    `exact=True` uses exact arithmetic. Raises ValueError for a count outside 1 to T.
+    `exact=True` uses exact arithmetic.
+
+    Raises:
+        ValueError: a count outside 1 to T.
     """
     if not 1 <= sampling_timesteps <= timesteps:
         raise ValueError(
@@ -81,7 +84,7 @@ def check_eta(eta: float) -> None:
 
 
 def few_steps(schedule: Schedule, sampling_timesteps: int, eta: float = 0.0, *, exact: bool = False) -> list[Step]:
-    """The generalised sampler (RDDM, eq. 13 and its DDIM-like form).
+    """Make the steps of the generalised sampler (RDDM, eq. 13 and its DDIM-like form).
 
     With Delta alpha_bar = alpha_bar_t - alpha_bar_s and sigma^2 = eta (beta_bar_t^2 - beta_bar_s^2)
     beta_bar_s^2 / beta_bar_t^2:
@@ -89,7 +92,10 @@ def few_steps(schedule: Schedule, sampling_timesteps: int, eta: float = 0.0, *, 
         I_s = I_t - Delta alpha_bar I_res - (beta_bar_t - sqrt(beta_bar_s^2 - sigma^2)) epsilon + sigma z
 
     The last step takes the clean image. eta = 0 is deterministic, eta = 1 samples the posterior. eta multiplies the
-    variance; DDIM's eta multiplies the standard deviation. Raises ValueError for a count or an eta out of range.
+    variance; DDIM's eta multiplies the standard deviation.
+
+    Raises:
+        ValueError: a count or an eta out of range.
     """
     check_eta(eta)
     indices = step_indices(schedule.timesteps, sampling_timesteps, exact=exact)
@@ -99,7 +105,7 @@ def few_steps(schedule: Schedule, sampling_timesteps: int, eta: float = 0.0, *, 
 def _generalised(schedule: Schedule, t: int, s: int, eta: float) -> Step:
     alpha_bar, beta_bar = schedule.alpha_bar_at(t), schedule.beta_bar_at(t)
     one_minus = schedule.one_minus_alpha_bar_at(t)
-    if s < 0:  # the last step: take the clean image
+    if s < 0:  # the last step takes the clean image
         return Step(t, s, alpha_bar, beta_bar, one_minus, 0.0, 0.0, 0.0, 1.0, 0.0, draws=False)
     variance_s, variance_t = schedule.beta_bar_at(s) ** 2, beta_bar**2
     sigma2 = eta * (variance_t - variance_s) * variance_s / variance_t if variance_t else 0.0
@@ -119,9 +125,9 @@ def _generalised(schedule: Schedule, t: int, s: int, eta: float) -> Step:
 
 
 def ancestral_steps(schedule: Schedule) -> list[Step]:
-    """The full-length sampler: it visits every index and draws from the posterior q(I_{t-1} | I_t, I_0, I_res).
+    """Make the steps of the full-length sampler, which visits every index and draws from q(I_{t-1} | I_t, I_0, I_res).
 
-    Its mean is c1 I_t + c2 I_res + c3 I_0 and its variance v, from the published buffers (RDDM, appendix A).
+    The posterior's mean is c1 I_t + c2 I_res + c3 I_0, its variance v, from the published buffers (RDDM, appendix A).
     """
     table = {name: values.double().tolist() for name, values in schedule.buffers().items()}
 
@@ -149,7 +155,7 @@ ORDERS = ("together", "residual_first", "noise_first")
 
 
 def path(schedule: Schedule, count: int, order: str = "together") -> list[Step]:
-    """A path of (alpha_bar, beta_bar) down to (0, 0) over `count` indices of `schedule` (RDDM, section 4).
+    """Make the steps of a path of (alpha_bar, beta_bar) to (0, 0) over `count` indices of `schedule` (RDDM, section 4).
 
     Args:
         order: "together" moves both coefficients, in `count` steps of two network calls. "residual_first" and
@@ -157,7 +163,8 @@ def path(schedule: Schedule, count: int, order: str = "together") -> list[Step]:
 
     A step's `alpha_bar` and `beta_bar` belong to the image that the step starts from; the networks see them as times.
 
-    Raises ValueError for an unknown order, and for a count that the schedule does not have.
+    Raises:
+        ValueError: an unknown order, or a count outside 1 to T.
     """
     if order not in ORDERS:
         raise ValueError(f"order is {order!r}: choose one of {', '.join(ORDERS)}")
@@ -190,10 +197,10 @@ def path(schedule: Schedule, count: int, order: str = "together") -> list[Step]:
 
 
 def two_pass(steps: Sequence[Step]) -> list[Step]:
-    """The loop of the published path-independent experiment: a pass for the residual, then a pass for the noise.
+    """Make the steps of the published path-independent experiment: a pass for the residual, then one for the noise.
 
-    Both networks are evaluated at every step, at coefficients that the second pass's image no longer has, and each pass
-    ends by taking the clean image. Unlike `path`, it does not recover I_0 from exact predictions. It exists to give the
-    published code's images.
+    Both networks are evaluated at every step, in the second pass at coefficients that its image no longer has, and each
+    pass ends by taking the clean image. Unlike `path`, it does not recover I_0 from exact predictions. It exists to
+    reproduce the published images.
     """
     return [replace(step, k_noise=0.0) for step in steps] + [replace(step, k_res=0.0) for step in steps]
