@@ -1,4 +1,4 @@
-"""Noise networks, such as DDPM's, as models that RDDM's sampler samples."""
+"""Noise networks, such as DDPM's, as models for RDDM's sampler."""
 
 from __future__ import annotations
 
@@ -40,12 +40,13 @@ class NoiseDiffusion(ResidualDiffusion):
     Args:
         network: called with (B, C, H, W) in [-1, 1] and indices (B,), returns the noise.
         schedule: the coefficients that it was trained with: `Schedule.from_ddim`, or `theory.ddim.converted`.
-        channels, image_size: channels of an image, and its side in pixels.
+        channels, image_size: number of channels of an image, and its height and width in pixels.
         sampling_timesteps, eta: number of steps of `sample`, and their stochasticity.
         clip: half-width of the clean image's clamp, and so of the residual's; None for no clamp.
         options: arguments of `ddim_steps`, for instance `form` and `spacing`.
 
-    Raises ValueError for steps or options that `ddim_steps` refuses.
+    Raises:
+        ValueError: steps or options that `ddim_steps` refuses.
     """
 
     def __init__(
@@ -72,9 +73,9 @@ class NoiseDiffusion(ResidualDiffusion):
             clip_res=limit,
         )
         self.clip_0 = limit
-        self.steps()  # a bad option is an error here, not when sampling
+        self.steps()  # A bad option raises here, not when sampling.
 
     def steps(self, sampling_timesteps: int | None = None, eta: float | None = None) -> list[Step]:
-        """`ddim_steps` with this model's options."""
+        """Return the reverse steps: `ddim_steps` with this model's options."""
         count = self.sampling_timesteps if sampling_timesteps is None else sampling_timesteps
         return ddim_steps(self.schedule, count, self.eta if eta is None else eta, **self.options)

@@ -22,7 +22,7 @@ SCHEDULES = ("trained", "ddim", "power", "average", "readjusted")
 
 @dataclass(frozen=True, eq=False)
 class PathRow:
-    """The images (N, C, H, W) in [0, 1] that the figure's seed becomes under one schedule and order."""
+    """A row of the figure: the images (N, C, H, W) in [0, 1] that its seed becomes under one schedule and order."""
 
     schedule: str
     order: str
@@ -30,7 +30,7 @@ class PathRow:
 
 
 def schedule_named(name: str, diffusion: ResidualDiffusion) -> Schedule:
-    """The schedule of this name, with the steps and the noise that the model was trained with.
+    """Make the schedule of this name, with the number of steps and the noise of the model's training.
 
     "trained" is the model's own, "ddim" DDIM's linear one, "power" P(1-x, 1) and P(x, 1), "average" equal increments,
     "readjusted" DDIM's with alpha_bar from P(1-x, 0.3). Raises ValueError for another name.
@@ -56,7 +56,7 @@ def path_rows(
     count: int = 8,
     seed: int = 0,
 ) -> list[PathRow]:
-    """One row of `count` generated images per schedule and order, all from the noise of `seed`."""
+    """Generate one row of `count` images per schedule and order, all from the noise of `seed`."""
     rows = []
     for name in schedules:
         for order in orders:
@@ -68,10 +68,10 @@ def path_rows(
 
 
 def distances(rows: Sequence[PathRow]) -> tuple[float, float]:
-    """Root mean square distances: between one seed's images on different paths, and between seeds on one path.
+    """Return two root mean square distances: between paths of one seed, and between seeds on one path.
 
-    The smaller the first is against the second, the less the path matters. Raises ValueError for fewer than two rows or
-    two images.
+    The smaller the first is in relation to the second, the less the path matters. Raises ValueError for fewer than two
+    rows or two images.
     """
     if len(rows) < 2 or len(rows[0].images) < 2:
         raise ValueError("distances are between at least two paths and two seeds: draw more rows or images")
@@ -80,7 +80,7 @@ def distances(rows: Sequence[PathRow]) -> tuple[float, float]:
 
 
 def _apart(images: Tensor) -> float:
-    """Between all pairs along the first axis."""
+    """Return the root mean square distance of all pairs along the first axis."""
     first, second = torch.triu_indices(len(images), len(images), 1)
     return float((images[first] - images[second]).square().mean().sqrt())
 

@@ -1,8 +1,8 @@
 """Partially path-independent generation: the residual first, the noise first, or both together, under any schedule.
 
-If the residual network sees alpha_bar_t T alone and the noise network beta_bar_t T alone, and neither depends on the
-other's coefficient, then dI = I_res d alpha_bar + epsilon d beta_bar leads along every monotone path of (alpha_bar,
-beta_bar) to nearly the same image (RDDM, section 4). A path is a list of `Step`s, like every sampler:
+Let the residual network see only alpha_bar_t T and the noise network only beta_bar_t T, and let neither depend on the
+other's coefficient. Then dI = I_res d alpha_bar + epsilon d beta_bar leads to nearly the same image along every
+monotone path of (alpha_bar, beta_bar) (RDDM, section 4). A path is a list of `Step`s, like every sampler:
 
     images = sample_along(diffusion, path(diffusion.schedule, 10, "residual_first"), batch_size=4)[-1]
 """
@@ -36,15 +36,15 @@ def sample_along(
 
     Args:
         steps: from `theory.steps.path`.
-        I_in, mask, options: as in `ResidualDiffusion.sample`: batch_size, generator, draws, every_step, callback,
+        I_in, mask, options: those of `ResidualDiffusion.sample`: batch_size, generator, draws, every_step, callback,
             progress.
 
     Returns:
         The images of `ResidualDiffusion.sample`, in [0, 1].
 
     Raises:
-        ValueError: the model is not path-independent, its objective is not pred_res_noise, or the path starts at
-            another beta_bar than the model was trained up to.
+        ValueError: the model is not path-independent, its objective is not pred_res_noise, or the path does not start
+            at the largest beta_bar of the training.
     """
     if not diffusion.path_independent or diffusion.objective is not Objective.pred_res_noise:
         kind = f"path_independent={diffusion.path_independent}, objective {diffusion.objective.name}"

@@ -1,6 +1,6 @@
-"""`ResidualDiffusion`: a network, a schedule and an objective, and what RDDM does with them.
+"""`ResidualDiffusion`: RDDM's training and sampling with a network, a schedule and an objective.
 
-This is the readable reference. Images enter and leave in [0, 1] where users call (`sample`), and are in [-1, 1] inside.
+This is the readable reference. `sample` takes and returns images in [0, 1]; all other methods work in [-1, 1].
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ LOSSES = {"l1": F.l1_loss, "l2": F.mse_loss}
 
 
 def _adopt_coefficients(module: nn.Module, _keys: Any) -> None:
-    """After loading a state dict, sample with the coefficients in it: they are those of training."""
+    """After a state dict is loaded, sample with its coefficients: those of the training."""
     assert isinstance(module, ResidualDiffusion)
     tables = module.alphas_cumsum.double().cpu(), module.betas_cumsum.double().cpu()
     ours = module.schedule.alpha_bar, module.schedule.beta_bar
@@ -39,9 +39,9 @@ class ResidualDiffusion(nn.Module):
     Args:
         model: the networks, called with the concatenated input, their times and the self-condition.
         schedule: alpha_bar and beta_bar.
-        objective: what the network's outputs are (see `theory.objective`).
-        condition: restore: sampling starts from the degraded image, and the network sees it.
-        input_condition: the network sees one more image (a shadow mask, for example).
+        objective: what the network's outputs mean (see `theory.objective`).
+        condition: the model restores: sampling starts from the degraded image, and the network sees it.
+        input_condition: the network also sees another image, for example a shadow mask.
         input_condition_mask: that image stays in [0, 1]; otherwise it is mapped to [-1, 1].
         img_to_img_translation: sampling starts from the degraded image, but the network does not see it.
         path_independent: the networks see alpha_bar_t T and beta_bar_t T as their times instead of t.
@@ -50,9 +50,10 @@ class ResidualDiffusion(nn.Module):
         sampling_timesteps: number of steps of `sample`; None for T, the ancestral sampler.
         eta: stochasticity of the few-step sampler, 0 to 1.
         clip_res: half-width of the residual's clamp. The published 1 is the default, although residuals span [-2, 2].
-        image_size: side of a generated image in pixels; restoration takes the input's size.
+        image_size: height and width of a generated image in pixels; a restored one has the input's size.
 
-    Raises ValueError for settings that do not fit the model or the schedule.
+    Raises:
+        ValueError: settings that do not fit the model or the schedule.
     """
 
     clip_0 = 1.0
@@ -103,7 +104,7 @@ class ResidualDiffusion(nn.Module):
         for name, values in schedule.buffers().items():
             self.register_buffer(name, values)
         self.register_load_state_dict_post_hook(_adopt_coefficients)
-        # A bad number of steps is an error here, not when sampling.
+        # A bad number of steps raises here, not when sampling.
         step_indices(schedule.timesteps, self.sampling_timesteps)
         if self.sampling_timesteps < schedule.timesteps:  # the ancestral sampler has no eta
             check_eta(eta)
@@ -123,7 +124,7 @@ class ResidualDiffusion(nn.Module):
 
     @property
     def channels(self) -> int:
-        """Channels of an image."""
+        """Number of channels of an image."""
         return self.model.channels  # type: ignore[return-value]
 
     @property
@@ -134,7 +135,7 @@ class ResidualDiffusion(nn.Module):
     # -- what the network is given ------------------------------------------------------------------------
 
     def network_times(self, t: Tensor) -> Tensor | list[Tensor]:
-        """The networks' times for indices `t` (B,): t, or [alpha_bar_t T, beta_bar_t T] where path-independent."""
+        """Return the networks' times for indices `t` (B,): t, or [alpha_bar_t T, beta_bar_t T] if path-independent."""
         if not self.path_independent:
             return t
         residual, noise = (self.alphas_cumsum[t] * self.num_timesteps, self.betas_cumsum[t] * self.num_timesteps)
@@ -143,12 +144,12 @@ class ResidualDiffusion(nn.Module):
         return [residual, noise]
 
     def network_input(self, I_t: Tensor, I_in: Tensor | None, mask: Tensor | None) -> Tensor:
-        """[I_t, I_in, mask] along the channels, as far as the model takes them; each (B, C, H, W)."""
+        """Concatenate [I_t, I_in, mask] along the channels, as far as the model takes them; each (B, C, H, W)."""
         parts = [I_t, *self.constant_input(I_in, mask)]
         return torch.cat(parts, dim=1) if len(parts) > 1 else I_t
 
     def constant_input(self, I_in: Tensor | None, mask: Tensor | None) -> list[Tensor]:
-        """The part of the network's input that no step changes: [I_in, mask], as far as the model takes them."""
+        """Concatenate the inputs that no step changes, [I_in, mask], as far as the model takes them."""
         parts = []
         if self.condition and not self.img_to_img_translation:
             if I_in is None:
@@ -169,10 +170,10 @@ class ResidualDiffusion(nn.Module):
         x_self_cond: Tensor | None = None,
         only: tuple[int, ...] | None = None,
     ) -> tuple[Tensor, ...]:
-        """The network's raw outputs at indices `t` (B,): those numbered in `only`, by default the objective's."""
+        """Return the network's raw outputs at indices `t` (B,): those numbered in `only`, by default all it needs."""
         wanted = tuple(range(self.objective.outputs)) if only is None else only
         x, times = self.network_input(I_t, I_in, mask), self.network_times(t)
-        if hasattr(self.model, "members"):  # several networks: evaluate the wanted ones alone
+        if hasattr(self.model, "members"):  # Several networks: evaluate only those wanted.
             return tuple(self.model(x, times, x_self_cond, only=wanted))
         results = stacked(self.model(x, times, x_self_cond))
         return tuple(results[i] for i in wanted)
@@ -183,7 +184,7 @@ class ResidualDiffusion(nn.Module):
         return getattr(self, name)[t][:, None, None, None]
 
     def q_sample(self, I_0: Tensor, I_res: Tensor, t: Tensor, /, noise: Tensor | None = None) -> Tensor:
-        """I_t = I_0 + alpha_bar_t I_res + beta_bar_t epsilon; images (B, C, H, W), `t` (B,) (RDDM, eq. 7)."""
+        """Return I_t = I_0 + alpha_bar_t I_res + beta_bar_t epsilon (RDDM, eq. 7); images (B, C, H, W), `t` (B,)."""
         noise = torch.randn_like(I_0) if noise is None else noise
         return I_0 + self._at("alphas_cumsum", t) * I_res + self._at("betas_cumsum", t) * noise
 
@@ -196,9 +197,9 @@ class ResidualDiffusion(nn.Module):
         noise: Tensor | None = None,
         x_self_cond: Tensor | None = None,
     ) -> list[Tensor]:
-        """One mean loss per output, for images in [-1, 1] and indices `t` (B,) (RDDM, eq. 12).
+        """Return one mean loss per output, for images in [-1, 1] and indices `t` (B,) (RDDM, eq. 12).
 
-        A self-conditioned network sees its own estimate half of the time, unless `x_self_cond` is passed.
+        A self-conditioned network sees its own estimate in half of the calls, unless `x_self_cond` is passed.
         """
         noise = torch.randn_like(I_0) if noise is None else noise
         I_res = -I_0 if I_in is None else I_in - I_0
@@ -211,7 +212,7 @@ class ResidualDiffusion(nn.Module):
         return [LOSSES[self.loss_type](out, target) for out, target in zip(outputs, wanted, strict=True)]
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """`losses`, so that wrappers which intercept the call (DDP, compile) see a training step."""
+        """Return `losses`: DDP and torch.compile intercept `forward`, so a training step must go through it."""
         return self.losses(*args, **kwargs)
 
     def predict(
@@ -223,7 +224,7 @@ class ResidualDiffusion(nn.Module):
         x_self_cond: Tensor | None = None,
         clip: bool = True,
     ) -> Prediction:
-        """Residual, noise and clean image at indices `t` (B,), all (B, C, H, W) in [-1, 1]."""
+        """Predict residual, noise and clean image at indices `t` (B,), all (B, C, H, W) in [-1, 1]."""
         out = self.outputs(I_t, t, I_in, mask, x_self_cond, self.read_outputs)
         return read_out(
             self.read_objective,
@@ -241,7 +242,7 @@ class ResidualDiffusion(nn.Module):
     # -- reverse process ----------------------------------------------------------------------------------
 
     def steps(self, sampling_timesteps: int | None = None, eta: float | None = None) -> list[Step]:
-        """The reverse steps: ancestral for T steps, few-step for fewer. None takes the model's own numbers."""
+        """Make the reverse steps: ancestral for T steps, few-step for fewer. None takes the model's own settings."""
         count = self.sampling_timesteps if sampling_timesteps is None else sampling_timesteps
         if count == self.num_timesteps:
             return ancestral_steps(self.schedule)
@@ -262,7 +263,7 @@ class ResidualDiffusion(nn.Module):
     ) -> Start:
         """Check the input, bring it to this model's device and to [-1, 1], and draw the noisy image I_T.
 
-        The arguments are those of `sample`. Raises TypeError or ValueError for images that the model does not take.
+        The arguments and errors are those of `sample`.
         """
         self._check_input(I_in, mask)
         if I_in is None:
@@ -272,7 +273,7 @@ class ResidualDiffusion(nn.Module):
         if mask is not None:
             mask = mask.to(self.device)
             mask = mask if self.input_condition and self.input_condition_mask else to_signed(mask)
-        needed = 1 + sum(step.draws for step in steps)  # one for I_T
+        needed = 1 + sum(step.draws for step in steps)  # one more for I_T
         draw = noise_source(shape, self.device, needed, generator, draws)
         I_T = draw() if I_in is None else I_in + math.sqrt(self.schedule.sum_scale) * draw()
         images: list[Tensor] = []
@@ -280,7 +281,7 @@ class ResidualDiffusion(nn.Module):
         return Start(I_T, I_in, mask, steps if progress is None else progress(steps), draw, on_step, images)
 
     def walk(self, start: Start) -> Tensor:
-        """From `start` to the clean image, in [-1, 1]; `fast.loop.Loop` does the same faster."""
+        """Walk from `start` to the clean image, in [-1, 1]. `fast.loop.Loop` does the same faster."""
 
         def predict(_number: int, step: Step, I_t: Tensor, x_self_cond: Tensor | None) -> tuple[Tensor, ...]:
             t = torch.full((I_t.shape[0],), step.t, device=I_t.device, dtype=torch.long)
@@ -315,17 +316,18 @@ class ResidualDiffusion(nn.Module):
         Args:
             I_in: the degraded images, (B, C, H, W) in [0, 1], of a model that restores.
             mask: the image of `input_condition`, (B, C, H, W) in [0, 1].
-            sampling_timesteps, eta: override the model's.
-            steps: the reverse steps themselves, instead of those that the two make (`theory.ddim` has others).
+            sampling_timesteps, eta: number and stochasticity of the steps; None takes the model's own.
+            steps: the reverse steps, instead of the two numbers above (`theory.ddim` makes others).
             batch_size: the number of images to generate, 16 by default.
-            generator: of the normal draws; torch's global one if None.
-            draws: the normal draws themselves, in order, instead of a generator.
-            every_step: return the image after every step instead of the last one alone.
-            callback: called after each step as (number, index t, image in [0, 1]).
-            progress: wraps the list of steps, to show how far it is.
+            generator: the generator of the normal draws; torch's global one if None.
+            draws: the normal draws, in order, instead of a generator.
+            every_step: return the image after every step instead of only the last.
+            callback: called after each step with its number, its index t and the image in [0, 1].
+            progress: wraps the list of steps, as tqdm does.
 
         Returns:
-            Images in [0, 1], not clamped; when restoring, the noisy input first, as in the published code.
+            A list of images in [0, 1], not clamped. When restoring, the noisy input comes first, as in the published
+            code.
 
         Raises:
             TypeError: images that are not floating point.

@@ -30,9 +30,10 @@ class ResidualUnets(nn.Module):
     Args:
         dim: width of each network's first stage.
         networks: "two", "one" or "shared".
-        kwargs: of `Unet`.
+        kwargs: the arguments of `Unet`.
 
-    Raises ValueError for another `networks`.
+    Raises:
+        ValueError: another `networks`.
     """
 
     unet0: Unet | SharedUnet
@@ -60,7 +61,7 @@ class ResidualUnets(nn.Module):
 
     @property
     def outputs(self) -> int:
-        """How many images a call returns: 1 or 2."""
+        """Number of images that a call returns: 1 or 2."""
         return 1 if self.networks == "one" else 2
 
     def forward(
@@ -70,7 +71,7 @@ class ResidualUnets(nn.Module):
         x_self_cond: Tensor | None = None,
         only: tuple[int, ...] | None = None,
     ) -> list[Tensor]:
-        """The outputs numbered in `only`, by default all. A network without a wanted output is not evaluated."""
+        """Return the outputs numbered in `only`, by default all. A network without a wanted output is not evaluated."""
         times = time if isinstance(time, (list, tuple)) else (time, time)
         if self.networks == "shared":
             out = self.members[0](x, times[0], x_self_cond)

@@ -13,9 +13,9 @@ from ..theory.objective import Objective
 from ..theory.steps import Step
 
 Predict = Callable[[int, Step, Tensor, "Tensor | None"], Sequence[Tensor]]
-"""The network, for one step: (the step's number, the step, I_t, the last I_0 or None) to its one or two outputs."""
+"""The network at one step: takes the step's number, the step, I_t and the last I_0 or None; returns its outputs."""
 OnStep = Callable[[int, Step, Tensor], None]
-"""What is called after every step: with the step's number, the step and the image."""
+"""Called after every step with the step's number, the step and the image."""
 
 
 def reverse(
@@ -36,10 +36,10 @@ def reverse(
     Args:
         predict: the network.
         I_t: the noisy image, (B, C, H, W) in [-1, 1].
-        steps: from `theory.steps`.
+        steps: the steps, made by `theory.steps`.
         objective: the meaning of the network's outputs.
         I_in: the degraded image, of I_t's shape; None for generation.
-        draw: called with I_t at every step that draws; returns a standard normal draw of its shape.
+        draw: called with I_t at every step that draws; returns standard normal noise of its shape.
         self_condition: pass each step's clean image to the next prediction.
         clip_res, clip_0: half-widths of the clamps of the residual and the clean image.
         on_step: called after every step.
@@ -55,11 +55,11 @@ def reverse(
         out0, *more = predict(i, step, I_t, I_0)
         out1 = more[0] if more else None
 
-        # Keep the clean image for the next question.
+        # Keep the clean image for the next call of the network.
         if self_condition:
             I_0 = reverse_step(I_t, out0, out1, **step.to_clean.numbers, **known)
 
-        # Step from t to s, with fresh noise where the step is stochastic.
+        # Step from t to s, with fresh noise if the step is stochastic.
         I_t = reverse_step(I_t, out0, out1, **step.numbers, **known, noise=draw(I_t) if step.draws else None)
 
         # Show the image.

@@ -1,4 +1,4 @@
-"""Where a sampler starts and how it ends. Every sampler here is three straight pieces:
+"""How a sampler starts and how it ends. Every sampler here has three pieces:
 
     start = diffusion.start(steps, I_in, generator=generator)      # shapes, device, range, the noisy image I_T
     I_0 = diffusion.walk(start)                                    # or fast.loop.Loop, or a path
@@ -20,27 +20,27 @@ from .reverse import OnStep
 
 
 def to_signed(x: Tensor) -> Tensor:
-    """[0, 1] to [-1, 1]."""
+    """Map [0, 1] to [-1, 1]."""
     return x * 2 - 1
 
 
 def to_unit(x: Tensor) -> Tensor:
-    """[-1, 1] to [0, 1]."""
+    """Map [-1, 1] to [0, 1]."""
     return (x + 1) * 0.5
 
 
 @dataclass(frozen=True, eq=False)
 class Start:
-    """The first image of a walk, and what the walk is given beside it. Images are (B, C, H, W) in [-1, 1].
+    """The first image of a walk and the walk's other inputs. Images are (B, C, H, W) in [-1, 1].
 
     Attributes:
         I_T: the noisy image that the walk starts from.
         I_in: the degraded image; None for generation.
         mask: the image of `input_condition`, in the range that the network takes; or None.
-        steps: the steps to walk, perhaps wrapped by a progress bar.
+        steps: the steps to walk; a progress bar may wrap them.
         draw: returns the next standard normal draw of I_T's shape.
-        on_step: called after every step; None where nobody watches.
-        images: the image after every step, if they were asked for.
+        on_step: called after every step; None if nobody watches.
+        images: collects the image after every step if `every_step` was asked for.
     """
 
     I_T: Tensor
@@ -52,12 +52,12 @@ class Start:
     images: list[Tensor]
 
     def float(self) -> Start:
-        """The same start in float32."""
+        """Return the same start in float32."""
         I_in, mask = (None if image is None else image.float() for image in (self.I_in, self.mask))
         return replace(self, I_T=self.I_T.float(), I_in=I_in, mask=mask)
 
     def finished(self, I_0: Tensor) -> list[Tensor]:
-        """The images to return, in [0, 1] and not clamped; when restoring, the noisy image first, as published."""
+        """Return the sampler's result: images in [0, 1], not clamped; when restoring, the noisy image first."""
         images = self.images or [I_0]
         return [to_unit(image) for image in ([self.I_T, *images] if self.I_in is not None else images)]
 
@@ -69,9 +69,9 @@ def noise_source(
     generator: torch.Generator | None,
     draws: Iterable[Tensor] | None,
 ) -> Callable[[], Tensor]:
-    """A function that returns the next draw: from `draws` if they are given, else from `generator`.
+    """Return a function that returns the next draw: from `draws` if they are given, else from `generator`.
 
-    Raises ValueError (when called) where `draws` end before the `needed` number.
+    That function raises ValueError if there are fewer `draws` than the `needed` number.
     """
     if draws is None:
         return lambda: torch.randn(tuple(shape), device=device, generator=generator)
@@ -87,7 +87,7 @@ def noise_source(
 
 
 def watcher(images: list[Tensor] | None, callback: Callable[[int, int, Tensor], None] | None) -> OnStep | None:
-    """A function that collects the image of every step in `images` and shows it to `callback`, in [0, 1]."""
+    """Return a function that collects the image of every step in `images` and passes it to `callback`, in [0, 1]."""
     if images is None and callback is None:
         return None
 

@@ -1,8 +1,8 @@
 """The RDDM U-Nets, state-dict compatible with the published `Unet` and `UnetRes`.
 
 This is the readable reference. Like the published code, it recomputes standardised weights and time embeddings at every
-call, and is as slow. `fast.fold` removes all work that does not depend on the image. Attribute names are the published
-state-dict keys and must not change.
+call, and it is as slow. `fast.fold` removes all work that does not depend on the image. Attribute names are the
+published state-dict keys and must not change.
 
     7x7 conv -> [ResBlock, ResBlock, linear attention, down] x stages -> ResBlock, attention, ResBlock
              -> [cat skip, ResBlock, cat skip, ResBlock, linear attention, up] x stages
@@ -22,12 +22,12 @@ from torch import Tensor, nn
 
 
 def standardisation_eps(x: Tensor) -> float:
-    """The published epsilon rule of the standardised convolution and the channel norm."""
+    """Return the published epsilon of the standardised convolution and the channel norm."""
     return 1e-5 if x.dtype == torch.float32 else 1e-3
 
 
 def standardised(weight: Tensor, eps: float) -> Tensor:
-    """A convolution's weight with zero mean and unit variance per output filter; shape (out, in, kh, kw)."""
+    """Give each output filter of a weight (out, in, kh, kw) zero mean and unit variance."""
     mean = weight.mean((1, 2, 3), keepdim=True)
     variance = weight.var((1, 2, 3), unbiased=False, keepdim=True)
     return (weight - mean) * (variance + eps).rsqrt()
@@ -55,7 +55,7 @@ class ChannelNorm(nn.Module):
 
 
 class SinusoidalTime(nn.Module):
-    """Times, shape (B,), to their sines and cosines, shape (B, dim)."""
+    """Maps times (B,) to their sines and cosines (B, dim)."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -164,7 +164,7 @@ def _upsample(dim_in: int, dim_out: int) -> nn.Sequential:
 
 
 def reflected(x: Tensor, factor: int) -> Tensor:
-    """`x` (B, C, H, W) padded on the right and below by reflection, so that `factor` divides H and W.
+    """Pad `x` (B, C, H, W) by reflection at the right and the bottom, so that `factor` divides H and W.
 
     Unlike `F.pad(mode="reflect")` it reflects as often as needed, so even a side of 1 pixel works.
     """
@@ -179,7 +179,7 @@ def reflected(x: Tensor, factor: int) -> Tensor:
 
 
 def _modules(stage: nn.Module) -> list[nn.Module]:
-    """The modules of a stage of the U-Net, in order."""
+    """Return the modules of a stage of the U-Net, in order."""
     assert isinstance(stage, nn.ModuleList)
     return list(stage)
 
@@ -236,7 +236,7 @@ class _UnetBase(nn.Module):
         return ups
 
     def _add_middle(self) -> None:
-        # Registered after the decoders: the published parameter order, on which optimiser states depend.
+        # Registered after the decoders: optimiser states depend on the published order of the parameters.
         middle = self.stages[-1][1]
         self.mid_block1 = self._block(middle, middle)
         self.mid_attn = _attend(Attention, middle)
@@ -285,7 +285,7 @@ class Unet(_UnetBase):
     """One U-Net. Keyword arguments and state-dict keys are the published ones.
 
     Args:
-        dim: width of the first stage; the time embedding has 4 dim.
+        dim: width of the first stage; the time embedding has 4 dim features.
         init_dim: width of the stem; `dim` if None.
         out_dim: output channels; `channels` if None.
         dim_mults: width of each stage as a multiple of `dim`; each stage but the last halves the image.
@@ -303,11 +303,11 @@ class Unet(_UnetBase):
         self.final_conv = nn.Conv2d(dim, self.out_dim, 1)
 
     def forward(self, x: Tensor, time: Any, x_self_cond: Tensor | None = None) -> Tensor:
-        """`x` (B, input channels, H, W) and `time` (B,), integers or floats, to (B, out_dim, H, W)."""
+        """Map `x` (B, input channels, H, W) and `time` (B,), integers or floats, to (B, out_dim, H, W)."""
         return self.after_stem(self._stem(x, x_self_cond), self.time_mlp(time), x.shape[-2:])
 
     def after_stem(self, stem: Tensor, t: Any, size: Sequence[int]) -> Tensor:
-        """The network after its first convolution: from `stem` and the embedded time to an image of `size` (H, W)."""
+        """Run the network after its first convolution: `stem` and the embedded time to an image of `size` (H, W)."""
         x, skips = self._encode(stem, t)
         x = self._decode(self.ups, x, t, skips)
         x = self.final_res_block(torch.cat((x, stem), dim=1), t)
@@ -329,11 +329,11 @@ class SharedUnet(_UnetBase):
         self.final_conv_2 = nn.Conv2d(dim, self.out_dim, 1)
 
     def forward(self, x: Tensor, time: Any, x_self_cond: Tensor | None = None) -> list[Tensor]:
-        """As `Unet.forward`, with both decoders' outputs."""
+        """Do what `Unet.forward` does; return both decoders' outputs."""
         return self.after_stem(self._stem(x, x_self_cond), self.time_mlp(time), x.shape[-2:])
 
     def after_stem(self, stem: Tensor, t: Any, size: Sequence[int]) -> list[Tensor]:
-        """As `Unet.after_stem`, with both decoders' outputs."""
+        """Do what `Unet.after_stem` does; return both decoders' outputs."""
         height, width = size
         x, skips = self._encode(stem, t)
         first = self.final_res_block_1(self._decode(self.ups_no_skip, x, t, None), t)
