@@ -4,7 +4,7 @@
     sampler = FastSampler(load_model("derain"), steps=3)
     restored = sampler(images)                                # (B, 3, H, W) in [0, 1]
 
-Importing is silent, needs torch and numpy alone, and never initialises CUDA; names are loaded when used.
+The import is silent, needs only torch and numpy, and never initialises CUDA. Names are loaded on first use.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The same computation as `rddm_fast.diffusion`, fast: what does not depend on the image is computed once."""
+"""The same computation as `rddm_fast.diffusion`, fast: work that does not depend on the image is done once."""
 
 from .engine import FastSampler
 

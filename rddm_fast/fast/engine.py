@@ -1,4 +1,4 @@
-"""`FastSampler`: a model folded for its steps, called with images."""
+"""`FastSampler`: a model folded for its sampling steps."""
 
 from __future__ import annotations
 
@@ -39,15 +39,15 @@ class FastSampler:
     Args:
         diffusion: a `ResidualDiffusion` (ours, `compat`'s, or an object of the published class: see
             `models.published.from_published`) whose networks are RDDM's U-Nets, a built-in model's name, or a model
-            folder. It stays as it is; a later change of its weights does not change this sampler.
-        steps, eta: number of sampling steps and their stochasticity, 0 to 1; None for the model's own.
-        dtype: what the networks compute in: float32, bfloat16 or float16. The default is bfloat16 on a GPU and the
-            weights' own dtype on a CPU. The image, the norms' statistics and the steps always stay in float32.
+            folder. It is not modified, and later changes of its weights do not reach this sampler.
+        steps, eta: number of sampling steps and their stochasticity, 0 to 1; None takes the model's own.
+        dtype: the dtype of the networks' computation: float32, bfloat16 or float16. The default is bfloat16 on a GPU
+            and the weights' own dtype on a CPU. The image, the norms' statistics and the steps stay in float32.
         compile: torch.compile the networks at the first image of each size. The default is True on a GPU.
-        graphs: capture the whole loop as one CUDA graph for each size. The default is True on a GPU.
-        parallel: compute two networks at once: on two CUDA streams inside a graph, or on half of a CPU's threads each.
-            The default is True where that is known to work: in graphs, and on a CPU without `compile`.
-        max_graphs: how many sizes' graphs to keep; the one unused for longest goes first.
+        graphs: capture the whole loop as one CUDA graph per size. The default is True on a GPU.
+        parallel: compute two networks at once: on two CUDA streams inside a graph, or each on half of a CPU's threads.
+            The default is True if that is known to work: in graphs, and on a CPU without `compile`.
+        max_graphs: number of sizes whose graphs are kept; the least recently used is dropped first.
 
     Raises:
         TypeError: networks that cannot be folded.
@@ -99,19 +99,19 @@ class FastSampler:
 
     @torch.no_grad()
     def __call__(self, images: Tensor | None = None, mask: Tensor | None = None, **options: Any) -> Tensor:
-        """Images (B, C, H, W) in [0, 1] to images of the same shape in [0, 1]; `options` as in `sample`."""
+        """Restore images (B, C, H, W) in [0, 1]; the result has the same shape. `options` are those of `sample`."""
         start = self.diffusion.start(self.steps, images, mask, **options)
         I_0 = self._chosen(start)(start.float())
         return start.finished(I_0)[-1].clamp(0, 1)
 
     @torch.no_grad()
     def sample(self, images: Tensor | None = None, mask: Tensor | None = None, **options: Any) -> list[Tensor]:
-        """The images of `ResidualDiffusion.sample`, by the folded networks.
+        """Return the images of `ResidualDiffusion.sample`, computed by the folded networks.
 
         Args:
             images, mask: (B, C, H, W) in [0, 1], as far as the model takes them.
-            options: that method's: batch_size, generator, draws, every_step, callback, progress. With `every_step` or a
-                `callback` the loop is not run as a graph.
+            options: batch_size, generator, draws, every_step, callback and progress of that method. With `every_step`
+                or a `callback` the loop does not run as a graph.
         """
         start = self.diffusion.start(self.steps, images, mask, **options)
         I_0 = self._chosen(start)(start.float())
@@ -121,7 +121,7 @@ class FastSampler:
         return Loop(self.diffusion, self.networks, self.steps, compiled=self.compile, parallel=parallel)
 
     def _chosen(self, start: Start) -> Callable[[Start], Tensor]:
-        """The loop, or its graph for images of this size where nobody watches the steps."""
+        """Return the loop, or its graph for images of this size if nobody watches the steps."""
         self._announce(start.I_T.shape)
         if not self.graphs or start.on_step is not None:
             return self.loop
@@ -134,7 +134,7 @@ class FastSampler:
         return self._graphs[key]
 
     def _announce(self, shape: Sequence[int]) -> None:
-        """Say at the first image of a size why it takes so long."""
+        """Log why the first image of a size takes so long."""
         if self.compile and tuple(shape) not in self._seen:
             size = "x".join(map(str, shape))
             print(
@@ -143,7 +143,7 @@ class FastSampler:
         self._seen.add(tuple(shape))
 
     def warmup(self, shape: Sequence[int]) -> float:
-        """Compile and capture for images of `shape` (B, C, H, W) ahead of time; returns the seconds that it took.
+        """Compile and capture for images of `shape` (B, C, H, W) ahead of time; return the seconds that it took.
 
         It draws no random numbers. Raises ValueError for a shape that the model does not take.
         """
@@ -164,11 +164,11 @@ class FastSampler:
             torch.cuda.empty_cache()
 
     def explain(self, shape: Sequence[int] | None = None) -> str:
-        """How this sampler differs from the published loop, one line per difference.
+        """Describe how this sampler differs from the published loop, one line per difference.
 
         Args:
-            shape: (B, C, H, W) of some images: also say what share of the time each kind of work takes for them,
-                measured in one run after one to warm up.
+            shape: the shape (B, C, H, W) of images for which to measure the share of the time of each kind of work;
+                None skips the measurement. It takes two runs, of which the second is measured.
         """
         device, networks = self.diffusion.device, self.networks
         on_gpu = device.type == "cuda"
@@ -194,7 +194,7 @@ class FastSampler:
         return "\n".join(f"{name + ':':18}{text}" for name, text in lines.items())
 
     def _shares(self, shape: Sequence[int]) -> dict[str, float]:
-        """The share of the time of each kind of work, largest first."""
+        """Measure the share of the time of each kind of work, largest first."""
         sampler = self
         if self.loop.parallel and self.diffusion.device.type == "cpu":
             # The profiler sees one thread, so run one network after the other.

@@ -1,4 +1,4 @@
-"""Ahead-of-time export: a sampler's whole few-step loop as one .pt2 file, which torch alone runs, from Python or C++.
+"""Ahead-of-time export: a sampler's whole few-step loop in one .pt2 file, for Python or C++, with torch alone.
 
     from rddm_fast.fast.export import export, load
     export(load_model("derain"), "derain.pt2", size=(256, 256))
@@ -48,7 +48,7 @@ class ExportedLoop(nn.Module):
     Args:
         diffusion: the model.
         steps: its steps.
-        dtype: what the networks compute in; the weights' own dtype if None.
+        dtype: the dtype of the networks' computation; None takes the weights' own.
     """
 
     table: Tensor
@@ -80,10 +80,10 @@ class ExportedLoop(nn.Module):
         self.objective, self.only, self.clip_res = diffusion.read_objective, diffusion.read_outputs, diffusion.clip_res
 
     def forward(self, *tensors: Tensor) -> Tensor:
-        """The clean images (B, C, H, W), float32 in [0, 1].
+        """Return the clean images (B, C, H, W), float32 in [0, 1].
 
-        `tensors` are float32 and contiguous, those of `inputs`: the degraded images (B, C, H, W) in [0, 1], the
-        standard normal draws (`draws`, B, C, H, W), the mask (B, C, H, W) in [0, 1].
+        `tensors` are the float32, contiguous tensors that `inputs` names: the degraded images (B, C, H, W) in [0, 1],
+        the standard normal draws (`draws`, B, C, H, W), the mask (B, C, H, W) in [0, 1].
         """
         given = dict(zip(self.inputs, tensors, strict=True))
         noise = given["noise"]
@@ -110,7 +110,7 @@ class ExportedLoop(nn.Module):
     def _update(
         self, I_t: Tensor, outputs: list[Tensor], I_in: Tensor | None, number: Tensor, noise: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The next image and the clean one: `ops.reverse_step` with coefficients that are known at run time."""
+        """Return the next image and the clean one: `ops.reverse_step` with coefficients known at run time."""
         row = self.table.index_select(0, number)[0]
         k = dict(zip(self.names, row.unbind(), strict=True))
         read = read_out(
@@ -129,7 +129,7 @@ class ExportedLoop(nn.Module):
 
 
 def _without_our_ops(networks: nn.Module, device: torch.device) -> None:
-    """Let `networks` call only torch's own ops."""
+    """Make `networks` call only torch's own ops."""
     for module in networks.modules():
         if isinstance(module, NormSilu):
             module.impl = "reference"
@@ -152,7 +152,7 @@ def export(
 ) -> Path:
     """Compile `diffusion`'s whole sampling loop and write it to `path`, a .pt2 file that torch alone runs.
 
-    The file's one function takes contiguous float32 tensors, those of the metadata's `inputs` in their order, and
+    The function in the file takes contiguous float32 tensors, which the metadata's `inputs` names in their order, and
     returns the restored or generated images (B, C, H, W), float32 in [0, 1]:
 
         image (B, C, H, W) in [0, 1]           of a model that restores
@@ -164,18 +164,19 @@ def export(
     height, width, draws, steps, eta, device, dtype, objective, and the versions `rddm_fast` and `torch`.
 
     Args:
-        diffusion: a model whose networks are RDDM's U-Nets, on the device that the file is for. It stays as it is.
-        path: ends in .pt2. Written whole or not at all.
-        size: height and width of the images. The file serves this size and this batch alone, and does not check
-            them unless the environment has AOTI_RUNTIME_CHECK_INPUTS=1; `load` and the C++ example do.
-        batch: images at once.
-        steps, eta: sampling steps and their stochasticity; the model's own if None.
-        dtype: what the networks compute in: float32, bfloat16 or float16. By default bfloat16 on a GPU, and on a CPU
-            the weights' own.
+        diffusion: a model whose networks are RDDM's U-Nets, on the device for which the file is made. It is not
+            modified.
+        path: the file, which ends in .pt2. It is written whole or not at all.
+        size: height and width of the images. The file takes only this size and this batch. It does not check them
+            unless the environment has AOTI_RUNTIME_CHECK_INPUTS=1; `load` and the C++ example do.
+        batch: images per call.
+        steps, eta: number of sampling steps and their stochasticity; None takes the model's own.
+        dtype: the dtype of the networks' computation: float32, bfloat16 or float16. The default is bfloat16 on a GPU
+            and the weights' own dtype on a CPU.
 
     Returns:
-        `path`. The file is for this kind of device (the same instruction set, or the same GPU architecture) and for
-        the torch that compiled it: torch promises no other.
+        `path`. The file runs on this kind of device (the same instruction set, or the same GPU architecture) with the
+        version of torch that compiled it; torch does not promise more.
 
     Raises:
         ExportError: an impossible path, size, batch or dtype, or no C++ compiler.
@@ -210,13 +211,13 @@ def export(
     # The folded networks lay out their images themselves. If torch chooses a layout, it writes the queries' softmax
     # across memory, and on a CPU the whole loop takes 1.6 times as long (torch 2.13).
     options: dict[str, Any] = {"aot_inductor.metadata": metadata, "layout_optimization": False}
-    if torch.__version__ < "2.13":  # its memory planning miscounts the steps of a while_loop's body, and raises
+    if torch.__version__ < "2.13":  # Memory planning miscounts the steps of a while_loop's body and raises.
         options["allow_buffer_reuse"] = False
 
     def compile(unfinished: Path) -> None:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # torch's, of its own code
-            # strict: the other mode evaluates Python's max() in a while_loop's body to 1 (torch 2.13).
+            warnings.simplefilter("ignore", FutureWarning)  # torch warns of its own code.
+            # strict=True, because the other mode evaluates Python's max() in a while_loop's body to 1 (torch 2.13).
             program = torch.export.export(loop, example, strict=True)
             torch._inductor.aoti_compile_and_package(program, package_path=str(unfinished), inductor_configs=options)
 
@@ -244,7 +245,7 @@ def _check(path: Path, size: tuple[int, int], batch: int, dtype: torch.dtype | N
 
 
 class Exported:
-    """A file that `export` wrote, loaded and called like a `FastSampler`; nothing is compiled."""
+    """A file that `export` wrote, called like a `FastSampler`. Nothing is compiled."""
 
     def __init__(self, path: str | PathLike[str]) -> None:
         if not Path(path).is_file():
@@ -270,7 +271,7 @@ class Exported:
         generator: torch.Generator | None = None,
         draws: Iterable[Tensor] | None = None,
     ) -> Tensor:
-        """Images in [0, 1] to images in [0, 1], both of the file's `shape` (B, C, H, W), on its `device`.
+        """Return images in [0, 1] of the file's `shape` (B, C, H, W), on its `device`.
 
         The arguments are those of `ResidualDiffusion.sample`, and a seed gives the same images. Raises ValueError for
         images that the file does not take.
@@ -293,7 +294,7 @@ class Exported:
 
 
 def load(path: str | PathLike[str]) -> Exported:
-    """The sampler in a .pt2 file that `export` wrote, ready at once.
+    """Load the sampler of a .pt2 file that `export` wrote; it is ready at once.
 
     Adds to `torch._inductor.aoti_load_package`: noise is drawn and shapes are checked. Raises ExportError if the file
     is not an exported sampler.

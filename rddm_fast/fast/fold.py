@@ -1,8 +1,8 @@
-"""Fold networks: hoist out of the sampling loop all work that depends on the weights, the step or I_in alone.
+"""Fold networks: move all work that depends only on the weights, the step or I_in out of the sampling loop.
 
 * Weight standardisation depends on the weights. Each standardised convolution becomes a plain one, whose weight is
-  standardised once, in float64. The epsilon is that of float32 activations (1e-5), with which checkpoints were trained,
-  in every dtype.
+  standardised once, in float64. For every dtype the epsilon is 1e-5, that of float32, in which checkpoints were
+  trained.
 * The time embedding depends on the step. Each block's scale and shift become a table with one row per step.
 * The first convolution is linear. Its part that sees the degraded image and the mask is computed once per image.
 * Everything runs channels-last, with the modules of `fast.folded`.
@@ -41,7 +41,7 @@ class SplitStem(nn.Module):
         self.constant: nn.Module | None = None
         if changing < conv.in_channels:
             self.constant = _part(conv, changing, conv.in_channels)
-            self.changing.bias = None  # the constant part adds it
+            self.changing.bias = None  # The constant part adds the bias.
 
     def forward(self, x: Tensor, constant: Tensor | None) -> Tensor:
         stem = self.changing(x)
@@ -51,8 +51,8 @@ class SplitStem(nn.Module):
 class FoldedNetworks(nn.Module):
     """`ResidualUnets` for known steps, called with a step's number instead of its time.
 
-    It has no trainable parameters and shares none with the networks that it was made from. Its outputs equal theirs to
-    rounding.
+    It has no trainable parameters and shares none with the networks that it was made from. Its outputs equal theirs
+    up to rounding.
     """
 
     def __init__(self, networks: ResidualUnets, times: Sequence[Tensor], dtype: torch.dtype, pack: bool | None) -> None:
@@ -75,18 +75,18 @@ class FoldedNetworks(nn.Module):
         return next(self.parameters()).device
 
     def constant(self, images: Tensor) -> list[Tensor | None]:
-        """Convolve the images (B, C, H, W) that no step changes, [I_in, mask]; None for a stem that sees none."""
+        """Convolve the images (B, C, H, W) that no step changes, [I_in, mask]; None if the stem sees none."""
         images = self._ready(images)
         return [None if stem.constant is None else stem.constant(images) for stem in self.stems]  # type: ignore[operator]
 
     def input(self, x: Tensor, x_self_cond: Tensor | None = None) -> Tensor:
-        """The part of a network's input that changes: [x_self_cond, I_t], in the folded dtype and padded."""
+        """Make the part of a network's input that changes: [x_self_cond, I_t], in the folded dtype and padded."""
         if self.self_condition:
             x = torch.cat((torch.zeros_like(x) if x_self_cond is None else x_self_cond, x), dim=1)
         return self._ready(x)
 
     def bound(self, i: int) -> Callable[[Tensor, Tensor, Tensor | None], list[Tensor]]:
-        """Network i as a function of its `input`, the step's number (1,) int64, and its part of `constant`.
+        """Return network i as a function of its `input`, the step's number (1,) int64, and its part of `constant`.
 
         The function returns a list of one image, or of two for a shared encoder, of the input's size.
         """
@@ -106,10 +106,10 @@ class FoldedNetworks(nn.Module):
         only: tuple[int, ...] | None = None,
         constant: Sequence[Tensor | None] | None = None,
     ) -> list[Tensor]:
-        """The outputs in `only` (all by default) for `x` (B, C, H, W), in the folded dtype.
+        """Return the outputs in `only` (all by default) for `x` (B, C, H, W), in the folded dtype.
 
-        With `constant`, the result of that method, `x` is I_t alone; without it, `x` is [I_t, I_in, mask]. `step` is a
-        step's number, or an int64 tensor (1,) that holds it.
+        With `constant`, the result of that method, `x` is I_t. Without it, `x` is [I_t, I_in, mask]. `step` is the
+        step's number, an int or an int64 tensor (1,).
         """
         if constant is None:
             constant = self.constant(x[:, self.channels :])
@@ -133,15 +133,17 @@ class FoldedNetworks(nn.Module):
 def fold(
     networks: ResidualUnets, times: Sequence[Tensor], *, dtype: torch.dtype | None = None, pack: bool | None = None
 ) -> FoldedNetworks:
-    """Fold `networks`, which stay as they are.
+    """Fold a copy of `networks`.
 
     Args:
         networks: RDDM's U-Nets.
         times: the steps' times, `times[i]` (S,) for network i.
-        dtype: what the folded networks compute in; their own dtype if None.
+        dtype: the dtype of the folded networks; None keeps theirs.
         pack: pack the weights for oneDNN; None asks `packs`. An exported graph cannot hold packed weights.
 
-    Raises TypeError for networks that are not ours, ValueError for networks that are folded already.
+    Raises:
+        TypeError: networks that are not ours.
+        ValueError: networks that are already folded.
     """
     if isinstance(networks, FoldedNetworks):
         raise ValueError("these networks are folded already: fold the ones they were made from")
@@ -152,14 +154,14 @@ def fold(
 
 
 def fold_unet(unet: Unet | SharedUnet, times: Tensor, dtype: torch.dtype) -> Unet | SharedUnet:
-    """A copy of `unet` in `dtype` for `times` (S,); its `after_stem` takes a step's number (1,) as the embedding."""
+    """Fold a copy of `unet` for `times` (S,). Its `after_stem` takes a step's number (1,) as the embedding."""
     folded = copy.deepcopy(unet).requires_grad_(False).eval()
-    embedding = folded.time_mlp.float()(times)  # in float32, whatever the networks' dtype, as the times are
+    embedding = folded.time_mlp.float()(times)  # in float32 like the times, for every dtype of the networks
     folded.time_mlp = nn.Identity()
     for module in list(folded.modules()):
         for name, child in module.named_children():
             for kind, replacement in _REPLACEMENTS.items():
-                if isinstance(child, kind):  # also its subclass that `for_training` put there
+                if isinstance(child, kind):  # or the subclass that `for_training` set
                     setattr(module, name, replacement(child))
     for module in list(folded.modules()):
         for name, child in module.named_children():
@@ -167,12 +169,12 @@ def fold_unet(unet: Unet | SharedUnet, times: Tensor, dtype: torch.dtype) -> Une
                 setattr(module, name, FoldedBlock(child, child.mlp.float()(embedding)))
     for module in folded.modules():
         if isinstance(module, nn.Conv2d | LastAxisNorm | PixelsFirstLinearAttention):
-            module.to(dtype)  # the blocks' norms and tables stay in float32
+            module.to(dtype)  # The blocks' norms and tables stay in float32.
     return folded
 
 
 def packs(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether weights are packed by default: on a CPU with oneDNN, in float32, and in bfloat16 if the CPU has it."""
+    """Return whether weights are packed by default: with oneDNN on a CPU, in float32, or in bfloat16 if it has that."""
     if device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return False
     return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
@@ -186,7 +188,7 @@ def _pack(networks: nn.Module) -> None:
 
 
 def _conv(conv: nn.Conv2d, weight: Tensor) -> nn.Conv2d:
-    """A plain convolution like `conv`, with another weight."""
+    """Make a plain convolution like `conv` with another weight."""
     kernel_size, stride, padding = conv.kernel_size, conv.stride, conv.padding
     # Skip the random initialisation: building a sampler must not advance the generator that images are drawn from.
     plain = torch.nn.utils.skip_init(
@@ -199,7 +201,7 @@ def _conv(conv: nn.Conv2d, weight: Tensor) -> nn.Conv2d:
 
 
 def _part(conv: nn.Conv2d, first: int, last: int) -> nn.Conv2d:
-    """`conv` of the input channels from `first` to `last`."""
+    """Make the part of `conv` that sees the input channels from `first` to `last`."""
     return _conv(conv, conv.weight.detach()[:, first:last].clone())
 
 

@@ -1,7 +1,7 @@
-"""The modules that replace the U-Net's when it is folded: the same functions on channels-last images.
+"""The modules of a folded U-Net: the same functions as `diffusion.unet`'s, on channels-last images.
 
-Where a pixel's channels lie together, the channel norm is torch's layer norm, linear attention is matrix products
-without copies, and full attention is `scaled_dot_product_attention`. `implementation` says where our kernels
+There a pixel's channels are adjacent in memory. So the channel norm is torch's layer norm, linear attention is matrix
+products without copies, and full attention is `scaled_dot_product_attention`. `implementation` says where our kernels
 run instead.
 """
 
@@ -24,18 +24,18 @@ FLOAT32_EPS = 1e-5
 
 
 def implementation(op: str, device: torch.device) -> str:
-    """Which implementation of `op`, "channel_norm" or "linear_attention", runs on `device`: ours or torch's own.
+    """Return which implementation of `op`, "channel_norm" or "linear_attention", runs on `device`.
 
     Measured on one thread of an x86-64 CPU with AVX-512 (torch 2.13), for 64 to 512 channels of 8 x 8 to 256 x 256
     pixels in float32 and bfloat16; neither dtype nor size changed a choice:
 
     * channel_norm on a CPU: "torch", its layer norm. It is 5 to 20 times as fast as the reference on channels-last
-      images, and 1.4 to 3.8 times on contiguous ones, which it copies there and back.
-    * linear_attention on a CPU: "chunked". From 64 x 64 pixels on, the module is 1.3 to 4.8 times as fast as with the
-      attention as an op of its own; below, that op takes 0.9 to 1.2 of its time. At 256 x 256 it is 1.2 to 1.5 times
-      as fast as "whole", which is the same up to CHUNK pixels.
+      images, and 1.4 to 3.8 times on contiguous ones, although it copies those there and back.
+    * linear_attention on a CPU: "chunked". From 64 x 64 pixels on, the module is 1.3 to 4.8 times as fast as with
+      `ops.linear_attention`; below that size, the op takes 0.9 to 1.2 of the module's time. At 256 x 256 it is 1.2 to
+      1.5 times as fast as "whole", which is the same up to CHUNK pixels.
     * both on a GPU that Triton serves: "triton", because it reads and writes the fewest images. Not measured yet.
-    * elsewhere: "torch" and "whole", which need torch alone. Not measured yet.
+    * elsewhere: "torch" and "whole", which need only torch. Not measured yet.
     """
     if device.type == "cuda" and backends.why_not("triton", device) is None:
         return "triton"
@@ -57,13 +57,14 @@ class FoldedBlock(nn.Module):
     def forward(self, x: Tensor, step: Tensor) -> Tensor:
         h = self.norm1(self.conv1(x), self.table.index_select(0, step))
         h = self.conv2(h)
-        return self.norm2(h, residual=self.res_conv(x).to(h.dtype))  # they differ under autocast
+        return self.norm2(h, residual=self.res_conv(x).to(h.dtype))  # Under autocast they differ.
 
 
 class NormSilu(nn.Module):
     """Group norm, scale and shift, SiLU and the residual: `ops.group_norm_silu` with parameters in float32.
 
-    impl: the op's backend; "reference" for export: the graph may then hold torch ops only.
+    Attributes:
+        impl: the op's backend; "reference" for export: the graph may then hold torch ops only.
     """
 
     weight: Tensor
@@ -85,7 +86,8 @@ class NormSilu(nn.Module):
 class LastAxisNorm(nn.Module):
     """`unet.ChannelNorm` of a channels-last image: `ops.channel_norm` with the epsilon of float32.
 
-    impl: the op's backend; "torch" for export: the graph may then hold torch ops only. None asks `implementation`.
+    Attributes:
+        impl: the op's backend; "torch" for export: the graph may then hold torch ops only. None asks `implementation`.
     """
 
     impl: str | None = None
@@ -101,13 +103,14 @@ class LastAxisNorm(nn.Module):
 class PixelsFirstLinearAttention(nn.Module):
     """`unet.LinearAttention` on (pixels, features) matrices, which is how a channels-last image lies in memory.
 
-    The first walk over the pixels gathers the keys' softmax and rescales it whenever a larger key turns up. Its result,
-    one small (features x features) matrix per head, is multiplied with the output projection. The second walk is then
-    one matrix product with the pixels' queries. Both walks take CHUNK pixels at a time, so that queries, keys and
-    values (16 times the image in the first stage of a published network) stay in a CPU's cache.
+    The first walk over the pixels accumulates the keys' softmax and rescales it whenever it meets a larger key. The
+    result, one small (features x features) matrix per head, is multiplied with the output projection. The second walk
+    is then one matrix product with the pixels' queries. Both walks take CHUNK pixels at a time, so that queries, keys
+    and values (16 times the image in the first stage of a published network) stay in a CPU's cache.
 
-    impl: "chunked" is that, "whole" the same with all pixels at once; "triton" and "reference" are `linear_attention`
-        and `channel_norm` between the two projections. None is what `implementation` says.
+    Attributes:
+        impl: "chunked" is the method above, "whole" the same with all pixels at once. "triton" and "reference" are
+            `linear_attention` and `channel_norm` between the two projections. None asks `implementation`.
     """
 
     CHUNK = 4096
@@ -138,7 +141,7 @@ class PixelsFirstLinearAttention(nn.Module):
         return channel_norm(out, self.g, FLOAT32_EPS, impl=impl)
 
     def _walk(self, pixels: Tensor, chunk: int) -> Tensor:
-        """The output (B, H W, C) for (B, H W, C) `pixels`, `chunk` of them at a time."""
+        """Return the output (B, H W, C) for `pixels` (B, H W, C), taken `chunk` at a time."""
         chunks = pixels.split(chunk, dim=1)
         to_out = self.to_out.unflatten(0, (self.heads, -1))
         projection = (self._context(chunks) * (self.scale / pixels.shape[1]) @ to_out).flatten(1, 2)
@@ -149,7 +152,7 @@ class PixelsFirstLinearAttention(nn.Module):
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
     def _context(self, chunks: Sequence[Tensor]) -> Tensor:
-        """softmax(k) over all pixels, transposed, times v: (B, heads, features, features)."""
+        """Return softmax(k)' v, with the softmax over all pixels: (B, heads, features, features)."""
         largest = context = total = None
         for chunk in chunks:
             k, v = F.linear(chunk, self.to_qkv[self.inner :]).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
@@ -169,7 +172,7 @@ class PixelsFirstLinearAttention(nn.Module):
 
 
 class SdpaAttention(nn.Module):
-    """`unet.Attention` by torch's fused attention, which never holds the (pixels x pixels) matrix."""
+    """`unet.Attention` by torch's fused attention, which never stores the (pixels x pixels) matrix."""
 
     def __init__(self, attention: Attention) -> None:
         super().__init__()
@@ -181,20 +184,20 @@ class SdpaAttention(nn.Module):
 
 
 def attend(attention: Any, x: Tensor) -> Tensor:
-    """The output of `attention`, a `unet.Attention` or a module with its parts, for a channels-last image."""
+    """Apply `attention`, a `unet.Attention` or a module with its parts, to a channels-last image."""
     q, k, v = _heads(attention.to_qkv(x), attention.heads)
     return attention.to_out(_image(F.scaled_dot_product_attention(q, k, v, scale=attention.scale), *x.shape[2:]))
 
 
 def _heads(qkv: Tensor, heads: int) -> tuple[Tensor, ...]:
-    """A channels-last (B, 3 heads features, H, W) image as q, k, v of shape (B, heads, H W, features)."""
+    """View a channels-last image (B, 3 heads features, H, W) as q, k, v of shape (B, heads, H W, features)."""
     b, channels, h, w = qkv.shape
     parts = qkv.permute(0, 2, 3, 1).reshape(b, h * w, 3, heads, channels // (3 * heads))
     return parts.permute(2, 0, 3, 1, 4).unbind(0)
 
 
 def _image(x: Tensor, height: int, width: int) -> Tensor:
-    """(B, heads, H W, features) as a channels-last (B, heads features, H, W) image."""
+    """View (B, heads, H W, features) as a channels-last image (B, heads features, H, W)."""
     b, heads, _, features = x.shape
     return x.transpose(1, 2).reshape(b, height, width, heads * features).permute(0, 3, 1, 2)
 
@@ -202,8 +205,8 @@ def _image(x: Tensor, height: int, width: int) -> Tensor:
 class PackedConv2d(nn.Module):
     """A convolution on the CPU whose weight is reordered to oneDNN's layout once, not at each call.
 
-    Torch's compiler does the same when it freezes a model's weights. 1x1 convolutions gain nothing, and on 8x8 images
-    oneDNN takes 20 to 30 times as long with a packed weight as without, so they stay plain.
+    Torch's compiler does the same when it freezes a model's weights. 1x1 convolutions stay plain: they gain nothing,
+    and on 8x8 images oneDNN takes 20 to 30 times as long with a packed weight.
     """
 
     def __init__(self, conv: nn.Conv2d) -> None:

@@ -1,11 +1,11 @@
 """`for_training` makes a model train faster: the same networks, parameters and gradients in fewer and larger kernels.
 
-* Weight standardisation is a layer norm of each filter, which torch has as one kernel in both directions; so is the
-  channel norm, where a pixel's channels lie together. As written in `diffusion.unet`, after the published code, each
-  is five kernels forwards and more backwards, and torch's variance alone takes longer than all of its layer norm.
-* Linear attention keeps only its input for the backward pass. Queries, keys and values, 12 times as wide as the input
-  in the first stage of a published network, are computed again, a few thousand pixels at a time, so that they stay in
-  the processor's cache and take no memory.
+* Weight standardisation is a layer norm of each filter, for which torch has one kernel forwards and one backwards. So
+  is the channel norm of a channels-last image. As `diffusion.unet` writes them, after the published code, each is five
+  kernels forwards and more backwards, and torch's variance alone takes longer than its whole layer norm.
+* Linear attention keeps only its input for the backward pass. Queries, keys and values are 12 times as wide as the
+  input in the first stage of a published network. They are computed again, a few thousand pixels at a time, so that
+  they stay in the processor's cache and take no memory.
 * Full attention is `scaled_dot_product_attention`.
 
 Nothing is copied. The modules keep their place, parameters, names and hooks; only their class changes.
@@ -28,7 +28,7 @@ PIXELS_AT_ONCE = 4096
 
 class _StandardizedConv2d(WeightStandardizedConv2d):
     def forward(self, x: Tensor) -> Tensor:
-        filters = self.weight.permute(0, 2, 3, 1)  # as they lie in memory
+        filters = self.weight.permute(0, 2, 3, 1)  # in memory order
         weight = F.layer_norm(filters, filters.shape[1:], eps=standardisation_eps(x)).permute(0, 3, 1, 2)
         return F.conv2d(x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
 
@@ -49,7 +49,7 @@ class _LinearAttention(LinearAttention):
         assert isinstance(project, nn.Conv2d) and project.bias is not None and isinstance(norm, ChannelNorm)
         pixels, to_qkv = x.permute(0, 2, 3, 1).reshape(b, h * w, c), self.to_qkv.weight.flatten(1)
         to_out, bias = project.weight.flatten(1).t(), project.bias
-        if torch.is_autocast_enabled(x.device.type):  # it does not reach into an autograd.Function
+        if torch.is_autocast_enabled(x.device.type):  # Autocast does not reach into an autograd.Function.
             reduced = torch.get_autocast_dtype(x.device.type)
             pixels, to_qkv, to_out, bias = (t.to(reduced) for t in (pixels, to_qkv, to_out, bias))
         out = PixelAttention.apply(pixels, to_qkv, to_out, bias, self.heads, self.scale)
@@ -72,8 +72,8 @@ _FASTER: dict[type[nn.Module], type[nn.Module]] = {
 def for_training(networks: nn.Module) -> nn.Module:
     """Make `networks` (RDDM's U-Nets, or a model that holds them) train faster, in place, and return it.
 
-    Outputs and gradients stay the same to rounding, and the state dict to the bit. Parameters are laid out
-    channels-last; pass channels-last images (`memory_format=torch.channels_last`) to save a copy.
+    Outputs and gradients stay the same up to rounding, the state dict to the bit. Parameters become channels-last;
+    pass channels-last images (`memory_format=torch.channels_last`) to save a copy.
     """
     for module in networks.modules():
         faster = _FASTER.get(type(module))
@@ -130,16 +130,16 @@ class PixelAttention(torch.autograd.Function):
 
 
 def _parts(x: Tensor) -> list[slice]:
-    """The images of the batch that are attended to at once."""
+    """Return the slices of the batch that are processed at once."""
     images, pixels = x.shape[:2]
     at_once = max(1, PIXELS_AT_ONCE // pixels) if x.device.type == "cpu" else images
     return [slice(i, i + at_once) for i in range(0, images, at_once)]
 
 
 def _attention(x: Tensor, to_qkv: Tensor, to_out: Tensor, heads: int, scale: float) -> tuple[Tensor, ...]:
-    """softmax(q), softmax(k) and v (B, pixels, heads features); context (B, heads, features, features); projection."""
+    """Return softmax(q), softmax(k) and v, (B, pixels, heads features); the context per head; and the projection."""
     q, k, v = (F.linear(x, weight) for weight in to_qkv.chunk(3))
-    # Softmax in float32 whatever the dtype: its sums run over all pixels.
+    # Softmax in float32 for every dtype, because its sums run over all pixels.
     q = q.unflatten(-1, (heads, -1)).softmax(-1, dtype=_at_least_float32(x)).to(x.dtype).flatten(-2)
     k = k.softmax(1, dtype=_at_least_float32(x)).to(x.dtype)
     context = (_heads_apart(k, heads).transpose(-1, -2) @ _heads_apart(v, heads)) * (scale / x.shape[1])
@@ -152,22 +152,22 @@ def _at_least_float32(x: Tensor) -> torch.dtype:
 
 
 def _before_softmax(grad: Tensor, result: Tensor, dim: int) -> Tensor:
-    """The gradient before a softmax over `dim`, from the gradient after it; `grad` is overwritten."""
+    """Return the gradient of the input of a softmax over `dim`, from that of its output; overwrites `grad`."""
     result = result.view_as(grad)
     total = grad.mul_(result).sum(dim, keepdim=True)
     return grad.addcmul_(result, total, value=-1).flatten(2)
 
 
 def _heads_apart(x: Tensor, heads: int) -> Tensor:
-    """(B, pixels, heads features) as (B, heads, pixels, features), without a copy."""
+    """View (B, pixels, heads features) as (B, heads, pixels, features)."""
     return x.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
 def _heads_together(x: Tensor) -> Tensor:
-    """(B, heads, pixels, features) as (B, pixels, heads features)."""
+    """Reshape (B, heads, pixels, features) to (B, pixels, heads features)."""
     return x.transpose(1, 2).flatten(2)
 
 
 def _by_head(x: Tensor, heads: int) -> Tensor:
-    """(B, heads features, columns) as (B, heads, features, columns)."""
+    """View (B, heads features, columns) as (B, heads, features, columns)."""
     return x.unflatten(1, (heads, -1))

@@ -12,7 +12,7 @@ from ..diffusion.start import Start
 from ..system.errors import one_line
 from .loop import Loop
 
-WARM_UP = 3  # runs before the capture: libraries choose their algorithms and allocate their workspaces in them
+WARM_UP = 3  # runs before the capture, in which libraries choose their algorithms and allocate their workspaces
 
 
 class CaptureFailed(RuntimeError):
@@ -28,7 +28,8 @@ class CapturedLoop:
         loop: the loop.
         start: a start of that shape, in float32.
 
-    Raises CaptureFailed for a loop that CUDA cannot capture.
+    Raises:
+        CaptureFailed: CUDA cannot capture the loop.
     """
 
     def __init__(self, loop: Loop, start: Start) -> None:
@@ -65,7 +66,7 @@ class CapturedLoop:
                 own.copy_(image)
 
     def __call__(self, start: Start) -> Tensor:
-        """The clean image, in memory of its own."""
+        """Replay the graph; return the clean image in memory of its own."""
         self._copy_in(start, [start.draw() for step in start.steps if step.draws])
         self.graph.replay()
         return self.result.clone()

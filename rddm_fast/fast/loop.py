@@ -1,4 +1,4 @@
-"""The few-step loop on folded networks: run as it is on a CPU, and as one captured graph on a GPU."""
+"""The few-step loop on folded networks. A CPU runs it as it is, a GPU as one captured graph."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Loop:
     """From a noisy image to the clean one. The networks compute in their own dtype; the image stays in float32.
 
     Args:
-        diffusion: what the networks were folded from: its read-out and its clamp.
+        diffusion: the model whose networks were folded; its objective and clamps are used.
         networks: the folded networks.
         steps: the steps that they were folded for.
         compiled: torch.compile each network at its first call.
@@ -52,13 +52,13 @@ class Loop:
 
     @property
     def wanted(self) -> list[int]:
-        """The networks to evaluate; a shared encoder is one network with both outputs."""
+        """The numbers of the networks to evaluate; a shared encoder is one network with both outputs."""
         return [0] if self.networks.networks == "shared" else list(self.only)
 
     def outputs(
         self, x: Tensor, number: int, previous: Tensor | None, constant: Sequence[Tensor | None]
     ) -> Sequence[Tensor]:
-        """The networks' outputs in `only` at a step, for the images in the networks' dtype."""
+        """Return the networks' outputs in `only` at a step, for images in the networks' dtype."""
         x = self.networks.input(x, previous)
         step = self.numbers[number]
         if self.networks.networks == "shared":
@@ -66,10 +66,10 @@ class Loop:
             return [both[i] for i in self.only]
         if self.side is None:
             calls = [lambda i=i: self.member[i](x, step, constant[i])[0] for i in self.only]  # type: ignore[misc]
-            # Autocast belongs to the thread that switched it on, so the two threads would not see it.
+            # Autocast applies to the thread that enabled it; the two threads would not see it.
             at_once = self.parallel and can_be_together() and not torch.is_autocast_enabled("cpu")
             return together(*calls) if at_once else [call() for call in calls]
-        # The second network on a stream of its own, beside the first.
+        # Run the second network on a stream of its own, beside the first.
         main = torch.cuda.current_stream(self.device)
         self.side.wait_stream(main)
         with torch.cuda.stream(self.side):
@@ -80,9 +80,9 @@ class Loop:
 
     @torch.no_grad()
     def __call__(self, start: Start) -> Tensor:
-        """The clean image (B, C, H, W), float32 in [-1, 1], in memory of its own.
+        """Walk from `start` to the clean image (B, C, H, W), float32 in [-1, 1], in memory of its own.
 
-        `start` is in float32 and is not changed; its steps are the loop's. Its `on_step` sees a copy of the image.
+        `start` is in float32, has the loop's steps, and is not modified. Its `on_step` sees a copy of the image.
         """
         size = start.I_T.shape[-2:]
         # Convolve the images that no step changes, once.

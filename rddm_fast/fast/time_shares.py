@@ -22,9 +22,9 @@ REST = "the rest"
 
 
 def shares(run: Callable[[], object], device: torch.device) -> dict[str, float]:
-    """Fractions of the time of `run` by kind of work, largest first; they add up to 1.
+    """Return each kind of work's fraction of the time of `run`, largest first; the fractions add up to 1.
 
-    On a GPU it is the kernels' time on the device, on a CPU the operators' own time.
+    On a GPU the time is that of the kernels on the device, on a CPU that of the operators without their callees.
     """
     on_gpu = device.type == "cuda"
     with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]) as profiled:
@@ -40,5 +40,5 @@ def shares(run: Callable[[], object], device: torch.device) -> dict[str, float]:
 
 
 def kind_of(name: str) -> str:
-    """The kind of work that an operator or a kernel of this name does."""
+    """Return the kind of work that an operator or a kernel of this name does."""
     return next((kind for kind, pattern in KINDS.items() if re.search(pattern, name, re.IGNORECASE)), REST)

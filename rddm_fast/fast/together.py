@@ -26,15 +26,16 @@ class _Pair:
         started = threading.Barrier(3)
 
         def start() -> None:
-            torch.get_num_threads()  # the first call in a new thread adopts the global count
-            torch.set_num_threads(max(1, self.threads // 2))  # for this thread, and for all threads that start later
+            torch.get_num_threads()  # The first call in a new thread adopts the global count.
+            # This sets the count of this thread, and of all threads that start later.
+            torch.set_num_threads(max(1, self.threads // 2))
             started.wait()
 
         self.pool = ThreadPoolExecutor(2, "rddm_fast", start)
         for _ in range(2):
-            self.pool.submit(int)  # the pool starts a thread only for a task
+            self.pool.submit(int)  # The pool starts a thread only for a task.
         started.wait()
-        torch.set_num_threads(self.threads)  # undo the second effect
+        torch.set_num_threads(self.threads)  # Threads that start later get all again.
 
 
 _pair: _Pair | None = None
@@ -43,7 +44,7 @@ _lock = threading.Lock()
 
 def _forget() -> None:
     global _pair
-    _pair = None  # a forked process has none of its parent's threads
+    _pair = None  # A forked process has none of its parent's threads.
 
 
 if hasattr(os, "register_at_fork"):
@@ -51,12 +52,12 @@ if hasattr(os, "register_at_fork"):
 
 
 def can_be_together() -> bool:
-    """Whether two networks can be computed at once here: it takes OpenMP, which counts threads per caller."""
+    """Return whether two networks can be computed at once here. It takes OpenMP, which counts threads per caller."""
     return torch.backends.openmp.is_available() and torch.get_num_threads() >= 2
 
 
 def together(first: Callable[[], T], second: Callable[[], T]) -> tuple[T, T]:
-    """Call both at once, without gradients, and return their results. An exception of either is raised here."""
+    """Call both functions at once, without gradients, and return their results. Raises the exception of either."""
     global _pair
     with _lock:
         if _pair is None or _pair.threads != torch.get_num_threads():
