@@ -1,5 +1,5 @@
-// The Python side of the compiled library: importing it registers the ops (they are static
-// initialisers of the other files); what it offers by itself is the answer to "what was built?".
+// The Python side of the compiled library. Importing it registers the ops, by static initialisers
+// in the other files. Its own functions only say what was built.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 

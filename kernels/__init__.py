@@ -1,1 +1,1 @@
-"""The Triton kernels, one op per file. They import torch and triton alone; importing a file imports triton."""
+"""The Triton kernels, one op per file. They import only torch and triton; importing a file imports triton."""

@@ -1,6 +1,6 @@
-"""`channel_norm` in Triton: a program takes some pixels, each with all of its channels, and holds them in registers.
+"""`channel_norm` in Triton: a program takes some pixels with all of their channels and holds them in registers.
 
-Where the values lie follows from two strides, so that one kernel serves both layouts.
+Two strides say where the values lie, so one kernel serves both layouts.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from torch import Tensor
 
 from .images import in_layout_of, result_for
 
-TILE = 4096  # values that a program takes
-SIDE_BY_SIDE = 32  # pixels that it takes at least where these lie together, for accesses of whole cache lines
+TILE = 4096  # values per program
+SIDE_BY_SIDE = 32  # least number of pixels per program if pixels are adjacent in memory, to access whole cache lines
 
 
 @triton.jit
@@ -35,7 +35,7 @@ def channel_norm_kernel(
     p = tl.arange(0, pixels)
     c = tl.arange(0, width)
     exists = (first + p < numel)[:, None] & (c < channels)[None, :]
-    # 64 bits: the last channel of a contiguous image can lie more than 2^31 values from its first.
+    # 64 bits: in a contiguous image the last channel can be more than 2^31 values behind the first.
     offsets = p[:, None].to(tl.int64) * by_pixel + c[None, :].to(tl.int64) * by_channel
     x = tl.load(x_pointer + start + offsets, mask=exists, other=0.0).to(tl.float32)
     g = tl.load(g_pointer + c, mask=c < channels, other=0.0).to(tl.float32)
@@ -46,7 +46,7 @@ def channel_norm_kernel(
 
 
 def launch_config(channels: int, numel: int, channels_together: bool) -> dict[str, int]:
-    """Pixels and the width of a program, and its warps, for images of `numel` pixels."""
+    """Return a program's pixels, width and warps for images of `numel` pixels."""
     width = triton.next_power_of_2(channels)
     least = 1 if channels_together else SIDE_BY_SIDE
     pixels = min(max(TILE // width, least), triton.next_power_of_2(numel))

@@ -1,4 +1,4 @@
-"""`forward_diffuse` in Triton. The arithmetic is csrc/forward_diffuse/forward_diffuse.h's."""
+"""`forward_diffuse` in Triton, with the arithmetic of csrc/forward_diffuse/forward_diffuse.h."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def forward_diffuse_kernel(
     else:
         epsilon = load_or_zeros(noise_pointer, offsets, inside)
 
-    # A program within one sample reads its index once; else every element reads its own, from the cache.
+    # A program within one sample reads its index once. Otherwise every element reads its own, from the cache.
     if one_sample:
         index = tl.load(t_pointer + first // per_sample)
         known = (index >= 0) & (index < table_length)

@@ -1,7 +1,7 @@
-"""`group_norm_silu` in Triton: a kernel for the statistics of pieces; one that joins them, normalises and activates.
+"""`group_norm_silu` in Triton: one kernel for the statistics of pieces, one that joins them, normalises and activates.
 
-The arithmetic is csrc/group_norm_silu/group_norm_silu.h's. A program takes some pixels of one group of one sample. Two
-strides say where they lie, so that one kernel serves both layouts.
+The arithmetic is that of csrc/group_norm_silu/group_norm_silu.h. A program takes some pixels of one group of one
+sample. Two strides say where the values lie, so one kernel serves both layouts.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 from .images import in_layout_of, result_for
 
 TILE = 4096  # values that a program takes at a time
-PIECES = 128  # that a group's statistics are gathered from, at most
+PIECES = 128  # largest number of pieces of a group
 
 
 @triton.jit
@@ -144,7 +144,7 @@ def group_norm_silu(
     by_channel, by_pixel = (numel, 1) if together == 1 else (1, all_channels)
     width = triton.next_power_of_2(channels)
     pixels = max(1, min(TILE // width, triton.next_power_of_2(numel)))
-    tiles = triton.next_power_of_2(triton.cdiv(numel, pixels * PIECES))  # of a piece; few values, to compile for few
+    tiles = triton.next_power_of_2(triton.cdiv(numel, pixels * PIECES))  # per piece; a power of 2, to compile few
     of_piece = tiles * pixels
     pieces = triton.cdiv(numel, of_piece)
     parts = torch.empty((samples * groups, pieces, 2), dtype=torch.float32, device=x.device)

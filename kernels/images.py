@@ -1,4 +1,4 @@
-"""What the launchers and kernels of all ops have in common."""
+"""What the launchers and kernels of all ops share."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ def load_or_zeros(pointer, offsets, inside):
 
 
 def launch_config(narrowest: int) -> dict[str, int]:
-    """Elements a program takes, and its warps, where the narrowest tensor has `narrowest` bytes an element.
+    """Return a program's elements and warps, if the narrowest tensor has `narrowest` bytes per element.
 
-    16 bytes of the narrowest tensor a thread, the widest access there is, in 4 warps: enough loads in flight
-    to fill the memory pipe, and programs small enough that a 64 x 64 image still spreads over the device.
-    Accesses are that wide where the tensors are aligned and the element count divides by 16.
+    A thread takes 16 bytes of the narrowest tensor, the widest access there is, and a program has 4 warps. That is
+    enough loads in flight to fill the memory pipe, in programs small enough that a 64 x 64 image still spreads over
+    the device. Accesses are that wide if the tensors are aligned and 16 divides the number of elements.
     """
     return {"block": 4 * 32 * (16 // narrowest), "num_warps": 4}
 
 
 def in_layout_of(x: Tensor | None, model: Tensor) -> Tensor | None:
-    """`x` itself where it lies in memory as `model` does, else a copy that does."""
+    """Return `x` itself if it has the memory layout of `model`, else a copy that has it."""
     if x is None:
         return None
     along = zip(model.shape, x.stride(), model.stride(), strict=True)
@@ -38,7 +38,7 @@ def in_layout_of(x: Tensor | None, model: Tensor) -> Tensor | None:
 
 
 def pixel_layout(x: Tensor) -> tuple[int, int] | None:
-    """(channels that lie together, pixels) of a contiguous or channels-last image, None for other layouts."""
+    """Return (adjacent channels, pixels) of a contiguous or channels-last image, None for other layouts."""
     if x.is_contiguous():
         return 1, 1
     if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last):
@@ -47,10 +47,11 @@ def pixel_layout(x: Tensor) -> tuple[int, int] | None:
 
 
 def result_for(image: Tensor, counted: bool) -> tuple[Tensor, Tensor, tuple[int, int]]:
-    """(the tensor a kernel writes, the tensor the caller gets, its pixel layout), laid out as `torch.empty_like`.
+    """Return the tensor that a kernel writes, the tensor that the caller gets, and the former's pixel layout.
 
-    A kernel that has to know which element it is at (`counted`) knows it in contiguous and channels-last images: for
-    another layout it writes a contiguous one, which the launcher copies.
+    The caller's is laid out as `torch.empty_like(image)`. A kernel that must know an element's logical index
+    (`counted`) knows it in contiguous and channels-last images. For another layout it writes a contiguous image, which
+    the launcher copies.
     """
     wanted = torch.empty_like(image)
     layout = pixel_layout(wanted)

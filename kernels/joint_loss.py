@@ -1,4 +1,4 @@
-"""`joint_loss` in Triton. The arithmetic is csrc/joint_loss/joint_loss.h's."""
+"""`joint_loss` in Triton, with the arithmetic of csrc/joint_loss/joint_loss.h."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def distance(d, squared: tl.constexpr):
 
 @triton.jit
 def distance_derivative(d, squared: tl.constexpr):
-    # 0 at 0, as torch's; NaN stays.
+    # 0 at 0, like torch.sign; NaN stays.
     if squared:
         return 2 * d
     else:

@@ -1,9 +1,9 @@
 """`linear_attention` in Triton: the context of pieces of the pixels, their combination, and its product with q.
 
-A program takes one piece of the pixels, of one head of one sample. The keys' softmax over the pixels is gathered
-online: sums of exponentials of the differences from the largest key so far, rescaled whenever a larger one turns
-up. The pieces are combined in one fixed order, so that a result has the same bits every time. Where values lie follows
-from two strides, so that one kernel serves both layouts.
+A program takes one piece of the pixels of one head of one sample. The keys' softmax over the pixels is computed
+online: it sums exponentials of the differences from the largest key so far, and rescales the sum at every larger key.
+The pieces are combined in a fixed order, so a result has the same bits every time. Two strides say where the values
+lie, so one kernel serves both layouts.
 """
 
 from __future__ import annotations
@@ -13,31 +13,31 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-PIXELS = 64  # that a program takes at a time
-PIECES = 128  # that a head's context is gathered from, at most
+PIXELS = 64  # pixels that a program takes at a time
+PIECES = 128  # largest number of pieces of an image
 PRECISION = {torch.float32: "ieee", torch.bfloat16: "tf32", torch.float16: "tf32x3"}
-"""How matrix products take their factors, by the image's dtype.
+"""The precision of matrix products, by the image's dtype.
 
-TF32's 11 bits hold values in bfloat16 or float16 exactly. Of what is multiplied with them they keep 3 bits more than
-bfloat16 has; float16 has 11 itself, and is given a second TF32 term.
+TF32 has 11 bits, which hold bfloat16 and float16 values exactly. The other factor is computed in float32. Rounded to
+11 bits, it still has 3 more than bfloat16. float16 has 11 bits itself, so "tf32x3" adds a second TF32 term.
 """
 
 
 @triton.jit
 def head_start(program, heads, features, by_sample, by_channel):
-    # Where a head of a sample begins: its queries, and in an image of one value a query, its result.
+    # Where a head of a sample begins: its queries, or in an image of a third of the channels its result.
     return program.to(tl.int64) // heads * by_sample + program.to(tl.int64) % heads * features * by_channel
 
 
 @triton.jit
 def places(p, f, by_channel, by_pixel):
-    # 64 bits: the last feature of a contiguous image can lie more than 2^31 values from its first.
+    # 64 bits: in a contiguous image the last feature can be more than 2^31 values behind the first.
     return p[:, None].to(tl.int64) * by_pixel + f[None, :].to(tl.int64) * by_channel
 
 
 @triton.jit
 def above_minus_infinity(largest):
-    # What to subtract from the exponents: where there is no other key than minus infinity all exponentials are 0.
+    # What to subtract from the exponents. If all keys are minus infinity, all exponentials are 0.
     return tl.where(largest == float("-inf"), 0.0, largest)
 
 
@@ -57,7 +57,7 @@ def context_kernel(
     width: tl.constexpr,
     precision: tl.constexpr,
 ):
-    # A piece's part has features + 2 rows: the largest keys, the sums of the exponentials, and the context.
+    # A piece's part has features + 2 rows: the largest keys, the sums of exponentials, and the context.
     p = tl.arange(0, pixels)
     f = tl.arange(0, width)
     piece = tl.program_id(0)
@@ -97,7 +97,7 @@ def combine_kernel(
     features: tl.constexpr,
     width: tl.constexpr,
 ):
-    # One row of a head's context: one feature of the keys with all of the values.
+    # One row of a head's context: one feature of the keys by all features of the values.
     row = tl.program_id(0)
     i = tl.arange(0, all_pieces)
     f = tl.arange(0, width)
@@ -162,9 +162,9 @@ def linear_attention(qkv: Tensor, heads: int) -> Tensor:
         qkv, by_channel, by_pixel, by_result_pixel = qkv.contiguous(), numel, 1, 1
     else:
         by_channel, by_pixel, by_result_pixel = 1, channels, inner
-    tiles = triton.next_power_of_2(triton.cdiv(numel, PIXELS * PIECES))  # of a piece; few values, to compile for few
+    tiles = triton.next_power_of_2(triton.cdiv(numel, PIXELS * PIECES))  # per piece; a power of 2, to compile few
     pieces = triton.cdiv(numel, tiles * PIXELS)
-    each = {"features": features, "width": max(16, triton.next_power_of_2(features))}  # 16: a matrix product's least
+    each = {"features": features, "width": max(16, triton.next_power_of_2(features))}  # tl.dot takes no less than 16
     parts = torch.empty((samples * heads, pieces, features + 2, features), dtype=torch.float32, device=qkv.device)
     context = torch.empty((samples * heads, features, features), dtype=torch.float32, device=qkv.device)
     product = {"pixels": PIXELS, "precision": PRECISION[qkv.dtype], "num_warps": 4, **each}

@@ -8,7 +8,7 @@ import triton.language as tl
 
 @triton.jit
 def log_of_unit(u):
-    # ln u for u in [2^-24, 1]: the mantissa in [sqrt(1/2), sqrt(2)), and the exponent that goes with it.
+    # ln u for u in [2^-24, 1], split into a mantissa in [sqrt(1/2), sqrt(2)) and its exponent.
     bits = u.to(tl.int32, bitcast=True)
     exponent = (bits - 0x3F3504F3) >> 23
     x = (bits - (exponent << 23)).to(tl.float32, bitcast=True) - 1.0
@@ -47,7 +47,7 @@ def box_muller(a, b):
 @triton.jit
 def four_normals(seed, stream, blocks):
     # The four normals of each of `blocks` (int64). tl.philox is Philox4x32-10 with the seed as its key.
-    # An integer argument arrives with 32 bits where it fits; sign extension keeps its value.
+    # Triton passes an integer that fits in 32 bits as 32 bits; sign extension keeps its value.
     seed = seed.to(tl.int64)
     stream = stream.to(tl.int64)
     low = (blocks & 0xFFFFFFFF).to(tl.uint32)
@@ -62,10 +62,10 @@ def four_normals(seed, stream, blocks):
 
 @triton.jit
 def drawn_noise(seed, stream, first, channels, pixels, pixels_together: tl.constexpr, block: tl.constexpr):
-    """The noise of elements first ... first + block of an image, counted in memory; `first` divides by 4.
+    """Return the noise of `block` elements of an image from `first` on, in memory order; 4 divides `first`.
 
-    pixels_together: channels-last, where a pixel's channels lie together: each element is a block of its own,
-        because its neighbours in memory are far apart in logical order.
+    If `pixels_together` (channels-last), each element needs a Philox block of its own, because its neighbours in
+    memory are far apart in logical order.
     """
     if pixels_together:
         elements = first + tl.arange(0, block)

@@ -1,4 +1,4 @@
-"""`reverse_step` in Triton. The arithmetic is csrc/reverse_step/reverse_step.h's, in the same order."""
+"""`reverse_step` in Triton, with the arithmetic of csrc/reverse_step/reverse_step.h in the same order."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from .images import in_layout_of, launch_config, load_or_zeros, pixel_layout, re
 from .noise import drawn_noise
 from .objective import flags_of
 
-NUMBERS = tl.constexpr(13)  # of a step, in the order of rddm_fast/ops/step_table.py's FIELDS
+NUMBERS = tl.constexpr(13)  # numbers of a step, in the order of FIELDS (rddm_fast/ops/step_table.py)
 
 
 @triton.jit
 def row_of(table_pointer, rows, number):
-    # A step's numbers. A missing row makes the image NaN: an error would have to stop the queue.
+    # A step's numbers. A missing row makes the image NaN, because raising an error would stall the queue.
     there = (number >= 0) & (number < rows)
     numbers = ()
     for i in tl.static_range(NUMBERS):
@@ -27,13 +27,13 @@ def row_of(table_pointer, rows, number):
 
 @triton.jit
 def clamp(x, limit):
-    # Comparisons rather than min and max: a NaN fails both and is returned, as by torch.clamp.
+    # Comparisons instead of min and max: a NaN fails both and is returned, as torch.clamp returns it.
     return tl.where(x < -limit, -limit, tl.where(x > limit, limit, x))
 
 
 @triton.jit
 def term(k, x):
-    # Left out, not multiplied: x may be infinite where k is 0.
+    # Left out, not multiplied: x may be infinite if k is 0.
     return tl.where(k != 0, k * x, 0.0)
 
 
@@ -42,7 +42,7 @@ def place(to, value, first, offsets, inside, packed: tl.constexpr):
     # Store `value`, an image's elements in memory order, in some channels of a larger image (csrc/common/tensors.h,
     # Placement).
     pointer, middle, inner, by_outer, by_middle, by_inner = to
-    if packed:  # the program stays within one sample, whose elements lie together
+    if packed:  # The program stays within one sample, whose elements are adjacent.
         sample = middle * inner
         start = tl.multiple_of(first // sample * by_outer + first % sample, 16)
         at = start + (offsets - first)
@@ -52,7 +52,7 @@ def place(to, value, first, offsets, inside, packed: tl.constexpr):
     tl.store(pointer + at, value.to(pointer.dtype.element_ty), mask=inside)
 
 
-# The integers change from call to call: no specialisation, so that a new value is not a new compilation.
+# These integers change from call to call. If specialised, each new value would be a new compilation.
 @triton.jit(do_not_specialize=["seed", "stream", "channels", "pixels", "rows", "step"])
 def reverse_step_kernel(
     I_t_pointer,
@@ -66,7 +66,7 @@ def reverse_step_kernel(
     stream,
     channels,
     pixels,
-    numbers,  # a step's, or None: they are in row `step` (plus what `index_pointer` holds) of the table
+    numbers,  # a step's numbers; None reads row `step` of the table (plus the number that `index_pointer` holds)
     table_pointer,
     rows,
     step,
@@ -198,7 +198,7 @@ def reverse_step_in_place(
 
 
 def placement(to: Tensor | None, layout: tuple[int, int], block: int) -> tuple[tuple | None, bool]:
-    """Where the kernel writes an image of that pixel layout in `to`, and whether its elements lie together there.
+    """Return where the kernel writes an image of that layout in `to`, and whether its elements are adjacent there.
 
     The first is (the tensor, middle, inner, the strides of csrc/common/tensors.h's Placement), or None without `to`.
     """
@@ -224,7 +224,7 @@ def _prepared(
     result: Tensor,
     layout: tuple[int, int],
 ) -> tuple[tuple[int], list, dict]:
-    """The grid, the images with what counts their elements, and the flags that both launchers pass."""
+    """Return what both launchers pass: the grid, the images with the numbers of their elements, and the flags."""
     if I_t.dtype == torch.float64:
         raise TypeError("I_t is float64, which the Triton kernel does not take: use impl='reference'")
     config = launch_config(min(I_t.element_size(), out0.element_size()))

@@ -1,9 +1,8 @@
-// What the CPU ops are built of: an image is worked through in blocks that stay in the first-level
+// The building blocks of the CPU ops: they process an image in blocks that stay in the first-level
 // cache.
 //
-// A block of each input is widened to the precision the op computes in (or used where it lies, if
-// it is stored in that precision), one vectorised loop computes, and the result is rounded once on
-// its way out.
+// A block of each input is widened to the op's precision, or used in place if it is stored in that
+// precision. One vectorised loop computes, and the result is rounded once when it is written.
 #pragma once
 
 #include <torch/headeronly/util/BFloat16.h>
@@ -17,8 +16,8 @@
 #include "common/noise.h"
 #include "common/tensors.h"
 
-// One binary for all x86-64 machines: the loader picks the widest of these that the machine has.
-// The levels' names and not those of processors, which are matched by maker and leave out AMD's.
+// One binary for all x86-64 machines: the loader picks the widest level that the machine has. The
+// clones name levels, because names of processors are matched by maker and would exclude AMD's.
 #if defined(__x86_64__) && defined(__GNUC__) && __GNUC__ >= 12 && !defined(__clang__)
 #define RDDM_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #elif defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
@@ -28,7 +27,7 @@
 #endif
 
 namespace rddm {
-namespace {  // each file its own: functions with clones cannot be shared between them
+namespace {  // One copy per file: functions with clones cannot be shared between files.
 
 using torch::headeronly::BFloat16;
 using torch::headeronly::Half;
@@ -46,9 +45,9 @@ RDDM_INLINE Storage rounded(float x) {
   return static_cast<Storage>(x);
 }
 
-// To nearest even, without the branches and the call of Half's own constructor, which keep a loop
-// from being vectorised. Below the smallest normal half, adding 0.5 aligns a float's last bit with
-// a half's, so that the addition rounds.
+// Rounds to nearest even. Half's own constructor has branches and a call, which keep a loop from
+// being vectorised. Below the smallest normal half, adding 0.5 aligns a float's last bit with a
+// half's, so the addition rounds.
 template <>
 RDDM_INLINE Half rounded<Half>(float x) {
   const uint32_t bits = std::bit_cast<uint32_t>(x), magnitude = bits & 0x7fffffffu;
@@ -56,7 +55,7 @@ RDDM_INLINE Half rounded<Half>(float x) {
   const uint32_t subnormal =
       std::bit_cast<uint32_t>(std::bit_cast<float>(magnitude) + 0.5f) - 0x3f000000u;
   uint32_t half = magnitude < 0x38800000u ? subnormal : normal;
-  half = magnitude >= 0x47800000u ? 0x7c00u : half;  // 65536 and above, infinity
+  half = magnitude >= 0x47800000u ? 0x7c00u : half;  // 65536 and above: infinity
   half = magnitude > 0x7f800000u ? 0x7e00u : half;   // not a number
   return Half(static_cast<uint16_t>(half | (bits >> 16 & 0x8000u)), Half::from_bits());
 }
@@ -66,7 +65,7 @@ RDDM_CLONES void round_to(const float* __restrict from, Storage* __restrict to, 
   for (int64_t i = 0; i < n; ++i) to[i] = rounded<Storage>(from[i]);
 }
 
-// A block of one input in the precision T, wherever it has to come from. Absent inputs are zeros.
+// A block of one input in the precision T: in place or widened. An absent input is zeros.
 template <class Storage, class T>
 class Block {
  public:
@@ -89,8 +88,8 @@ class Block {
   alignas(64) T buffer_[kBlock];
 };
 
-// The normals of `blocks` consecutive blocks (see noise.h), the four of a block apart. The blocks'
-// numbers share their upper 32 bits.
+// The normals of `blocks` consecutive blocks (see noise.h), each of a block's four in an array of
+// its own. The blocks' numbers share their upper 32 bits.
 RDDM_CLONES void fill_normals(uint64_t seed, uint64_t stream, uint64_t first_block,
                               float* __restrict z0, float* __restrict z1, float* __restrict z2,
                               float* __restrict z3, int64_t blocks) {
@@ -115,7 +114,7 @@ RDDM_CLONES void interleave(const float* __restrict z0, const float* __restrict 
   }
 }
 
-// The noise of n <= kBlock elements of an image from its element `first` on, counted in memory.
+// The noise of n <= kBlock elements of an image from its element `first` on, in memory order.
 class DrawnNoise {
  public:
   explicit DrawnNoise(const NoiseArgument& noise)
@@ -142,11 +141,11 @@ class DrawnNoise {
   }
 
  private:
-  // Of elements in logical order.
+  // The noise of elements in logical order.
   const float* logical(uint64_t first, int64_t n) {
     const uint64_t begin = first / 4, end = (first + uint64_t(n) + 3) / 4;
     for (uint64_t block = begin; block < end;) {
-      // Up to where the upper half of the block's number changes, which is once in 2^34 elements.
+      // Up to where the upper half of the block's number changes: once in 2^34 elements.
       const uint64_t stop = std::min(end, ((block >> 32) + 1) << 32);
       const int64_t blocks = int64_t(stop - block);
       fill_normals(seed_, stream_, block, z_[0], z_[1], z_[2], z_[3], blocks);

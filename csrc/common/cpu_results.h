@@ -1,4 +1,4 @@
-// How the CPU ops' results get to memory.
+// How the CPU ops write their results to memory.
 #pragma once
 
 #include "common/cpu_blocks.h"
@@ -6,7 +6,7 @@
 namespace rddm {
 namespace {
 
-// Where a block of results is computed: in place, or in a buffer that is rounded on its way out.
+// Where a block of results is computed: in place, or in a buffer that is rounded when written.
 template <class Storage, class T>
 class Written {
  public:
@@ -20,7 +20,7 @@ class Written {
     }
   }
 
-  // What was computed at at(begin) is the n elements from `begin` on.
+  // Writes the n elements from `begin` on, which were computed at at(begin).
   void done(int64_t begin, int64_t n) {
     if constexpr (!std::is_same_v<Storage, T>) round_to(computed_, data_ + begin, n);
   }
@@ -30,7 +30,7 @@ class Written {
   alignas(64) T computed_[std::is_same_v<Storage, T> ? 1 : kBlock];
 };
 
-// Blocks of an image written into some of the channels of a larger one; to nowhere without data.
+// Writes blocks of an image into some channels of a larger one. Without data it writes nothing.
 template <class Storage, class T>
 class Placed {
  public:
@@ -42,7 +42,7 @@ class Placed {
     int64_t outer = begin / p_.inner / p_.middle;
     while (n > 0) {
       Storage* const to = data_ + outer * p_.outer_stride + middle * p_.middle_stride;
-      // Short runs, channels-last pixels, are taken many at a time.
+      // The pixels of a channels-last image are short runs, so many are written at a time.
       const int64_t runs = inner == 0 ? std::min(p_.middle - middle, n / p_.inner) : 0;
       if (runs > 1 && p_.inner_stride == 1 && p_.inner < 16) {
         runs_of(from, to, runs);

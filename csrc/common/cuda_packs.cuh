@@ -1,9 +1,9 @@
 // The building blocks of the CUDA ops: every thread takes 16 bytes of the narrowest tensor.
 //
-// Memory bounds the kernels, so all their loads are in flight at once: 128-bit loads fetch each
-// input into registers as stored, and only then is it widened and computed with. One kernel serves
-// every size and alignment: a thread whose elements are not all there, or whose tensors are not all
-// aligned, moves them one by one.
+// The kernels are memory-bound, so all loads are in flight at once: 128-bit loads fetch every input
+// into registers as stored, and only then are the values widened and used. One kernel serves every
+// size and alignment: a thread at the end of the image, or with a tensor that is not aligned, moves
+// its elements one by one.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -22,8 +22,8 @@
 #include "common/noise.h"
 #include "common/tensors.h"
 
-// These live in libtorch_cuda.so, which a CPU-only torch lacks. There the weak references are null
-// and the module still loads; without a CUDA tensor nobody calls into this file.
+// These functions are in libtorch_cuda.so, which a CPU-only torch lacks. There the weak references
+// are null and the module still loads. Without a CUDA tensor nobody calls into this file.
 #pragma weak aoti_torch_get_current_cuda_stream
 #pragma weak torch_c10_cuda_check_msg
 #pragma weak torch_c10_cuda_free_error_msg
@@ -35,19 +35,19 @@ using torch::headeronly::BFloat16;
 using torch::headeronly::Half;
 
 constexpr int kThreads = 256;
-constexpr int kBytes = 16;  // the widest load there is on every architecture built for
+constexpr int kBytes = 16;  // the widest load of every architecture that we build for
 
-// N elements as they are stored. Aligned so that copying one is 128-bit accesses and nothing else.
+// N elements as stored, aligned so that copying a pack takes only 128-bit accesses.
 template <class T, int N>
 struct alignas(sizeof(T) * N < kBytes ? sizeof(T) * N : kBytes) Pack {
   T element[N];
 };
 
-// How many elements a thread takes, for images stored as Image beside outputs stored as Output.
+// Number of elements per thread, for images stored as Image beside outputs stored as Output.
 template <class Image, class Output>
 constexpr int kElements = kBytes / std::min(sizeof(Image), sizeof(Output));
 
-// The thread's elements of one input; zeros where the input is absent or ends.
+// Loads the thread's elements of one input; zeros if the input is absent, and beyond its end.
 template <int N, class T>
 __device__ __forceinline__ Pack<T, N> load(const T* __restrict__ data, int64_t first, int64_t numel,
                                            bool whole) {
@@ -75,8 +75,8 @@ __device__ __forceinline__ void store(T* __restrict__ data, const Pack<T, N>& pa
   }
 }
 
-// Division by a number that a launch knows: 64-bit division on the device is a call, around which
-// registers spill. Exact for dividends below 2^52.
+// Division by a number that is known at the launch. On the device a 64-bit division is a call,
+// around which registers spill. This one is exact for dividends below 2^52.
 struct Divisor {
   int64_t divisor;
   double reciprocal;
@@ -97,13 +97,13 @@ struct Divisor {
   }
 };
 
-// A call's noise as a kernel takes it: a tensor's data (or null), or what to draw it from.
+// A call's noise as a kernel takes it: a tensor's data (or null), or the seed and stream.
 template <class T>
 struct DeviceNoise {
   const T* data;
   bool drawn;
   uint64_t seed, stream;
-  const int64_t* seed_pointer;  // where the seed is, or null
+  const int64_t* seed_pointer;  // the seed in device memory, or null
   Divisor channels, pixels;     // see PixelLayout
 
   explicit DeviceNoise(const NoiseArgument& noise)
@@ -116,7 +116,7 @@ struct DeviceNoise {
         pixels(noise.layout.pixels) {}
 };
 
-// The noise of a thread's elements. A thread's first element is a multiple of N, and N of 4.
+// The noise of a thread's elements. The first one's index is a multiple of N, and N of 4.
 template <int N, class T>
 __device__ __forceinline__ Pack<float, N> load_noise(const DeviceNoise<T>& noise, int64_t first,
                                                      int64_t numel, bool whole) {
@@ -137,7 +137,7 @@ __device__ __forceinline__ Pack<float, N> load_noise(const DeviceNoise<T>& noise
     }
   } else {
     // Neighbours in memory are far apart in logical order, so each element is a block of its own.
-    // Where the thread's first element lies takes divisions; from there on it is counted.
+    // Divisions find the thread's first element; the following ones are found by counting.
     int64_t channel, pixel;
     int64_t image = noise.channels.divide(first, channel);
     image = noise.pixels.divide(image, pixel);
@@ -160,13 +160,13 @@ __device__ __forceinline__ Pack<float, N> load_noise(const DeviceNoise<T>& noise
   return z;
 }
 
-// Where a kernel places an image's elements among the channels of a larger one (see Placement).
+// Where a kernel writes an image's elements among the channels of a larger one (see Placement).
 template <class T>
 struct DevicePlacement {
   T* data;
   Divisor middle, inner;
   int64_t outer_stride, middle_stride, inner_stride;
-  bool packs;  // a thread's elements lie together, aligned
+  bool packs;  // a thread's elements are adjacent and aligned
 
   DevicePlacement(const std::optional<Tensor>& to, const Placement& p, int elements)
       : data(data_to<T>(to)),
@@ -179,7 +179,7 @@ struct DevicePlacement {
               p.outer_stride % elements == 0 && reinterpret_cast<uintptr_t>(data) % kBytes == 0) {}
 };
 
-// Stores a thread's elements of an image where they are placed; does nothing without data.
+// Stores a thread's elements of an image at their place; does nothing without data.
 template <int N, class T>
 __device__ __forceinline__ void place(const DevicePlacement<T>& to, const Pack<T, N>& pack,
                                       int64_t first, int64_t numel) {
@@ -215,7 +215,7 @@ inline cudaStream_t current_stream(const Tensor& x) {
 
 inline bool is_aligned(const void* data) { return reinterpret_cast<uintptr_t>(data) % kBytes == 0; }
 
-// Adds what the compiler made of one kernel to `all`.
+// Appends the attributes of one compiled kernel to `all`.
 template <class Kernel>
 void append_attributes(Kernel* kernel, const std::string& name,
                        std::vector<KernelAttributes>& all) {
@@ -230,7 +230,7 @@ void append_attributes(Kernel* kernel, const std::string& name,
       {name, attributes.numRegs, static_cast<int>(attributes.localSizeBytes), kThreads, blocks});
 }
 
-// Names of dtypes, for the attributes of kernels.
+// Names of dtypes, for the names of kernels.
 template <class T>
 std::string dtype_name() {
   return std::is_same_v<T, float> ? "float32" : std::is_same_v<T, Half> ? "float16" : "bfloat16";
@@ -241,7 +241,7 @@ std::string dtype_names() {
   return dtype_name<Image>() + ", outputs " + dtype_name<Output>();
 }
 
-// How many blocks cover `numel` elements, N per thread.
+// The number of blocks that cover `numel` elements, N per thread.
 template <int N>
 unsigned blocks_for(int64_t numel) {
   constexpr int64_t kPerBlock = int64_t(kThreads) * N;

@@ -1,4 +1,4 @@
-// From values that a call brings to template arguments: the one place that lists what is compiled.
+// Turns the values of a call into template arguments: the one place that lists what is compiled.
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>
@@ -20,7 +20,7 @@ void for_each_objective(Call&& call) {
   }(std::make_integer_sequence<int, kObjectives>());
 }
 
-// The same for one objective.
+// Calls it for one objective.
 template <class Call>
 void for_objective(Objective objective, Call&& call) {
   for_each_objective([&]<Objective O>() {
@@ -31,8 +31,8 @@ void for_objective(Objective objective, Call&& call) {
 template <class T>
 constexpr torch::headeronly::ScalarType kDtype = torch::headeronly::CppTypeToScalarType<T>::value;
 
-// call.operator()<Image, Output>() for every pair of dtypes that images and network outputs come in
-// together: both alike, or the outputs in half precision beside float32 images.
+// call.operator()<Image, Output>() for every pair of dtypes that images and network outputs may
+// have: both the same, or outputs in half precision beside float32 images.
 template <class Call>
 void for_each_pair(Call&& call) {
   using torch::headeronly::BFloat16;
@@ -44,7 +44,7 @@ void for_each_pair(Call&& call) {
   call.template operator()<Half, Half>();
 }
 
-// The same for one pair; with `Wide` also for float64. The error begins with `otherwise`.
+// Calls it for one pair; with `Wide` also for float64. The error begins with `otherwise`.
 template <bool Wide, class Call>
 void for_pair(torch::headeronly::ScalarType image, torch::headeronly::ScalarType output,
               const char* otherwise, Call&& call) {
@@ -68,7 +68,7 @@ void for_each_dtype(Call&& call) {
   call.template operator()<torch::headeronly::Half>();
 }
 
-// The same for one dtype; with `Wide` also for float64. The error begins with `otherwise`.
+// Calls it for one dtype; with `Wide` also for float64. The error begins with `otherwise`.
 template <bool Wide, class Call>
 void for_dtype(torch::headeronly::ScalarType dtype, const char* otherwise, Call&& call) {
   bool served = false;
@@ -82,7 +82,7 @@ void for_dtype(torch::headeronly::ScalarType dtype, const char* otherwise, Call&
   STD_TORCH_CHECK(served, otherwise, " for ", torch::headeronly::toString(dtype));
 }
 
-// What images of a storage dtype are computed in.
+// The precision in which images of a storage dtype are computed.
 template <class Storage>
 using Computed = std::conditional_t<std::is_same_v<Storage, double>, double, float>;
 

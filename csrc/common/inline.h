@@ -1,8 +1,8 @@
 // Functions that both the host and the device compile.
 #pragma once
 
-// Always inlined: the host compiles its loops for several instruction sets, and only what is
-// inlined into a loop is compiled for the loop's.
+// Always inlined: the host compiles its loops for several instruction sets, and a function is
+// compiled for the loop's set only if it is inlined into the loop.
 #if defined(__CUDACC__)
 #define RDDM_INLINE __host__ __device__ __forceinline__
 #else

@@ -1,4 +1,4 @@
-// What the CUDA compiler made of each kernel, as the driver reports it for the current device.
+// The registers and memory of each compiled kernel, as the driver reports them for this device.
 #pragma once
 
 #include <string>
@@ -9,12 +9,12 @@ namespace rddm {
 struct KernelAttributes {
   std::string kernel;
   int registers;    // a thread
-  int local_bytes;  // a thread: spilled registers and stack
+  int local_bytes;  // per thread: spilled registers and stack
   int threads_per_block;
-  int blocks_per_sm;  // that fit a multiprocessor at once
+  int blocks_per_sm;  // resident per multiprocessor
 };
 
-// One entry an instantiation. Throws where there is no CUDA device to ask.
+// One entry per instantiation. Throws if there is no CUDA device to ask.
 std::vector<KernelAttributes> reverse_step_kernel_attributes();
 std::vector<KernelAttributes> forward_diffuse_kernel_attributes();
 std::vector<KernelAttributes> joint_loss_kernel_attributes();

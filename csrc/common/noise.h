@@ -1,15 +1,14 @@
 // Standard normal noise that is a function of (seed, stream, element), the same on every backend.
 //
-// Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011) turns the
-// seed as key and (block, stream) as counter into four words; two Box-Muller transforms turn these
-// into four normals. Element e of an image, counted in its logical (N, C, H, W) order whatever its
-// memory layout, is normal e % 4 of block e / 4.
+// Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011), with the
+// seed as key and (block, stream) as counter, gives four words. Two Box-Muller transforms turn them
+// into four normals. Element e of an image, counted in logical (N, C, H, W) order for every memory
+// layout, is normal e % 4 of block e / 4.
 //
-// A transform takes 24 bits for the radius and 24 for the angle, so that both are exact in float32
-// and the only errors are those of the logarithm, the sine and the cosine. These are polynomials
-// (Cephes' coefficients for single precision) and not the library's, so that every backend computes
-// the same and the host's compiler can vectorise them. No normal exceeds sqrt(48 ln 2) = 5.77 in
-// magnitude.
+// A transform takes 24 bits for the radius and 24 for the angle. Both are exact in float32, so the
+// only errors are those of the logarithm, the sine and the cosine. These are polynomials (Cephes'
+// coefficients for single precision), not library calls, so that every backend computes the same
+// and the host's compiler can vectorise them. No normal exceeds sqrt(48 ln 2) = 5.77 in magnitude.
 #pragma once
 
 #include <cmath>
@@ -51,7 +50,7 @@ RDDM_INLINE PhiloxWords philox(PhiloxWords counter, uint32_t key0, uint32_t key1
 RDDM_INLINE float log_of_unit(float u) {
   uint32_t bits;
   std::memcpy(&bits, &u, sizeof bits);
-  // The mantissa in [sqrt(1/2), sqrt(2)), and the exponent that goes with it.
+  // The mantissa in [sqrt(1/2), sqrt(2)), and its exponent.
   const int32_t exponent = int32_t(bits - 0x3f3504f3u) >> 23;
   bits -= uint32_t(exponent) << 23;
   float x;
@@ -75,7 +74,7 @@ RDDM_INLINE float log_of_unit(float u) {
 RDDM_INLINE void box_muller(uint32_t a, uint32_t b, float& z0, float& z1) {
   const float u = float(int32_t(a >> 8) + 1) * 0x1p-24f;  // (0, 1]
   const float radius = __builtin_sqrtf(-2.0f * log_of_unit(u));
-  // The angle in 2^-24 turns: its nearest quarter, and what is left, within an eighth of a turn.
+  // The angle in 2^-24 turns: its nearest quarter turn, and the rest, at most an eighth of a turn.
   const int32_t turn = int32_t(b >> 8), quarter = (turn + (1 << 21)) >> 22;
   const float x = float(turn - (quarter << 22)) * 3.7450703e-7f, z = x * x;  // 2 pi / 2^24
   const float sine =

@@ -1,4 +1,4 @@
-// What a network's outputs are: the codes of rddm_fast/theory/objective.py's Objective.
+// What a network's outputs mean: the codes of Objective in rddm_fast/theory/objective.py.
 #pragma once
 
 namespace rddm {
@@ -18,7 +18,7 @@ constexpr bool has_two_outputs(Objective o) { return o <= Objective::kPredX0AddN
 
 constexpr bool needs_input(Objective o) { return o > Objective::kPredResAddNoise; }
 
-// The first output, or the only one, is the clean image.
+// The first or only output is the clean image.
 constexpr bool x0_known(Objective o) {
   return o == Objective::kPredX0Noise || o == Objective::kPredX0AddNoise || o == Objective::kPredX0;
 }

@@ -1,5 +1,5 @@
-// What the launchers of all ops do before their loops: check the arguments, and bring every input
-// to the result's memory layout, so that one flat index serves all.
+// What the launchers of all ops do before their loops: they check the arguments and bring every
+// input to the result's memory layout, so that one flat index serves all.
 #pragma once
 
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
@@ -13,7 +13,7 @@ namespace rddm {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-// Equal strides wherever a stride means something: not along dimensions of size 1.
+// Whether the strides are equal, except along dimensions of size 1, where they mean nothing.
 inline bool same_layout(const Tensor& a, const Tensor& b) {
   for (int64_t d = 0; d < a.dim(); ++d) {
     if (a.size(d) != 1 && a.stride(d) != b.stride(d)) return false;
@@ -21,7 +21,7 @@ inline bool same_layout(const Tensor& a, const Tensor& b) {
   return true;
 }
 
-// `x` itself where it already lies in memory as `model` does, else a copy that does.
+// `x` itself if it has the memory layout of `model`, else a copy that has it.
 inline Tensor in_layout_of(const Tensor& x, const Tensor& model) {
   if (same_layout(x, model)) return x;
   int32_t dtype, device_type;
@@ -36,8 +36,8 @@ inline Tensor in_layout_of(const Tensor& x, const Tensor& model) {
   return copy;
 }
 
-// `x` in the layout of `model`, once it is known to be of that shape, on that device and of
-// `dtype`. `op` and `name` are for the message.
+// Checks that `x` has the shape and device of `model` and this `dtype`, and returns it in the
+// layout of `model`. `op` and `name` are for the message.
 inline Tensor matching(const Tensor& x, const Tensor& model, ScalarType dtype, const char* op,
                        const char* name) {
   bool same_shape = x.dim() == model.dim();
@@ -49,7 +49,7 @@ inline Tensor matching(const Tensor& x, const Tensor& model, ScalarType dtype, c
   return in_layout_of(x, model);
 }
 
-// The start of a tensor's data, or null for an absent one. The caller has dispatched on the dtype.
+// The data of a tensor, or null for an absent one. The caller has dispatched on the dtype.
 template <class T>
 const T* data_of(const std::optional<Tensor>& x) {
   return x ? static_cast<const T*>(x->const_data_ptr()) : nullptr;
@@ -62,13 +62,12 @@ T* data_to(const std::optional<Tensor>& x) {
 }
 
 // How an image's memory order follows from its logical (N, C, H, W) order: `channels` values of a
-// pixel lie together and an image has `pixels` of them. One channel means that the two orders are
-// the same.
+// pixel are adjacent, and an image has `pixels` pixels. With one channel the two orders are equal.
 struct PixelLayout {
   int64_t channels = 1, pixels = 1;
 };
 
-// The layout of `x` if it is contiguous or channels-last, which drawn noise can be counted in.
+// The layout of `x` if it is contiguous or channels-last: in these, drawn noise can be counted.
 inline std::optional<PixelLayout> pixel_layout(const Tensor& x) {
   int64_t expected = 1;
   bool contiguous = true;
@@ -94,13 +93,13 @@ struct NoiseArgument {
   PixelLayout layout;
 };
 
-// Where the elements of an image go that is written into some of the channels of a larger one,
-// counted as they lie in memory in the image: `outer` by `middle` by `inner` of them.
+// Where the elements of an image go that is written into some channels of a larger one. In memory
+// order the image's elements are `outer` by `middle` by `inner`.
 struct Placement {
   int64_t middle = 1, inner = 1;
   int64_t outer_stride = 0, middle_stride = 0, inner_stride = 0;
 
-  // Whether a sample's elements lie in the same order and without gaps.
+  // Whether a sample's elements keep their order and have no gaps.
   bool samples_are_whole() const {
     return inner_stride == 1 && (middle == 1 || middle_stride == inner);
   }
@@ -123,15 +122,14 @@ inline Placement placement(const Tensor& to, const Tensor& image, const char* op
   return {height * width, channels, to.stride(0), pixel_stride, to.stride(1)};
 }
 
-// Where an op writes its result for `image`, laid out as torch.empty_like lays it out. An op that
-// has to know which element it is at (`counted`: for drawn noise, or for its sample) knows it in
-// contiguous and channels-last images: for another layout `tensor` is contiguous, and `finish`
-// copies it.
+// Where an op writes its result for `image`, laid out as by torch.empty_like. An op that must know
+// an element's logical index (`counted`: for drawn noise, or for its sample) knows it in contiguous
+// and channels-last images. For another layout `tensor` is contiguous, and `finish` copies it.
 struct Result {
   Tensor tensor;
   std::optional<Tensor> wanted;
 
-  // Written in place of `image`.
+  // Writes in place, over `image`.
   explicit Result(const Tensor& image) : tensor(image) {}
 
   Result(const Tensor& image, bool counted) : tensor(torch::stable::empty_like(image)) {

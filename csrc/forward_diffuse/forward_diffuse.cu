@@ -27,13 +27,14 @@ __global__ void __launch_bounds__(kThreads)
   const auto x_in = load<N>(I_in, first, numel, whole);
   const auto z = load_noise<N>(noise, first, numel, whole);
 
-  // Most threads lie within one sample; the others look every element up.
+  // Most threads stay within one sample; the others look up every element's index.
   int64_t within;
   int64_t sample = per_sample.divide(first, within), end = (sample + 1) * per_sample.divisor;
   float a, b;
   const auto look_up = [&] {
     const int64_t index = t[sample];
-    const bool inside = index >= 0 && index < table_length;  // checking needs no synchronisation
+    // An index out of range gives NaN, because raising an error would stall the queue.
+    const bool inside = index >= 0 && index < table_length;
     a = inside ? alpha_bar[index] : nanf("");
     b = inside ? beta_bar[index] : nanf("");
   };

@@ -1,8 +1,8 @@
 // group_norm_silu on the CPU: one walk for the statistics, one that normalises and activates.
 //
-// Both walks take pieces that stay in the cache. A piece's mean and sum of squared deviations come
-// from two passes over it, and pieces are joined by Chan's formula in float64, in an order that
-// does not depend on the threads.
+// Both walks take pieces that stay in the cache. Two passes over a piece give its mean and its sum
+// of squared deviations. Chan's formula joins the pieces in float64, in an order that does not
+// depend on the threads.
 #include "group_norm_silu/group_norm_silu.h"
 
 #include <torch/csrc/stable/library.h>
@@ -16,7 +16,7 @@
 namespace rddm {
 namespace {
 
-constexpr int64_t kPiece = 8192;  // values of a piece: 32 KiB in float32
+constexpr int64_t kPiece = 8192;  // values per piece: 32 KiB in float32
 
 struct Moments {
   double count = 0, mean = 0, squares = 0;
@@ -48,7 +48,7 @@ RDDM_CLONES void sum_pixels(const float* __restrict x, int64_t n, int64_t channe
 
 RDDM_INLINE float square(float x) { return x * x; }
 
-// The same of (x[p][c] - means[c])^2.
+// sums[c] of (x[p][c] - means[c])^2 over n pixels.
 RDDM_CLONES void sum_squares(const float* __restrict x, int64_t n, int64_t channels,
                              const float* __restrict means, float* __restrict sums) {
   std::fill_n(sums, channels, 0.f);
@@ -66,7 +66,7 @@ RDDM_CLONES void sum_squares(const float* __restrict x, int64_t n, int64_t chann
   }
 }
 
-// Of n values in a row, summed as if they were pixels of 16 channels.
+// The sum of n adjacent values, computed as if they were pixels of 16 channels.
 Moments moments_of_run(const float* x, int64_t n) {
   constexpr int64_t kLanes = 16;
   const int64_t whole = n / kLanes * kLanes;
@@ -84,7 +84,7 @@ Moments moments_of_run(const float* x, int64_t n) {
   return {double(n), mean, total([&](float value) { return square(value - float(mean)); })};
 }
 
-// y[p][c] = silu(factors[c] x[p][c] + terms[c]), and + rest[p][c] where that is added.
+// y[p][c] = silu(factors[c] x[p][c] + terms[c]), plus rest[p][c] if there is a residual.
 template <bool Adds>
 RDDM_CLONES void activate(const float* __restrict x, const float* __restrict factors,
                           const float* __restrict terms, const float* __restrict rest, int64_t n,
@@ -120,8 +120,8 @@ class Piece {
   std::vector<float> buffer_;
 };
 
-// How an image is cut: `planes` stretches of memory, each `pixels` times `channels` values, whose
-// pieces are runs of pixels. Channels-last, a plane is a sample; else it is one channel of one.
+// How an image is cut: into `planes` stretches of memory of `pixels` times `channels` values each.
+// A piece is a run of pixels. A plane is a sample if channels-last, else one channel of a sample.
 struct Cut {
   int64_t samples, all_channels, planes, pixels, channels, piece, pieces;
 
@@ -142,7 +142,7 @@ struct GroupNormInputs {
   double eps;
 };
 
-// Every sample's and channel's factor and term, from the statistics of its group.
+// The factor and the term of every sample's channels, from the statistics of their group.
 std::vector<Affine> affines(const GroupNormInputs& in, const std::vector<Moments>& statistics) {
   const int64_t samples = in.x.size(0), channels = in.x.size(1), of_group = channels / in.groups;
   const float* const weight = static_cast<const float*>(in.weight.const_data_ptr());
@@ -168,9 +168,9 @@ void run(const GroupNormInputs& in, const Tensor& x, const std::optional<Tensor>
   const Storage* const data = static_cast<const Storage*>(x.const_data_ptr());
   Storage* const to = static_cast<Storage*>(result.mutable_data_ptr());
   const int64_t values = cut.piece * cut.channels, of_group = cut.all_channels / in.groups;
-  const int64_t groups = cut.channels == 1 ? 1 : in.groups;  // that a plane has
+  const int64_t groups = cut.channels == 1 ? 1 : in.groups;  // per plane
 
-  // Of each plane, piece and group.
+  // One per plane, piece and group.
   std::vector<Moments> parts(cut.planes * cut.pieces * groups);
   torch::stable::parallel_for(0, cut.planes * cut.pieces, 1, [&](int64_t first, int64_t last) {
     Piece<Storage> source(data, values);
@@ -218,7 +218,7 @@ void run(const GroupNormInputs& in, const Tensor& x, const std::optional<Tensor>
       const int64_t plane = i / cut.pieces, piece = i % cut.pieces * cut.piece;
       const int64_t n = std::min(cut.piece, cut.pixels - piece);
       const int64_t begin = (plane * cut.pixels + piece) * cut.channels, count = n * cut.channels;
-      // One channel is taken as one pixel of as many channels, all alike.
+      // A plane of one channel is processed as one pixel of many channels, all alike.
       const int64_t pixels = cut.channels == 1 ? 1 : n,
                     channels = cut.channels == 1 ? n : cut.channels;
       for (int64_t c = 0; c < channels; ++c) {

@@ -1,10 +1,10 @@
 // The arithmetic of group_norm_silu, for one value, shared by all that compute it.
 //
 //   y = (x - mean) rstd weight + bias             the group norm
-//   y = y (scale + 1) + shift                     the time's scale and shift, where there are some
+//   y = y (scale + 1) + shift                     the time's scale and shift, if there are any
 //   y = y sigmoid(y)                              SiLU
 //
-// For one channel of one sample the first two are one multiplication and one addition.
+// For a channel of a sample the first two lines are one multiplication and one addition.
 #pragma once
 
 #include <cmath>
@@ -25,8 +25,8 @@ RDDM_INLINE Affine normalised(float mean, float rstd, float weight, float bias, 
   return {factor * (scale + 1), (bias - mean * factor) * (scale + 1) + shift};
 }
 
-// e^x within 2 units in the last place, by Cephes' polynomial for single precision: without a call,
-// so that a compiler vectorises it. Below -87.3 it is 0 and above 88.7 infinite; NaN stays.
+// e^x to 2 units in the last place, by Cephes' polynomial for single precision. It has no call, so
+// the compiler vectorises it. Below -87.3 it is 0, above 88.7 infinite; NaN stays.
 RDDM_INLINE float exponential(float x) {
   const float clamped = x < -88.0f ? -88.0f : (x > 89.0f ? 89.0f : x);
   const float shifted = clamped * 1.44269504088896341f + 12582912.0f;  // rounds to an integer
@@ -40,7 +40,7 @@ RDDM_INLINE float exponential(float x) {
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   p = p * r * r + r + 1.0f;
-  // 2^n in two factors: n reaches 128, which one exponent has no room for, and -127.
+  // 2^n in two factors: n reaches 128 and -127, which one exponent cannot hold.
   int32_t bits;
   std::memcpy(&bits, &shifted, sizeof bits);
   const int32_t whole = bits - 0x4b400000, half = whole >> 1;

@@ -69,7 +69,7 @@ void run(const JointLossInputs& in, double weight0, double weight1, T* parts) {
   Output* const gradient0 = static_cast<Output*>(in.gradient0.tensor.mutable_data_ptr());
   Output* const gradient1 = static_cast<Output*>(in.gradient1.tensor.mutable_data_ptr());
   const int64_t numel = in.out0.numel(), blocks = (numel + kBlock - 1) / kBlock;
-  std::vector<double> sums0(blocks), sums1(blocks);  // a block's, whichever thread works on it
+  std::vector<double> sums0(blocks), sums1(blocks);  // per block, not per thread: a fixed order
   torch::stable::parallel_for(0, blocks, kGrain / kBlock, [&](int64_t first, int64_t last) {
     Block<Image, T> I_0(data_of<Image>(in.I_0)), I_in(data_of<Image>(in.I_in));
     Block<Output, T> out0(data_of<Output>(in.out0)), out1(data_of<Output>(in.out1));

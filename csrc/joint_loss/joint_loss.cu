@@ -1,5 +1,5 @@
-// joint_loss on a CUDA device: one pass over the images, which leaves a pair of sums a block, and a
-// small kernel that adds these up in a fixed order, so that the same input gives the same bits.
+// joint_loss on a CUDA device: one pass over the images, which leaves a pair of sums per block, and
+// a small kernel that adds these in a fixed order, so that the same input gives the same bits.
 #include "joint_loss/joint_loss.h"
 
 #include <torch/csrc/stable/library.h>
@@ -21,7 +21,7 @@ __device__ __forceinline__ T block_sum(T value) {
   for (int offset = 16; offset > 0; offset /= 2) {
     value += __shfl_down_sync(0xffffffffu, value, offset);
   }
-  __syncthreads();  // the buffer may still be read by the last call's thread 0
+  __syncthreads();  // thread 0 of the last call may still read the buffer
   if (threadIdx.x % 32 == 0) of_warp[threadIdx.x / 32] = value;
   __syncthreads();
   if (threadIdx.x == 0) {
@@ -31,7 +31,7 @@ __device__ __forceinline__ T block_sum(T value) {
   return value;
 }
 
-// Three blocks a multiprocessor: left to itself, the compiler would spill registers for a fourth.
+// Three blocks per multiprocessor; without this bound the compiler spills registers for a fourth.
 template <Objective O, class Image, class Output>
 __global__ void __launch_bounds__(kThreads, 3)
     joint_loss_kernel(const Output* __restrict__ out0, const Output* __restrict__ out1,

@@ -1,8 +1,8 @@
 // The arithmetic of the joint loss (RDDM, eq. 12 and section 4.3), for one pixel, shared by the
 // host and the device.
 //
-// The objective's targets (rddm_fast/theory/objective.py) follow from I_0, I_in and epsilon; each
-// output contributes its weight times |output - target| or its square, and the derivative of that.
+// The objective's targets (rddm_fast/theory/objective.py) follow from I_0, I_in and epsilon. Each
+// output contributes |output - target| or its square, times a weight, and the derivative of that.
 #pragma once
 
 #include "common/inline.h"
@@ -13,7 +13,7 @@ namespace rddm {
 template <class T>
 struct JointLossTerms {
   T value0, value1;            // |d| or d^2 of each output
-  T derivative0, derivative1;  // times the scale of each output
+  T derivative0, derivative1;  // each times its output's scale
 };
 
 template <bool Squared, class T>
@@ -21,7 +21,7 @@ RDDM_INLINE T distance(T d) {
   return Squared ? d * d : (d < 0 ? -d : d);
 }
 
-// 0 at 0, as torch's; NaN stays.
+// 0 at 0, like torch.sign; NaN stays.
 template <bool Squared, class T>
 RDDM_INLINE T distance_derivative(T d) {
   if constexpr (Squared) return 2 * d;

@@ -6,7 +6,7 @@
 
 namespace rddm {
 
-// The tensors of one call, all in the layout of `gradient0`, which is laid out as out0 is.
+// The tensors of one call, all in the layout of `gradient0`, which is that of out0.
 struct JointLossInputs {
   Result gradient0, gradient1;
   Tensor out0, I_0;
@@ -14,8 +14,8 @@ struct JointLossInputs {
   NoiseArgument noise;
   Objective objective;
   bool squared;
-  // What the derivatives are multiplied by beside their weight: 1 / numel, or 1 where the outputs
-  // are float16, which has no room for it; the backward pass multiplies by the rest.
+  // The factor of the derivatives besides their weight: 1 / numel. For float16 outputs, which
+  // cannot hold such small numbers, it is 1, and the backward pass multiplies by 1 / numel.
   double scale;
 
   JointLossInputs(const Tensor& out0_, const std::optional<Tensor>& out1_, const Tensor& I_0_,

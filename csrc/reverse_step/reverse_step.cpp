@@ -1,5 +1,5 @@
-// reverse_step on the CPU. Storage dtypes do not multiply with objectives and terms: the blocks of
-// cpu_blocks.h bring 3 loops that widen and 3 that round, and 35 loops here compute.
+// reverse_step on the CPU. Storage dtypes do not multiply with objectives and terms: cpu_blocks.h
+// has 3 loops that widen and 3 that round, and 35 loops here compute.
 #include "reverse_step/reverse_step.h"
 
 #include <torch/csrc/stable/library.h>
@@ -29,8 +29,8 @@ template <class T>
 using Step = void (*)(StepCoefficients<T>, const T*, const T*, const T*, const T*, const T*, T*, T*,
                       int64_t);
 
-// The loop for a call: float32's are compiled for the usual terms, float64's for any (it is for
-// checking).
+// The loop for a call. In float32 there is one for each usual set of terms; in float64, which
+// serves to check, there is one for any terms.
 template <class T>
 Step<T> step_for(Objective objective, StepTerms terms) {
   Step<T> chosen = nullptr;
@@ -45,7 +45,7 @@ Step<T> step_for(Objective objective, StepTerms terms) {
   return chosen;
 }
 
-// Image: how I_t, I_in, noise and the result are stored. Output: how the network's outputs are.
+// Image: the dtype of I_t, I_in, noise and the result. Output: that of the network's outputs.
 template <class Image, class Output, class T>
 void run(const ReverseStepInputs& in, const StepCoefficients<T>& coefficients) {
   const Step<T> step =

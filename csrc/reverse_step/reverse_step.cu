@@ -18,8 +18,8 @@ struct StepSource {
   int64_t rows = 0, step = 0;
   const int64_t* index = nullptr;
 
-  // Also the step's number, which is added to the noise's stream. A missing row makes the image
-  // NaN: an error would have to stop the queue.
+  // Also returns the step's number, which is added to the noise's stream. A missing row makes the
+  // image NaN, because raising an error would stall the queue.
   __device__ __forceinline__ StepCoefficients<float> get(int64_t& number) const {
     number = 0;
     if (table == nullptr) return value;

@@ -1,13 +1,12 @@
 // The arithmetic of one reverse step, for one pixel, shared by the host and the device.
 //
-// It is rddm_fast/theory/objective.py's read_out followed by a linear combination:
+// It is read_out of rddm_fast/theory/objective.py, followed by a linear combination:
 //
 //   (I_res, epsilon, I_0) = read_out(objective, I_t, out0, out1, I_in)
 //   I_next = offset + k_t I_t + k_res I_res + k_noise epsilon + k_0 I_0 + sigma noise
 //
-// A term whose coefficient is exactly 0 is left out rather than multiplied: at the last step
-// epsilon may be infinite (beta_bar = 0) and 0 * inf would poison a result that does not depend on
-// it.
+// A term whose coefficient is exactly 0 is left out, not multiplied. At the last step epsilon may
+// be infinite (beta_bar = 0), and 0 * inf would make a result NaN that does not depend on it.
 #pragma once
 
 #include "common/inline.h"
@@ -15,9 +14,9 @@
 
 namespace rddm {
 
-// The numbers of a step in the precision T that it computes in: a row of
-// rddm_fast/ops/step_table.py, in the order of its FIELDS. The inverses turn the read-out's two
-// divisions into multiplications, and alpha_bar - 1 loses nothing where alpha_bar is near 1.
+// The numbers of a step in the op's precision T, in the order of FIELDS in
+// rddm_fast/ops/step_table.py. The inverses turn the read-out's two divisions into
+// multiplications. alpha_bar - 1 is given, because the subtraction loses digits near 1.
 template <class T>
 struct StepCoefficients {
   T alpha_bar, alpha_bar_minus_1, beta_bar, inv_beta_bar, inv_one_minus_alpha_bar;
@@ -33,7 +32,7 @@ struct StepCoefficients {
   }
 };
 
-// Comparisons rather than min and max: a NaN fails both and is returned, as by torch.clamp.
+// Comparisons instead of min and max: a NaN fails both and is returned, as torch.clamp returns it.
 template <class T>
 RDDM_INLINE T clamp(T x, T limit) {
   return x < -limit ? -limit : (x > limit ? limit : x);
@@ -41,12 +40,12 @@ RDDM_INLINE T clamp(T x, T limit) {
 
 static_assert(sizeof(StepCoefficients<float>) == StepCoefficients<float>::kCount * sizeof(float));
 
-// Which terms a step adds. A host's loop that is compiled for the usual ones runs a quarter faster:
-// memory-bound as it is, the fewer instructions a cache line takes, the more lines are under way.
+// The terms that a step adds. On the host, a loop that is compiled for its terms runs a quarter
+// faster: it is memory-bound, and the fewer instructions per cache line, the more lines in flight.
 enum class StepTerms {
-  kAny,            // those whose coefficients are not 0; the others are compiled for one set each:
+  kAny,  // those whose coefficients are not 0; each of the others is compiled for one set:
   kDeterministic,  // I_t, I_res, epsilon
-  kStochastic,     // these and the noise
+  kStochastic,     // I_t, I_res, epsilon and the noise
   kClean,          // I_0 and the offset
 };
 
@@ -64,7 +63,7 @@ struct StepResult {
   T next, I_0;
 };
 
-// I_0 is computed where the terms are any or kClean.
+// I_0 is computed only if the terms are kAny or kClean.
 template <Objective O, StepTerms Terms, class T>
 RDDM_INLINE StepResult<T> reverse_step(const StepCoefficients<T>& c, T I_t, T out0, T out1, T I_in,
                                        T noise) {

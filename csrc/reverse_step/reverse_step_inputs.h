@@ -27,7 +27,7 @@ struct ReverseStepInputs {
   std::optional<Tensor> out1, I_in;
   NoiseArgument noise;
   Objective objective;
-  // Where the next network input and I_0 are written too, in the outputs' dtype.
+  // Where the next network input and I_0 are also written, in the outputs' dtype.
   std::optional<Tensor> next_input, clean;
   Placement next_input_placement, clean_placement;
 
@@ -71,7 +71,7 @@ inline ReverseStepInputs functional_inputs(const ReverseStepArguments& a,
   return ReverseStepInputs(a, Result(a.I_t, a.seed && noisy), noisy);
 }
 
-// Checks a table of coefficients, and what says which of its rows to take.
+// Checks a table of coefficients and the number of its row.
 inline void check_table(const Tensor& table, const std::optional<Tensor>& index,
                         const Tensor& I_t) {
   using Row = StepCoefficients<float>;
@@ -85,7 +85,7 @@ inline void check_table(const Tensor& table, const std::optional<Tensor>& index,
                   "reverse_step_: the index of the step must be one int64 number on I_t's device");
 }
 
-// A call of reverse_step_, which writes in place of I_t.
+// A call of reverse_step_, which overwrites I_t.
 inline ReverseStepInputs in_place_inputs(const ReverseStepArguments& a,
                                          const std::optional<Tensor>& seed_tensor,
                                          const std::optional<Tensor>& next_input,
