@@ -1,6 +1,6 @@
 """The command line: `rddm-fast demo | restore | evaluate | compile | export | train | paths | …`.
 
-Commands are thin, one a file: each turns its options into a call of the module that does the work, and prints. A
+Commands are thin, one per file: each turns its options into a call of the module that does the work, and prints. A
 user's mistake ends in one sentence and exit code 1; `--debug` shows the traceback instead.
 """
 

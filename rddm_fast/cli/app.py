@@ -49,6 +49,16 @@ class Device(str, Enum):
     cuda = "cuda"
 
 
+# Options that several commands have.
+Model = Annotated[str, typer.Option("--model", "-m", help="A built-in model, a model folder, or a published .pt.")]
+Steps = Annotated[int | None, typer.Option(help="Sampling steps; default: the model's own.")]
+Batch = Annotated[int, typer.Option(min=1, help="Images per batch.")]
+Where = Annotated[Device, typer.Option(help="Where to compute.")]
+Precision = Annotated[
+    Dtype | None, typer.Option(help="Dtype of the computation; by default float32, and bfloat16 on a GPU.")
+]
+
+
 @app.callback(invoke_without_command=True)
 def _options(
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,

@@ -11,7 +11,7 @@ from .app import app
     add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "obj": None}
 )
 def bench(context: typer.Context) -> None:
-    """Measure ops, networks, samplers and training beside what you would run instead; without a name, list all."""
+    """Time ops, networks, samplers and training beside their alternatives; without a name, list the benchmarks."""
     from rddm_fast.benchmarks.__main__ import main
 
     main(context.args)

@@ -6,20 +6,18 @@ from typing import Annotated, Any
 
 import typer
 
-from .app import Device, Dtype, command, device_of, dtype_of, err, out, size_of
+from .app import Batch, Device, Model, Precision, Steps, Where, command, device_of, dtype_of, err, out, size_of
 from .models import model_named
 
 
 @command
 def compile(
-    model: Annotated[str, typer.Option("--model", "-m", help="A built-in model, a model folder, or a published .pt.")],
+    model: Model,
     size: Annotated[list[str], typer.Option(help="Height and width of the images, such as 256x256; repeatable.")],
-    batch: Annotated[int, typer.Option(min=1, help="Images per batch.")] = 1,
-    steps: Annotated[int | None, typer.Option(help="Sampling steps; default: the model's own.")] = None,
-    device: Annotated[Device, typer.Option(help="Where to compute.")] = Device.auto,
-    dtype: Annotated[
-        Dtype | None, typer.Option(help="Dtype of the computation; by default float32, and bfloat16 on a GPU.")
-    ] = None,
+    batch: Batch = 1,
+    steps: Steps = None,
+    device: Where = Device.auto,
+    dtype: Precision = None,
     **published: Any,
 ) -> None:
     """Compile a model's networks ahead of time: later processes find the result in torch's cache."""

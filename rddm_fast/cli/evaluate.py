@@ -12,7 +12,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from .app import Device, command, device_of, err, out, progress_bar, size_of
+from .app import Device, Where, command, device_of, err, out, progress_bar, size_of
 
 
 class Space(str, Enum):
@@ -31,7 +31,7 @@ def evaluate(
         Path | None, typer.Argument(help="The ground truth, matched by name; omit it with a CSV.", show_default=False)
     ] = None,
     mask: Annotated[
-        Path | None, typer.Option(help="Masks of the same names, white in shadow: PSNR, SSIM and Lab in and out of it.")
+        Path | None, typer.Option(help="Masks of the same names, white in the shadow: measure inside and outside, too.")
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder for metrics.csv, summary.json and worst.png.")
@@ -44,16 +44,16 @@ def evaluate(
     ] = None,
     worst: Annotated[int, typer.Option(min=0, help="Number of images in worst.png.")] = 8,
     lpips: Annotated[
-        Path | None, typer.Option(help="TorchScript file, f(pred, target) in [-1, 1] to one number: LPIPS.")
+        Path | None, typer.Option(help="LPIPS: TorchScript file of f(pred, target), images in [-1, 1], to one number.")
     ] = None,
     fid: Annotated[
         Path | None,
-        typer.Option(help="TorchScript file, f(uint8 images, return_features=True) to features: FID."),
+        typer.Option(help="FID: TorchScript file of f(uint8 images, return_features=True) to features."),
     ] = None,
     inception: Annotated[
-        Path | None, typer.Option("--is", help="TorchScript file, f(uint8 images) to probabilities: Inception Score.")
+        Path | None, typer.Option("--is", help="Inception Score: TorchScript file of f(uint8 images) to probabilities.")
     ] = None,
-    device: Annotated[Device, typer.Option(help="Where to compute.")] = Device.auto,
+    device: Where = Device.auto,
 ) -> None:
     """Measure results against their ground truth: PSNR, SSIM, RMSE, error in Lab.
 

@@ -8,23 +8,21 @@ from typing import Annotated, Any
 
 import typer
 
-from .app import Device, Dtype, command, device_of, dtype_of, err, out, size_of
+from .app import Batch, Device, Model, Precision, Steps, command, device_of, dtype_of, err, out, size_of
 from .models import model_named
 
 
 @command
 def export(
-    model: Annotated[str, typer.Option("--model", "-m", help="A built-in model, a model folder, or a published .pt.")],
+    model: Model,
     size: Annotated[str, typer.Option(help="Height and width of the images, such as 256x256.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The file to write; it ends in .pt2.")],
-    batch: Annotated[int, typer.Option(min=1, help="Images per batch.")] = 1,
-    steps: Annotated[int | None, typer.Option(help="Sampling steps; default: the model's own.")] = None,
+    batch: Batch = 1,
+    steps: Steps = None,
     device: Annotated[Device, typer.Option(help="Where the file will run; it is compiled on such a device.")] = (
         Device.auto
     ),
-    dtype: Annotated[
-        Dtype | None, typer.Option(help="Dtype of the computation; by default float32, and bfloat16 on a GPU.")
-    ] = None,
+    dtype: Precision = None,
     **published: Any,
 ) -> None:
     """Write the whole sampling loop as a .pt2 file, which torch or libtorch runs without this package."""

@@ -14,51 +14,23 @@ from ..theory.schedule import Schedule
 PUBLISHED = "What a published .pt does not store"
 
 
+def _option(help: str) -> Any:
+    return typer.Option(help=help, rich_help_panel=PUBLISHED)
+
+
 def published_model(
     path: Path,
     *,
-    objective: Annotated[
-        str | None, typer.Option(help="What the networks predict, such as pred_res_noise.", rich_help_panel=PUBLISHED)
-    ] = None,
+    objective: Annotated[str | None, _option("What the networks predict, such as pred_res_noise.")] = None,
     path_independent: Annotated[
-        bool | None,
-        typer.Option(
-            "--path-independent/--no-path-independent",
-            help="The networks see the coefficients as their times, or t.",
-            rich_help_panel=PUBLISHED,
-        ),
+        bool | None, _option("The networks take the coefficients as their times, instead of t.")
     ] = None,
-    condition: Annotated[
-        bool | None,
-        typer.Option("--condition/--no-condition", help="The model restores, or generates.", rich_help_panel=PUBLISHED),
-    ] = None,
-    input_condition: Annotated[
-        bool | None,
-        typer.Option(
-            "--input-condition/--no-input-condition", help="The model takes a mask.", rich_help_panel=PUBLISHED
-        ),
-    ] = None,
-    self_condition: Annotated[
-        bool | None,
-        typer.Option(
-            "--self-condition/--no-self-condition", help="It takes its previous estimate.", rich_help_panel=PUBLISHED
-        ),
-    ] = None,
-    input_condition_mask: Annotated[
-        bool | None,
-        typer.Option(
-            "--input-condition-mask/--no-input-condition-mask",
-            help="The mask is in [0, 1], not in [-1, 1].",
-            rich_help_panel=PUBLISHED,
-        ),
-    ] = None,
-    test_res_or_noise: Annotated[
-        str | None, typer.Option(help="The output to sample with: res or noise.", rich_help_panel=PUBLISHED)
-    ] = None,
-    schedule: Annotated[
-        str | None,
-        typer.Option(help="triangular, power or ddim; default: the file's coefficients.", rich_help_panel=PUBLISHED),
-    ] = None,
+    condition: Annotated[bool | None, _option("The model restores images, instead of generating them.")] = None,
+    input_condition: Annotated[bool | None, _option("The model takes a mask.")] = None,
+    self_condition: Annotated[bool | None, _option("The networks take their previous estimate.")] = None,
+    input_condition_mask: Annotated[bool | None, _option("The mask is in [0, 1], not in [-1, 1].")] = None,
+    test_res_or_noise: Annotated[str | None, _option("The output to sample with: res or noise.")] = None,
+    schedule: Annotated[str | None, _option("triangular, power or ddim; default: the file's coefficients.")] = None,
 ) -> ResidualDiffusion:
     """Load a published checkpoint. The keyword arguments are the options of every command that takes one."""
     from ..models.published import MissingArgument, load_published

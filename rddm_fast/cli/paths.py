@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 
 from ..system.files import write_text_whole
-from .app import Device, command, device_of, out
+from .app import Device, Where, command, device_of, out
 from .models import model_named
 
 
@@ -30,7 +30,7 @@ def paths(
     count: Annotated[int, typer.Option(min=2, help="Images per row.")] = 8,
     seed: Annotated[int, typer.Option(help="Seed of the noise, the same for all rows.")] = 0,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the distances to this file.")] = None,
-    device: Annotated[Device, typer.Option(help="Where to compute.")] = Device.auto,
+    device: Where = Device.auto,
     **published: Any,
 ) -> None:
     """Draw what one seed becomes under several schedules and orders, one per row, and print how far apart they are."""

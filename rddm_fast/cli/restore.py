@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from .app import Device, Dtype, command, device_of, dtype_of, err, out, progress_bar
+from .app import Device, Model, Precision, Steps, Where, command, device_of, dtype_of, err, out, progress_bar
 from .models import model_named
 
 
@@ -16,19 +16,15 @@ from .models import model_named
 def restore(
     inputs: Annotated[list[Path], typer.Argument(help="Images, and folders of images.", show_default=False)],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results, which keep their names.")],
-    model: Annotated[
-        str, typer.Option("--model", "-m", help="A built-in model, a model folder, or a published .pt.")
-    ] = "derain",
-    steps: Annotated[int | None, typer.Option(help="Sampling steps; default: the model's own.")] = None,
+    model: Model = "derain",
+    steps: Steps = None,
     mask: Annotated[Path | None, typer.Option(help="Masks of the same names, for models that take one.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the starting noise, the same for every image.")] = 0,
     tile: Annotated[int, typer.Option(min=0, help="Restore larger images in tiles of this side; 0: whole.")] = 512,
     overlap: Annotated[int, typer.Option(min=0, help="Overlap of neighbouring tiles in pixels.")] = 32,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Restore files again whose result exists.")] = False,
-    device: Annotated[Device, typer.Option(help="Where to compute.")] = Device.auto,
-    dtype: Annotated[
-        Dtype | None, typer.Option(help="Dtype of the computation; by default float32, and bfloat16 on a GPU.")
-    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Also restore files whose result exists.")] = False,
+    device: Where = Device.auto,
+    dtype: Precision = None,
     compile: Annotated[
         bool, typer.Option("--compile", help="Compile the networks; pays for many images of one size.")
     ] = False,

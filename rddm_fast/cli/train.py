@@ -46,7 +46,7 @@ def _option(name: str) -> inspect.Parameter:
 
 
 def _with_flags(function: Callable[..., None]) -> Callable[..., None]:
-    """Put an option per setting in the place of the function's last parameter, `**flags`."""
+    """Replace the function's last parameter, `**flags`, by one option per setting."""
     own = list(inspect.signature(function, eval_str=True).parameters.values())[:-1]
     function.__signature__ = inspect.Signature([*own, *map(_option, _FLAGS)])  # type: ignore[attr-defined]
     return function
