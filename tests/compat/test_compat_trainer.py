@@ -1,21 +1,18 @@
 """The published Trainer: a published train.py runs with another import line, and its files are the published ones."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from small_models import images
+from small_models import assert_same_bits, images, published_model
 
 from rddm_fast import compat
-from rddm_fast.compat import ResidualDiffusion, Trainer, UnetRes, set_seed
+from rddm_fast.compat import Trainer, set_seed
 from rddm_fast.images.picture import Picture, read_image, write_image
 from rddm_fast.models.published import load_published
-
-PHOTOS = sorted((Path(__file__).parents[2] / "rddm_fast" / "restoration" / "photos").glob("*.png"))
+from rddm_fast.restoration.demo import photographs
 
 # In the published scripts' form; only the import line and the numbers that make it quick are other ones.
 SCRIPT = """
@@ -96,7 +93,7 @@ def raindrops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for part, count in (("train", 3), ("test", 2)):
         names: dict[str, list[str]] = {"gt": [], "input": [], "mask": []}
         for i in range(count):
-            truth = read_image(PHOTOS[i]).pixels[:, 40 : 80 + 8 * i, 30:90]
+            truth = read_image(photographs()[i]).pixels[:, 40 : 80 + 8 * i, 30:90]
             for kind, image in (("gt", truth), ("input", truth * 0.5), ("mask", (truth > 0.5).float())):
                 path = tmp_path / part / kind / f"{i}_{'clean' if kind == 'gt' else 'rain'}.png"
                 write_image(path, Picture(pixels=image))
@@ -114,17 +111,9 @@ def lists(*names: str) -> list[str]:
 def trainer_of(folder: Any, **options: Any) -> Trainer:
     set_seed(10)
     kinds = {"condition": True, "input_condition": False, **options.pop("network", {})}
-    network = UnetRes(8, dim_mults=(1, 2), num_unet=options.get("num_unet", 2), **kinds)
-    diffusion = ResidualDiffusion(
-        network,
-        image_size=16,
-        sampling_timesteps=2,
-        objective="pred_res_noise" if options.get("num_unet", 2) == 2 else "pred_res",
-        test_res_or_noise="res_noise",
-        loss_type="l2",
-        sum_scale=1,
-        **kinds,
-    )
+    networks = options.get("num_unet", 2)
+    losses = {"objective": "pred_res_noise" if networks == 2 else "pred_res", "loss_type": "l2"}
+    diffusion = published_model({"num_unet": networks}, test_res_or_noise="res_noise", sum_scale=1, **losses, **kinds)
     settings = {"train_batch_size": 2, "num_samples": 1, "train_num_steps": 2, "save_and_sample_every": 1, **options}
     return Trainer(diffusion, folder, condition=kinds["condition"], **settings)
 
@@ -136,10 +125,8 @@ def test_a_published_script_runs(raindrops: Path, monkeypatch: pytest.MonkeyPatc
     with pytest.warns(UserWarning, match=r"there is no results/sample/model-80\.pt: the weights stay as they are"):
         exec(SCRIPT, names)
     trainer = names["trainer"]
-    assert trainer.step == 4 and {p.name for p in Path("results/sample").glob("sample-*")} == {
-        "sample-1.png",
-        "sample-2.png",
-    }
+    sheets = sorted(path.name for path in Path("results/sample").glob("sample-*"))
+    assert trainer.step == 4 and sheets == ["sample-1.png", "sample-2.png"]
     for i in range(2):
         assert read_image(f"results/test_timestep_2/{i}_rain.png").pixels.shape == (3, 32, 32)
     sheet = read_image("results/sample/sample-2.png").pixels
@@ -150,7 +137,7 @@ def test_a_published_script_runs(raindrops: Path, monkeypatch: pytest.MonkeyPatc
     assert list(content["ema"])[:2] == ["initted", "step"] and int(content["ema"]["step"]) == 4
     assert (content["ema"]["initted"].shape, content["ema"]["step"].shape) == ((1,), (1,))
 
-    # What `load_published` reads is what was tested: the same noise gives the same image.
+    # `load_published` reads the model that was tested: the same noise gives the same image.
     loaded = load_published("results/sample/model-2.pt", objective="pred_res_noise", path_independent=False)
     x = images(1, 3, 16, 16)
     draws = [torch.randn(1, 3, 16, 16)]
@@ -186,7 +173,7 @@ def test_a_run_goes_on_from_its_file_to_the_same_bits(raindrops: Path) -> None:
     assert again.step == 2
     again.train()
     for ours, theirs in ((again.model, whole.model), (again.ema_model, whole.ema_model)):
-        assert all(torch.equal(value, theirs.state_dict()[name]) for name, value in ours.state_dict().items())
+        assert_same_bits(ours.state_dict(), theirs.state_dict())
 
 
 def test_masks_are_the_third_of_six(raindrops: Path) -> None:
@@ -233,23 +220,12 @@ def test_atdp_then_a_trainer_of_what_was_decided(raindrops: Path) -> None:
     sources = lists("train_gt", "train_input", "test_gt", "test_input")
 
     def get_trainer(predict_res_or_noise: int | None, train_lr: float) -> Trainer:
-        set_seed(10)
         automatic: dict[str, Any] = {"objective": "auto_res_noise", "test_res_or_noise": "res_noise"}
-        network = UnetRes(8, dim_mults=(1, 2), num_unet=1, condition=True, **automatic)
-        diffusion = ResidualDiffusion(
-            network,
-            image_size=16,
-            sampling_timesteps=2,
-            condition=True,
-            sum_scale=1,
-            convert_to_ddim=True,
-            alpha_res_to_0_or_1=predict_res_or_noise,
-            **automatic,
-        )
+        ddim = {"sum_scale": 1, "convert_to_ddim": True, "alpha_res_to_0_or_1": predict_res_or_noise}
+        diffusion = published_model({"num_unet": 1, **automatic}, **automatic, **ddim)
         settings: dict[str, Any] = {"train_num_steps": 6, "save_and_sample_every": 3, "num_samples": 1, "num_unet": 1}
-        return Trainer(
-            diffusion, sources, train_batch_size=1, train_lr=train_lr, condition=True, generation=True, **settings
-        )
+        settings |= {"train_batch_size": 1, "train_lr": train_lr, "condition": True, "generation": True}
+        return Trainer(diffusion, sources, **settings)
 
     first = get_trainer(None, train_lr=4e-3)
     decided = first.train(ATDP=True)

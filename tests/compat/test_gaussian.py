@@ -1,7 +1,5 @@
 """`GaussianDiffusion` against DDPM's and DDIM's equations, written from the papers in numpy."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from itertools import pairwise
@@ -13,6 +11,7 @@ import torch
 from small_models import images
 from torch import Tensor, nn
 
+from rddm_fast.compat import Unet
 from rddm_fast.compat.gaussian import GaussianDiffusion
 from rddm_fast.diffusion import ResidualDiffusion, to_signed
 from rddm_fast.theory.schedule import Schedule
@@ -140,9 +139,6 @@ def test_all_steps_are_ddpm_s() -> None:
         np.testing.assert_allclose(found[:, number + 1].numpy(), (x + 1) / 2, rtol=0, atol=2e-4)
 
 
-# -- RDDM contains them -------------------------------------------------------------------------------------
-
-
 def test_ddim_s_steps_are_rddm_s_with_converted_coefficients() -> None:
     """True where no clamp is active, for networks that give the clean image, or residual and noise.
 
@@ -183,9 +179,6 @@ def test_ddim_s_variance_is_rddm_s_divided_by_the_cumulative_product() -> None:
     assert ddim / step.sigma**2 == pytest.approx(38.6, abs=0.05)
 
 
-# -- training -----------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("loss_type", ["l1", "l2"])
 @pytest.mark.parametrize("objective", ["pred_noise", "pred_x0"])
 def test_the_loss_compares_the_output_with_the_noise_or_the_image(objective: str, loss_type: str) -> None:
@@ -221,9 +214,6 @@ def test_training_times_cover_the_schedule() -> None:
     assert {t: seen.count(t) > 20 for t in set(seen)} == dict.fromkeys(range(5), True)
 
 
-# -- what is returned and refused ---------------------------------------------------------------------------
-
-
 def test_shapes_and_seeds() -> None:
     model = gaussian(sampling_timesteps=3, image_size=4)
     torch.manual_seed(1)
@@ -241,11 +231,43 @@ def test_shapes_and_seeds() -> None:
         ({"sampling_timesteps": 0}, "between 1 and the schedule's 1000 steps, not 0"),
         ({"sampling_timesteps": -2}, "between 1 and the schedule's 1000 steps, not -2"),
         ({"ddim_sampling_eta": 2.0}, "eta"),
-        ({"objective": "pred_v"}, "objective is 'pred_noise' or 'pred_x0', not 'pred_v'"),
-        ({"loss_type": "huber"}, "loss_type is 'l1' or 'l2', not 'huber'"),
-        ({"beta_schedule": "sqrt"}, "beta_schedule is one of linear, cosine, scaled_linear, not 'sqrt'"),
+        *(({"objective": name}, f"objective is 'pred_noise' or 'pred_x0', not '{name}'") for name in ("pred_v", "x")),
+        *(({"loss_type": name}, f"loss_type is 'l1' or 'l2', not '{name}'") for name in ("huber", "l3")),
+        *(
+            ({"beta_schedule": name}, f"beta_schedule is one of linear, cosine, scaled_linear, not '{name}'")
+            for name in ("sqrt", "quartic")
+        ),
     ],
 )
 def test_settings_that_cannot_be_are_named(options: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         gaussian(**options)
+
+
+def test_gaussian_diffusion_samples_ddim_s_equation() -> None:
+    """x_s = sqrt(a_s) x_0 + sqrt(1 - a_s) epsilon, with the clean image clamped and the noise made to fit."""
+    network = Unet(16, dim_mults=(1, 2)).eval()
+    model = GaussianDiffusion(network, image_size=16, sampling_timesteps=4, beta_schedule="linear")
+    torch.manual_seed(3)
+    found = model.sample(batch_size=2)
+
+    a = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
+    torch.manual_seed(3)
+    x = torch.randn(2, 3, 16, 16)
+    with torch.no_grad():
+        for t, s in ((999, 749), (749, 499), (499, 249), (249, None)):
+            noise = network(x, torch.tensor([t, t])).double()
+            x_0 = ((x.double() - (1 - a[t]) ** 0.5 * noise) / a[t] ** 0.5).clamp(-1, 1)
+            noise = (x.double() - a[t] ** 0.5 * x_0) / (1 - a[t]) ** 0.5
+            x = (x_0 if s is None else a[s] ** 0.5 * x_0 + (1 - a[s]) ** 0.5 * noise).float()
+    torch.testing.assert_close(found, (x + 1) / 2, rtol=0, atol=1e-4)
+
+
+def test_gaussian_diffusion_trains_and_returns_every_step() -> None:
+    network = Unet(16, dim_mults=(1, 2))
+    model = GaussianDiffusion(network, image_size=16, timesteps=8, loss_type="l2", objective="pred_x0")
+    loss = model(images(2, 3, 16, 16))
+    loss.backward()
+    assert loss.isfinite() and network.init_conv.weight.grad is not None
+    every = model.sample(batch_size=2, return_all_timesteps=True)
+    assert every.shape == (2, 9, 3, 16, 16) and every[:, -1].min() >= 0 and every[:, -1].max() <= 1

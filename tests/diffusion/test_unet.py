@@ -1,16 +1,14 @@
 """The U-Nets beyond the recorded cases: published keys, odd sizes, and what they refuse."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from golden import Golden, golden_cases
 
 from rddm_fast.compat import Unet, UnetRes
-from rddm_fast.diffusion.residual_unets import ResidualUnets
 from rddm_fast.diffusion.unet import ChannelNorm, WeightStandardizedConv2d, reflected
 
 KEYS = Path(__file__).parents[1] / "data" / "state_dict_keys.json"
@@ -30,36 +28,11 @@ def test_published_state_dict_keys_and_shapes(name: str) -> None:
     assert positions == sorted(positions)  # optimiser states index parameters by this order
 
 
-@pytest.mark.parametrize("networks", ["one", "two", "shared"])
-@pytest.mark.parametrize(("height", "width"), [(1, 1), (5, 3), (17, 30), (16, 16)])
-def test_any_size(networks: str, height: int, width: int) -> None:
-    network = ResidualUnets(8, networks=networks, dim_mults=(1, 2, 4), condition=True)
-    x = torch.randn(1, 6, height, width)
-    with torch.no_grad():
-        out = network(x, torch.tensor([3]))
-        padded = network(reflected(x, 4), torch.tensor([3]))
-    for image, whole in zip(out, padded, strict=True):
-        assert image.shape == (1, 3, height, width)
-        assert torch.equal(image, whole[..., :height, :width])
-
-
 @pytest.mark.parametrize("side", [1, 2, 3, 7, 8])
 def test_reflection_is_numpys(side: int) -> None:
     x = torch.arange(side, dtype=torch.float32).expand(1, 1, 2, side).contiguous()
     expected = np.pad(np.arange(side, dtype=np.float32), (0, -side % 8), mode="reflect" if side > 1 else "edge")
     assert reflected(x, 8)[0, 0, 1].tolist() == expected.tolist()
-
-
-def test_only_the_wanted_network_is_evaluated() -> None:
-    network = ResidualUnets(8, networks="two", dim_mults=(1, 2))
-    x, t = torch.randn(1, 3, 8, 8), torch.tensor([3])
-    calls: list[int] = []
-    network.unet0.register_forward_hook(lambda *_: calls.append(0))
-    network.unet1.register_forward_hook(lambda *_: calls.append(1))
-    with torch.no_grad():
-        both = network(x, t)
-        second = network(x, t, only=(1,))
-    assert calls == [0, 1, 1] and torch.equal(second[0], both[1])
 
 
 def test_self_condition_defaults_to_zeros_of_one_image() -> None:
@@ -99,3 +72,18 @@ def test_wrong_channels_are_named() -> None:
 def test_arguments_refused(arguments: dict, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         UnetRes(8, **arguments)
+
+
+@pytest.mark.parametrize("golden", golden_cases("unet"))
+def test_unet(golden: Golden) -> None:
+    case, tensors = golden.case, golden.tensors
+    kind = Unet if case["cls"] == "Unet" else UnetRes
+    arguments = {k: v for k, v in case.items() if k not in ("kind", "cls", "weights")}
+    network = kind(**arguments)
+    network.load_state_dict(golden.weights)
+    time = [tensors["time"], tensors["time_noise"]] if "time_noise" in tensors else tensors["time"]
+    with torch.no_grad():
+        out = network(tensors["x"], time, tensors.get("x_self_cond"))
+    out = [out] if isinstance(out, torch.Tensor) else out
+    recorded = golden.numbered("out")
+    torch.testing.assert_close(out, recorded, rtol=0, atol=1e-5)

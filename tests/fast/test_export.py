@@ -4,8 +4,6 @@ One small model with a mask, noise in every step and a size that is no multiple 
 the command line; compiling it takes most of this file's time.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import shutil
@@ -18,13 +16,12 @@ from typing import Any
 
 import pytest
 import torch
-from small_models import images, small_model
+from commands import run, succeeded
+from small_models import images, seeded, small_model
 from torch import Tensor
-from typer.testing import CliRunner
 
 import rddm_fast
-from rddm_fast import FastSampler, ResidualDiffusion, ResidualUnets
-from rddm_fast.cli import app
+from rddm_fast import FastSampler, ResidualDiffusion
 from rddm_fast.fast.export import ExportedLoop, ExportError, export, load
 from rddm_fast.models.folder import save_model
 
@@ -52,9 +49,8 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
     folder = tmp_path_factory.mktemp("export")
     diffusion = small_model("pred_res", dim=8, input_condition=True, eta=1.0)
     save_model(folder / "model", diffusion)
-    options = ("--size", "18x15", "--steps", "2", "--device", "cpu", "-o", str(folder / "sampler.pt2"))
-    result = CliRunner().invoke(app, ["export", "--model", str(folder / "model"), *options])
-    assert result.exit_code == 0, result.output
+    options = ("--size", "18x15", "--steps", 2, "--device", "cpu", "-o", folder / "sampler.pt2")
+    result = succeeded(run("export", "--model", folder / "model", *options))
     torch.manual_seed(0)
     # Whole 255ths, as a PPM has them.
     image, mask = ((images(*SHAPE, seed=seed) * 255).round() / 255 for seed in (1, 2))
@@ -92,9 +88,9 @@ def test_load_draws_the_noise_and_checks_the_images(case: Case) -> None:
     image, noise, mask = case.inputs
     assert sampler.shape == SHAPE and sampler.draws == 2
     assert (sampler(image, mask, draws=noise) - case.wanted).abs().max() <= 1e-5
-    seeded = [torch.Generator().manual_seed(7) for _ in range(2)]
-    wanted = case.diffusion.sample(image, mask, sampling_timesteps=2, generator=seeded[0])[-1].clamp(0, 1)
-    assert (sampler(image, mask, generator=seeded[1]) - wanted).abs().max() <= 1e-5
+    generators = [seeded(7) for _ in range(2)]
+    wanted = case.diffusion.sample(image, mask, sampling_timesteps=2, generator=generators[0])[-1].clamp(0, 1)
+    assert (sampler(image, mask, generator=generators[1]) - wanted).abs().max() <= 1e-5
     mistakes: list[tuple[tuple[Any, ...], dict[str, Any], str]] = [
         ((image,), {}, "takes image and mask, and was given image"),
         ((image[..., :14], mask), {}, r"exported for \(1, 3, 18, 15\), and image is \(1, 3, 18, 14\)"),
@@ -115,11 +111,7 @@ def restore(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     cmake = shutil.which("cmake", path=path)
     assert cmake, "cmake, which builds the C++ example, is neither on PATH nor beside this Python"
-    settings = {
-        "TORCH": Path(torch.__file__).parent,
-        "CMAKE_BUILD_TYPE": "None",
-        "CMAKE_CXX_FLAGS": "-O1",
-    }
+    settings = {"TORCH": Path(torch.__file__).parent, "CMAKE_BUILD_TYPE": "None", "CMAKE_CXX_FLAGS": "-O1"}
     defined = [f"-D{name}={value}" for name, value in settings.items()]
     for command in ([cmake, "-G", "Ninja", "-S", EXAMPLES, "-B", build, *defined], [cmake, "--build", build]):
         done = subprocess.run(command, env={**os.environ, "PATH": path}, capture_output=True, text=True)
@@ -140,16 +132,16 @@ def read_ppm(path: Path) -> Tensor:
     return torch.frombuffer(bytearray(pixels), dtype=torch.uint8).view(height, width, 3).permute(2, 0, 1)[None] / 255
 
 
-def run(program: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+def example(program: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run([program, *map(str, arguments)], capture_output=True, text=True)
 
 
 def test_libtorch_restores_a_photograph_without_python(case: Case, restore: Path, tmp_path: Path) -> None:
     image, _, mask = case.inputs
     files = [write_ppm(tmp_path / "image.ppm", image), tmp_path / "out.ppm", write_ppm(tmp_path / "mask.ppm", mask)]
-    done = run(restore, case.file, *files)
+    done = example(restore, case.file, *files)
     assert (done.returncode, done.stderr) == (0, "")
-    torch.manual_seed(0)  # the example's
+    torch.manual_seed(0)  # the seed of the example
     wanted = sampled(case.diffusion, image, torch.randn(2, *SHAPE), mask)
     assert (read_ppm(files[1]) - wanted).abs().max() <= 0.5 / 255 + 1e-5
 
@@ -160,7 +152,7 @@ def test_the_example_says_what_is_wrong(case: Case, restore: Path, tmp_path: Pat
     (tmp_path / "text.ppm").write_text("no image")
     (tmp_path / "cut.ppm").write_bytes(good.read_bytes()[:-1])
     out = tmp_path / "out.ppm"
-    assert run(restore).returncode == 2
+    assert example(restore).returncode == 2
     for arguments, sentence in [
         ([good, out], "the sampler takes 'image,noise,mask'"),
         ([small, out, good], "the sampler takes one image of 18x15"),
@@ -168,7 +160,7 @@ def test_the_example_says_what_is_wrong(case: Case, restore: Path, tmp_path: Pat
         ([tmp_path / "cut.ppm", out, good], "cut.ppm is cut short"),
         ([good, tmp_path / "nowhere" / "out.ppm", good], "out.ppm cannot be written"),
     ]:
-        done = run(restore, case.file, *arguments)
+        done = example(restore, case.file, *arguments)
         assert done.returncode == 1 and re.fullmatch(rf"error: \S*{re.escape(sentence)}\n", done.stderr), done.stderr
     assert not out.exists()
 
@@ -177,7 +169,7 @@ def test_the_example_says_what_is_wrong(case: Case, restore: Path, tmp_path: Pat
 
 
 def plain_loop(unfinished: Callable[..., Tensor], step: Callable[..., Any], state: Any) -> Any:
-    """What torch.while_loop is defined to be, without its tracing."""
+    """The definition of torch.while_loop, without its tracing."""
     while unfinished(*state):
         state = step(*state)
     return state
@@ -199,8 +191,6 @@ def plain_loop(unfinished: Callable[..., Tensor], step: Callable[..., Any], stat
 def test_the_loop_is_the_sampler(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "while_loop", plain_loop)
     diffusion = small_model(dim=8, **options)
-    if diffusion.img_to_img_translation:  # its networks are not given the degraded image
-        diffusion.model = ResidualUnets(8, networks="one", dim_mults=[1, 2], img_to_img_translation=True)
     loop = ExportedLoop(diffusion, diffusion.steps(3)).eval()
     shape = (2, 3, 16, 16)
     given = {"image": images(*shape), "noise": torch.randn(loop.draws, *shape), "mask": images(*shape, seed=2)}
@@ -241,9 +231,9 @@ def test_export_names_a_mistake(tmp_path: Path) -> None:
 
 def test_without_a_compiler_one_sentence_says_so(tmp_path: Path) -> None:
     save_model(tmp_path / "model", small_model(dim=8))
-    options = ("--model", str(tmp_path / "model"), "--size", "16x16", "-o", str(tmp_path / "sampler.pt2"))
+    options = ("--model", tmp_path / "model", "--size", "16x16", "-o", tmp_path / "sampler.pt2", "--device", "cpu")
     with torch._inductor.config.patch({"cpp.cxx": (None, "no-such-compiler")}):
-        result = CliRunner().invoke(app, ["export", *options, "--device", "cpu"])
+        result = run("export", *options)
     assert result.exit_code == 1 and not (tmp_path / "sampler.pt2").exists()
     assert result.stderr == (
         "error: exporting compiles C++, and no C++ compiler was found: install g++, or set CXX to the one to use\n"

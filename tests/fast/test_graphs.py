@@ -1,8 +1,8 @@
 """The captured loop without a GPU: a recorder of torch's ops stands in for CUDA's graphs.
 
-A replay runs the recorded ops again on the recorded tensors, as a graph does: what the host does between two images has
-no part in it. So this shows whether the loop's inputs, draws and tables are all read from memory that is filled anew,
-and whether callers keep what they got; streams, and what CUDA refuses to capture, are shown on a GPU only.
+A replay runs the recorded ops again on the recorded tensors, as a graph does; the host's work between two images is not
+part of it. So these tests show that the loop reads its inputs, draws and tables from memory that is refilled, and that
+callers keep what they got. Streams, and what CUDA refuses to capture, can be tested on a GPU only.
 """
 
 import contextlib
@@ -56,7 +56,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_replay_is_the_loop_on_other_images(kind: dict[str, Any], recorded: None) -> None:
     diffusion = small_model(**kind)
     plain, captured = FastSampler(diffusion), FastSampler(diffusion)
-    captured.graphs, captured.loop.parallel = True, False  # a CPU's sampler is not asked for graphs
+    captured.graphs, captured.loop.parallel = True, False  # set here, because FastSampler refuses graphs=True on a CPU
     kept = []
     for i, shape in enumerate([(1, 3, 40, 24), (2, 3, 16, 16), (1, 3, 40, 24), (2, 3, 16, 16)]):
         x, draws = images(*shape, seed=i), [torch.randn(shape) for _ in range(4)]

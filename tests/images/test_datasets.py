@@ -1,7 +1,5 @@
 """Data sets repeat from their seed, and their errors name the file at fault."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +10,11 @@ from torch.utils.data import DataLoader
 from rddm_fast.images.datasets import PairedImages, PhotoPatches
 from rddm_fast.images.pairs import DataError, find_pairs
 from rddm_fast.images.picture import ImageError
+from rddm_fast.restoration.demo import photographs
 
 Image = pytest.importorskip("PIL.Image")
 
-PHOTOS = sorted((Path(__file__).parents[2] / "rddm_fast" / "restoration" / "photos").glob("*.png"))
+PHOTOS = photographs()
 
 
 def image(path: Path, size: tuple[int, int] = (12, 10)) -> Path:
@@ -27,16 +26,11 @@ def image(path: Path, size: tuple[int, int] = (12, 10)) -> Path:
     return path
 
 
-# ---------------------------------------------------------------- PairedImages
-
-
 @pytest.fixture
 def paired(tmp_path):
     for name in ("a", "b", "c"):
-        content = np.random.default_rng(ord(name)).integers(0, 256, (20, 30, 3), dtype=np.uint8)
-        for folder, pixels in (("rain", content), ("clean", content), ("mask", content)):
-            (tmp_path / folder).mkdir(exist_ok=True)
-            Image.fromarray(pixels).save(tmp_path / folder / f"{name}.png")
+        for folder in ("rain", "clean", "mask"):  # the same picture in each
+            image(tmp_path / folder / f"{name}.png", (30, 20))
     return find_pairs(tmp_path / "rain", tmp_path / "clean", tmp_path / "mask")
 
 
@@ -122,9 +116,6 @@ def test_paired_images_arguments(paired):
         PairedImages(paired)[3]
 
 
-# ---------------------------------------------------------------- PhotoPatches
-
-
 def test_photo_patches():
     dataset = PhotoPatches(PHOTOS, "rain", patch=32, length=50, seed=1)
     assert len(dataset) == 50
@@ -162,15 +153,14 @@ def test_photo_patches_are_cut_from_the_photographs():
 
 def test_photo_patches_errors(tmp_path):
     small = image(tmp_path / "small.png", (70, 40))
-    with pytest.raises(ValueError, match=r"small\.png is 70x40, smaller than a patch of 64"):
-        PhotoPatches([small], length=1)
-    with pytest.raises(ValueError, match="no photographs given"):
-        PhotoPatches([], length=1)
-    with pytest.raises(ValueError, match="unknown degradation 'fog'"):
-        PhotoPatches(PHOTOS, "fog", length=1)
-    with pytest.raises(ValueError, match=r"shrink at least 1, got patch 64, length 1, seed 0, shrink 0\.5"):
-        PhotoPatches(PHOTOS, length=1, shrink=0.5)
-    with pytest.raises(ImageError, match=r"gone\.png does not exist"):
-        PhotoPatches([tmp_path / "gone.png"], length=1)
+    for paths, options, error, sentence in [
+        ([small], {}, ValueError, r"small\.png is 70x40, smaller than a patch of 64"),
+        ([], {}, ValueError, "no photographs given"),
+        (PHOTOS, {"kind": "fog"}, ValueError, "unknown degradation 'fog'"),
+        (PHOTOS, {"shrink": 0.5}, ValueError, r"shrink at least 1, got patch 64, length 1, seed 0, shrink 0\.5"),
+        ([tmp_path / "gone.png"], {}, ImageError, r"gone\.png does not exist"),
+    ]:
+        with pytest.raises(error, match=sentence):
+            PhotoPatches(paths, length=1, **options)
     with pytest.raises(IndexError, match="index 1 is out of range for 1 patches"):
         PhotoPatches(PHOTOS[:1], length=1)[1]

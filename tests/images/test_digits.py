@@ -1,7 +1,5 @@
 """The digits are scikit-learn's, in a repeatable order."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from sklearn.datasets import load_digits

@@ -1,7 +1,5 @@
 """Finding images in files and folders, and planning where the results go."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest
@@ -47,9 +45,8 @@ def test_output_path():
 def test_plan_outputs(tmp_path, folder):
     out = tmp_path / "out"
     plan = plan_outputs([*images_of(folder), *images_of(folder / "sub" / "c.Tiff")], out)
-    assert [target.relative_to(out).as_posix() for _, target in plan] == [
-        *("a.jpg", "b.PNG", "sub/c.Tiff", "sub/d.png"),
-    ]
+    names = [target.relative_to(out).as_posix() for _, target in plan]
+    assert names == ["a.jpg", "b.PNG", "sub/c.Tiff", "sub/d.png"]
     (folder / "sub" / "d.png").touch()
     with pytest.raises(ImageError, match=r"d\.gif and .*d\.png would both be written to .*out/sub/d\.png"):
         plan_outputs(images_of(folder), out)

@@ -1,7 +1,5 @@
 """Pairs are matched by name, never by order, and every error names the file and the line at fault."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest
@@ -24,11 +22,8 @@ def test_folders_are_matched_by_name_not_by_order(tmp_path):
     rain = touch(tmp_path / "rain", "b.PNG", "a.jpg", "night/a.jpg", "notes.txt")
     clean = touch(tmp_path / "clean", "night/a.png", "a.png", "b.png")
     pairs = find_pairs(rain, clean)
-    assert [(pair.name, pair.target.relative_to(clean).as_posix()) for pair in pairs] == [
-        ("a", "a.png"),
-        ("b", "b.png"),
-        ("night/a", "night/a.png"),
-    ]
+    found = [(pair.name, pair.target.relative_to(clean).as_posix()) for pair in pairs]
+    assert found == [("a", "a.png"), ("b", "b.png"), ("night/a", "night/a.png")]
     assert all(pair.mask is None for pair in pairs)
 
 
@@ -80,9 +75,8 @@ def test_csv(tmp_path):
     table = tmp_path / "sets" / "train.csv"
     table.write_bytes(b'\xef\xbb\xbfInput, target,mask,split\na/x.png,"b/other, name.png",m/x.png,train\n')
     (pair,) = find_pairs(table)
-    assert [path.relative_to(tmp_path / "sets").as_posix() for path in (pair.input, pair.target, pair.mask)] == [
-        *("a/x.png", "b/other, name.png", "m/x.png"),
-    ]
+    names = [path.relative_to(tmp_path / "sets").as_posix() for path in (pair.input, pair.target, pair.mask)]
+    assert names == ["a/x.png", "b/other, name.png", "m/x.png"]
     assert (pair.name, pair.origin) == ("x", f"{table}, line 2")
     table.write_text("input\na/x.png\n")
     assert find_pairs(table)[0].target is None
@@ -108,10 +102,8 @@ def test_files_without_a_partner_are_named(tmp_path):
 
 def test_ambiguous_names_are_not_guessed(tmp_path):
     # Without rain and low, both inputs would be "a".
-    rain, clean = (
-        touch(tmp_path / "rain", "a_rain.png", "a_low.png"),
-        touch(tmp_path / "clean", "a.png", "b.png"),
-    )
+    rain = touch(tmp_path / "rain", "a_rain.png", "a_low.png")
+    clean = touch(tmp_path / "clean", "a.png", "b.png")
     assert "no target for" in error(rain, clean)
     twins = touch(tmp_path / "twins", "a.png", "a.jpg")
     assert error(twins, clean).endswith(f"{twins}/a.jpg, {twins}/a.png have the same name")
@@ -127,30 +119,24 @@ def test_lists_of_equal_length_are_not_paired_by_order(tmp_path):
 
 def test_errors_name_file_and_line(tmp_path):
     touch(tmp_path, "a.png", "b.png")
-    table = tmp_path / "t.csv"
-    listing = tmp_path / "t.flist"
-    assert error(tmp_path / "gone") == f"{tmp_path}/gone does not exist"
-    assert error(listing) == f"{listing} does not exist"
-    assert error(table) == f"{table} does not exist"
     (tmp_path / "empty").mkdir()
-    assert error(tmp_path / "empty") == f"{tmp_path}/empty holds no image"
-    assert error(tmp_path / "z*.png") == f"{tmp_path}/z*.png holds no image"
-    listing.write_text("\n\n")
-    assert error(listing) == f"{listing} holds no image"
-    listing.write_text("a.png\n\nc d.png\n")
-    assert error(listing) == f"{listing}, line 3: c d.png does not exist"
-    listing.write_bytes(b"a.png\n\xff\xfe.png\n")
-    assert error(listing) == f"{listing}, line 2: not UTF-8 text"
-    table.write_text("in;target\na.png;b.png\n")
-    assert error(table) == f"{table} has no column named input; its columns are: in;target"
-    table.write_text("")
-    assert error(table) == f"{table} has no column named input; its columns are: none"
-    table.write_text("input,target\n")
-    assert error(table) == f"{table} names no image"
-    table.write_text("input,target\na.png,b.png\na.png\n")
-    assert error(table) == f"{table}, line 3: no target given"
-    table.write_text("input,target\na.png,z.png\n")
-    assert error(table) == f"{table}, line 2: z.png does not exist"
+    table, listing = tmp_path / "t.csv", tmp_path / "t.flist"
+    for source in (tmp_path / "gone", listing, table):
+        assert error(source) == f"{source} does not exist"
+    for source in (tmp_path / "empty", tmp_path / "z*.png"):
+        assert error(source) == f"{source} holds no image"
+    for path, content, what in [
+        (listing, b"\n\n", " holds no image"),
+        (listing, b"a.png\n\nc d.png\n", ", line 3: c d.png does not exist"),
+        (listing, b"a.png\n\xff\xfe.png\n", ", line 2: not UTF-8 text"),
+        (table, b"in;target\na.png;b.png\n", " has no column named input; its columns are: in;target"),
+        (table, b"", " has no column named input; its columns are: none"),
+        (table, b"input,target\n", " names no image"),
+        (table, b"input,target\na.png,b.png\na.png\n", ", line 3: no target given"),
+        (table, b"input,target\na.png,z.png\n", ", line 2: z.png does not exist"),
+    ]:
+        path.write_bytes(content)
+        assert error(path) == f"{path}{what}"
     table.write_text("input,target\na.png,b,c.png\n")
     assert error(table).startswith(f"{table}, line 2: more values than columns")
     assert "names whole pairs" in error(table, tmp_path)

@@ -1,19 +1,17 @@
 """Photographs to train on: found in a fixed order, complete or not at all, and scaled down."""
 
-from __future__ import annotations
-
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from commands import python
 
 from rddm_fast.images.photographs import SOURCES, find_training_photographs, gather
+from rddm_fast.restoration.demo import photographs
 
 Image = pytest.importorskip("PIL.Image")
 
-PHOTOS = sorted((Path(__file__).parents[2] / "rddm_fast" / "restoration" / "photos").glob("*.png"))
+PHOTOS = photographs()
 
 
 def fake_package(root: Path, package: str, size: tuple[int, int] = (640, 400)) -> Path:
@@ -63,11 +61,13 @@ def test_gather_from_the_command_line(tmp_path):
     root = fake_package(tmp_path / "plasma", "plasma-workspace-wallpapers", (64, 40))
     roots = [f"--root=plasma-workspace-wallpapers={root}", f"--root=mate-backgrounds={tmp_path / 'none'}"]
     roots.append(f"--root=scikit-image={tmp_path / 'none'}")
-    command = [sys.executable, "-m", "rddm_fast.images.photographs", str(tmp_path / "out")]
-    run = subprocess.run([*command, *roots], capture_output=True, text=True)
-    assert (run.returncode, run.stderr) == (0, "")
-    assert run.stdout == f"11 photographs written to {tmp_path / 'out'}\n"
-    run = subprocess.run([*command, "--root=oops"], capture_output=True, text=True)
-    assert run.returncode == 2 and "--root takes PACKAGE=FOLDER, got 'oops'" in run.stderr
-    run = subprocess.run([*command, f"--root=gimp={tmp_path}"], capture_output=True, text=True)
-    assert run.returncode == 1 and run.stderr.startswith("error: unknown package 'gimp'")
+    command = ("-m", "rddm_fast.images.photographs", tmp_path / "out")
+    done = python(*command, *roots)
+    assert (done.returncode, done.stderr) == (
+        0,
+        "",
+    ) and done.stdout == f"11 photographs written to {tmp_path / 'out'}\n"
+    done = python(*command, "--root=oops")
+    assert done.returncode == 2 and "--root takes PACKAGE=FOLDER, got 'oops'" in done.stderr
+    done = python(*command, f"--root=gimp={tmp_path}")
+    assert done.returncode == 1 and done.stderr.startswith("error: unknown package 'gimp'")

@@ -1,7 +1,5 @@
 """Items as a training wants them: resized, equalised, renamed, and otherwise left alone."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest
@@ -12,7 +10,7 @@ from rddm_fast.images.prepared import Prepared, equalized, resized
 
 
 class Items(Dataset[dict[str, Any]]):
-    """Two items with an image of their own size, a mask and a name."""
+    """Two items, each with an image of its own size, a mask and a name."""
 
     def __len__(self) -> int:
         return 2

@@ -1,7 +1,5 @@
 """A sheet holds every image at its place, white elsewhere, with text above where it is asked for."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

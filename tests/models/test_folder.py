@@ -1,9 +1,6 @@
-"""Models on disk: ours and published ones, whole ones and damaged ones."""
-
-from __future__ import annotations
+"""Model folders: what is saved is loaded, and whatever is damaged is named."""
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +8,13 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from small_models import images, small_model
+from small_models import assert_same_bits, assert_same_images, images, published_model, seeded, small_model
 
-from rddm_fast import compat
 from rddm_fast.diffusion import ResidualDiffusion
 from rddm_fast.diffusion.residual_unets import ResidualUnets
 from rddm_fast.models.folder import load_model, save_model
-from rddm_fast.models.published import MissingArgument, ModelError, load_published, recognised
+from rddm_fast.models.published import ModelError
 from rddm_fast.theory.schedule import Schedule
-
-
-def same(a: ResidualDiffusion, b: ResidualDiffusion, *inputs: torch.Tensor) -> bool:
-    x = inputs or (images(1, 3, 16, 16),)
-    results = [m.sample(*x, sampling_timesteps=2, generator=torch.Generator().manual_seed(0))[-1] for m in (a, b)]
-    return torch.equal(*results)
 
 
 @pytest.mark.parametrize(
@@ -43,32 +33,19 @@ def test_what_is_saved_is_loaded(options: dict[str, Any], tmp_path: Path) -> Non
     diffusion = small_model(**{"sampling_timesteps": 2, **options})
     save_model(tmp_path / "m", diffusion, info={"made": "here"})
     loaded = load_model(tmp_path / "m")
-    state = loaded.state_dict()
-    for name, value in diffusion.state_dict().items():
-        assert torch.equal(state[name], value), name
+    assert_same_bits(loaded.state_dict(), diffusion.state_dict())
     for name in ("objective", "condition", "path_independent", "eta", "loss_type", "clip_res", "sampling_timesteps"):
         assert getattr(loaded, name) == getattr(diffusion, name), name
     assert loaded.schedule.recipe == diffusion.schedule.recipe and not loaded.training
-    assert same(loaded, diffusion)
+    assert_same_images(loaded, diffusion)
 
 
 def test_every_setting_is_saved(tmp_path: Path) -> None:
     sees = {"condition": True, "input_condition": True, "img_to_img_translation": True}
     network = ResidualUnets(16, dim_mults=[1, 2], **sees)
-    settings = {
-        "objective": "pred_x0_noise",
-        "condition": True,
-        "input_condition": True,
-        "input_condition_mask": True,
-        "img_to_img_translation": True,
-        "path_independent": True,
-        "test_res_or_noise": "x0",
-        "loss_type": "l2",
-        "sampling_timesteps": 7,
-        "eta": 0.25,
-        "clip_res": 1.5,
-        "image_size": 24,
-    }
+    settings = {"objective": "pred_x0_noise", **sees, "input_condition_mask": True, "path_independent": True}
+    settings |= {"test_res_or_noise": "x0", "loss_type": "l2", "sampling_timesteps": 7, "eta": 0.25}
+    settings |= {"clip_res": 1.5, "image_size": 24}
     diffusion = ResidualDiffusion(network, Schedule.ir_sde(50), **settings)
     save_model(tmp_path, diffusion, info={"licence": "none", "steps": 3})
     loaded = load_model(tmp_path)
@@ -82,12 +59,11 @@ def test_every_setting_is_saved(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("generation", [{"share_encoder": 1}, {"num_unet": 2, "test_res_or_noise": "res"}])
 def test_a_model_of_the_published_class_is_saved_too(generation: dict[str, Any], tmp_path: Path) -> None:
-    network = compat.UnetRes(16, dim_mults=(1, 2), condition=True, **generation)
-    published = compat.ResidualDiffusion(network, image_size=16, sampling_timesteps=2, condition=True)
+    published = published_model(generation)
     save_model(tmp_path, published)
     loaded, x = load_model(tmp_path), images(1, 3, 16, 16)
-    ours = loaded.sample(x, generator=torch.Generator().manual_seed(0))[-1]
-    theirs = published.sample([x], generator=torch.Generator().manual_seed(0))[-1]
+    ours = loaded.sample(x, generator=seeded(0))[-1]
+    theirs = published.sample([x], generator=seeded(0))[-1]
     assert torch.equal(ours, theirs)
 
 
@@ -228,249 +204,3 @@ def test_a_network_that_is_not_ours_is_not_saved(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="not Zero"):
         save_model(tmp_path / "m", diffusion)
     assert not (tmp_path / "m").exists()
-
-
-# -- published files ----------------------------------------------------------------------------------------
-
-
-def published(path: Path, diffusion: ResidualDiffusion, generation: str, raw: ResidualDiffusion | None = None) -> Path:
-    """A training checkpoint as the published trainers write it; `raw` are the weights that are not averaged."""
-    online = (raw or diffusion).state_dict()
-    newer = generation == "newer"
-    ema = {
-        "initted": torch.tensor(True) if newer else torch.tensor([1.0]),
-        "step": torch.tensor(8) if newer else torch.tensor([8]),
-        **{f"online_model.{name}": value for name, value in online.items()},
-        **{f"ema_model.{name}": value for name, value in diffusion.state_dict().items()},
-    }
-    first = torch.zeros_like(next(diffusion.parameters()))
-    optimiser = {
-        "state": {0: {"step": torch.tensor(8.0), "exp_avg": first, "exp_avg_sq": first}},
-        "param_groups": [{"lr": 8e-5, "betas": (0.9, 0.99), "eps": 1e-8, "weight_decay": 0, "params": [0]}],
-    }
-    opts = {"older": {"opt": optimiser}, "newer": {"opt0": optimiser, "opt1": optimiser}}[generation]
-    torch.save({"step": 80_000, "model": online, **opts, "ema": ema, "scaler": None}, path)
-    return path
-
-
-KINDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "two": ({}, {}),
-    "shared": ({"networks": "shared"}, {}),
-    "one": ({"objective": "pred_res"}, {}),
-    "mask": ({"input_condition": True}, {"input_condition": True}),
-    "self": ({"self_condition": True}, {"self_condition": True}),
-    "generation": ({"condition": False}, {"condition": False}),
-    "power": ({"schedule": Schedule.power(1000, 0.01)}, {}),
-    "own schedule": ({"schedule": Schedule.resshift(100)}, {}),
-}
-
-
-@pytest.mark.parametrize("generation", ["older", "newer"])
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_published_checkpoint_gives_its_model_s_images(kind: str, generation: str, tmp_path: Path) -> None:
-    options, arguments = KINDS[kind]
-    diffusion = small_model(**options, sampling_timesteps=2)
-    path = published(tmp_path / "model-80.pt", diffusion, generation, raw=small_model(**options, seed=9))
-    objective = options.get("objective", "pred_res_noise")
-    loaded = load_published(path, objective=objective, path_independent=False, image_size=16, **arguments)
-    state = loaded.model.state_dict()
-    for name, value in diffusion.model.state_dict().items():
-        assert torch.equal(state[name], value), name
-    for name in ("alphas_cumsum", "betas_cumsum"):
-        torch.testing.assert_close(getattr(loaded, name), getattr(diffusion, name), rtol=1e-5, atol=1e-6)
-
-    inputs = [images(2, 3, 16, 16)] if diffusion.condition else [None]
-    if kind == "mask":
-        inputs.append(images(2, 3, 16, 16, seed=2))
-    runs = [
-        m.sample(*inputs, batch_size=2, sampling_timesteps=2, generator=torch.Generator().manual_seed(0))[-1]
-        for m in (loaded, diffusion)
-    ]
-    torch.testing.assert_close(*runs, rtol=0, atol=1e-5)
-
-    save_model(tmp_path / "ours", loaded)
-    again = load_model(tmp_path / "ours")
-    ours, theirs = again.state_dict(), loaded.state_dict()
-    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
-    assert again.schedule.recipe == loaded.schedule.recipe
-    assert again.schedule.sum_scale == loaded.schedule.sum_scale
-
-
-def test_a_translating_model_is_told_from_a_generating_one(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    network = ResidualUnets(16, dim_mults=[1, 2], condition=True, img_to_img_translation=True)
-    diffusion = ResidualDiffusion(
-        network, Schedule.power(1000, 1.0), condition=True, img_to_img_translation=True, sampling_timesteps=2
-    )
-    path = published(tmp_path / "m.pt", diffusion, "newer")
-    known = {"objective": "pred_res_noise", "path_independent": False}
-    with pytest.raises(ModelError, match=r"pass condition= \(False to generate, True to translate\)"):
-        load_published(path, **known)
-    loaded = load_published(path, condition=True, **known)
-    assert loaded.img_to_img_translation and same(loaded, diffusion)
-    generating = load_published(path, condition=False, image_size=8, **known)
-    assert not generating.img_to_img_translation
-    assert generating.sample(batch_size=2, sampling_timesteps=1)[0].shape == (2, 3, 8, 8)
-
-
-@pytest.mark.parametrize("known", [{"self_condition": True}, {"input_condition": True}])
-def test_two_images_of_which_one_is_known_are_still_ambiguous(known: dict[str, Any], tmp_path: Path) -> None:
-    """Besides the previous estimate or the mask, the network sees I_t: it may generate, or translate."""
-    diffusion = small_model(condition=False, **known)
-    path = published(tmp_path / "m.pt", diffusion, "newer")
-    known = {"objective": "pred_res_noise", "path_independent": False, **known}
-    generating = load_published(path, condition=False, image_size=16, **known)
-    assert not generating.condition and not generating.img_to_img_translation
-    with pytest.raises(ModelError, match=r"pass condition= "):
-        load_published(path, **known)
-
-
-def test_path_independent_networks_get_their_own_times(tmp_path: Path) -> None:
-    diffusion = small_model(condition=False, path_independent=True, schedule=Schedule.from_ddim(1000))
-    path = published(tmp_path / "m.pt", diffusion, "newer")
-    loaded, other = (
-        load_published(path, objective="pred_res_noise", path_independent=own, condition=False, image_size=16)
-        for own in (True, False)
-    )
-    I_t, t = images(1, 3, 16, 16) * 2 - 1, torch.tensor([700])
-    with torch.no_grad():
-        outputs = [model.outputs(I_t, t) for model in (diffusion, loaded, other)]
-    for ours, theirs, wrong in zip(outputs[1], outputs[0], outputs[2], strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
-        assert not torch.allclose(wrong, theirs, rtol=0, atol=1e-3)
-    assert loaded.schedule.recipe == Schedule.from_ddim(1000).recipe
-
-
-@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
-def test_wrappers_prefixes_do_not_matter(prefix: str, tmp_path: Path) -> None:
-    """Of DistributedDataParallel and torch.compile, one in the other too."""
-    diffusion = small_model("pred_res")
-    state = diffusion.state_dict()
-    content = {
-        "model": {f"{prefix}{name}": value for name, value in state.items()},
-        "ema": {f"ema_model.{prefix}{name}": value for name, value in state.items()},
-    }
-    torch.save(content, tmp_path / "m.pt")
-    for weights in ("model", "ema"):
-        loaded = load_published(
-            tmp_path / "m.pt", objective="pred_res", path_independent=False, weights=weights
-        ).state_dict()
-        network = [name for name in state if name.startswith("model.")]
-        assert network and all(torch.equal(loaded[name], state[name]) for name in network)
-
-
-@pytest.mark.parametrize(("alpha_res", "objective"), [(0.52, "pred_res"), (0.0, "pred_noise"), (0.504, None)])
-def test_the_learnt_weight_of_automatic_selection_says_the_objective(
-    alpha_res: float, objective: str | None, tmp_path: Path
-) -> None:
-    """It is no weight of the network, and within the threshold of 1/2 it says nothing."""
-    diffusion = small_model(objective or "pred_res")
-    content = {"model": {"alpha_res": torch.tensor([alpha_res]), **diffusion.state_dict()}}
-    torch.save(content, tmp_path / "m.pt")
-    given = {"path_independent": False, "weights": "model"}
-    if objective is None:
-        with pytest.raises(MissingArgument, match="does not store objective"):
-            load_published(tmp_path / "m.pt", **given)
-    loaded = load_published(tmp_path / "m.pt", objective=None if objective else "pred_res", **given)
-    assert same(loaded, diffusion)
-
-
-def test_a_checkpoint_cut_short_is_named_in_one_sentence(tmp_path: Path) -> None:
-    path = published(tmp_path / "m.pt", small_model(), "older")
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(ModelError, match=r"m\.pt cannot be read as a checkpoint") as raised:
-        load_published(path, objective="pred_res_noise", path_independent=False)
-    assert "\n" not in str(raised.value)
-    with pytest.raises(ModelError, match="there is no file"):
-        load_published(tmp_path / "n.pt", objective="pred_res_noise", path_independent=False)
-
-
-def test_the_raw_weights_on_request(tmp_path: Path) -> None:
-    averaged, raw = small_model(), small_model(seed=9)
-    path = published(tmp_path / "m.pt", averaged, "older", raw)
-    loaded = load_published(path, objective="pred_res_noise", path_independent=False, weights="model")
-    assert torch.equal(loaded.model.unet0.init_conv.weight, raw.model.unet0.init_conv.weight)
-
-
-@pytest.mark.parametrize(
-    ("options", "arguments", "sentence"),
-    [
-        ({}, {}, "does not store objective: pass objective="),
-        ({}, {"objective": "pred_res_noise"}, "does not store path_independent: pass path_independent="),
-        ({"condition": False}, {"objective": "pred_res_noise", "path_independent": False}, "pass condition= "),
-        ({"input_condition": True}, {"objective": "pred_res_noise", "path_independent": False}, "pass input_condition"),
-        ({}, {"objective": "pred_res_noise", "path_independent": False, "condition": False}, "do not add up"),
-        ({}, {"objective": "pred_res_noise", "path_independent": False, "weights": "best"}, "'ema' or 'model'"),
-        ({}, {"objective": "pred_rse", "path_independent": False}, "unknown objective 'pred_rse': choose one of"),
-        (
-            {"objective": "pred_res"},
-            {"objective": "pred_res_noise", "path_independent": False},
-            "needs 2 outputs, but the model has 1",
-        ),
-    ],
-)
-def test_what_a_checkpoint_does_not_store_is_asked_for(
-    options: dict[str, Any], arguments: dict[str, Any], sentence: str, tmp_path: Path
-) -> None:
-    path = published(tmp_path / "m.pt", small_model(**options), "older")
-    with pytest.raises(ValueError, match=re.escape(sentence)):
-        load_published(path, **arguments)
-
-
-class _Attack:
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return open, (str(self.path), "w")
-
-
-def test_a_checkpoint_with_code_in_it_is_not_run(tmp_path: Path) -> None:
-    torch.save({"ema": _Attack(tmp_path / "pwned")}, tmp_path / "m.pt")
-    with pytest.raises(ModelError, match="holds more than tensors and plain values and is not loaded"):
-        load_published(tmp_path / "m.pt", objective="pred_res", path_independent=False)
-    assert not (tmp_path / "pwned").exists()
-
-
-@pytest.mark.parametrize(
-    ("content", "sentence"),
-    [
-        (b"not a checkpoint", "m.pt"),
-        ({"weights": 1}, "is not a published training checkpoint: it has no entry 'ema'"),
-        ([torch.zeros(1)], "is not a published training checkpoint"),
-        ({"ema": None}, "holds no weights under 'ema'"),
-        ({"ema": {"step": torch.tensor(1)}}, "holds no weights under 'ema'"),
-        ({"ema": {"ema_model.model.conv.weight": torch.zeros(1)}}, "is not an RDDM U-Net"),
-    ],
-)
-def test_other_files_are_named(content: Any, sentence: str, tmp_path: Path) -> None:
-    path = tmp_path / "m.pt"
-    path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
-    with pytest.raises(ModelError, match=sentence) as raised:
-        load_published(path, objective="pred_res", path_independent=False)
-    assert "\n" not in str(raised.value)
-
-
-@pytest.mark.parametrize(
-    "schedule", [Schedule.triangular(1000, 0.01), Schedule.power(500, 1.0), Schedule.from_ddim(1000)]
-)
-def test_published_schedules_are_recognised_from_float32_tables(schedule: Schedule) -> None:
-    found = recognised(*(torch.from_numpy(table).float() for table in (schedule.alpha_bar, schedule.beta_bar)))
-    assert found.recipe == schedule.recipe
-
-
-@pytest.mark.parametrize(
-    "schedule",
-    [
-        Schedule.power(1000, 0.01, ("decreased", 2.0)),
-        Schedule.triangular(100, 1.0, alpha="average"),
-        Schedule.from_ddim(1000, "squaredcos_cap_v2"),
-    ],
-)
-def test_other_schedules_are_kept_as_their_tables(schedule: Schedule) -> None:
-    tables = [torch.from_numpy(table).float() for table in (schedule.alpha_bar, schedule.beta_bar)]
-    found = recognised(*tables)
-    assert found.recipe == {"family": "tables", "timesteps": schedule.timesteps}
-    assert found.sum_scale == pytest.approx(float(schedule.beta_bar[-1]) ** 2, abs=5e-5)
-    for ours, theirs in zip((found.alpha_bar, found.beta_bar), tables, strict=True):
-        assert np.array_equal(ours, theirs.double().numpy())

@@ -12,6 +12,7 @@ import sysconfig
 from pathlib import Path
 
 import pytest
+from commands import python
 
 from rddm_fast.ops import backends
 
@@ -21,7 +22,7 @@ build = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(build)
 
 KERNELS = {"reverse_step": 7 * 5, "forward_diffuse": 3, "joint_loss": 7 * 5}  # objectives times pairs of dtypes; dtypes
-SMALL_KERNELS = {"mean": 1}  # of joint_loss, over a pair of sums a block
+SMALL_KERNELS = {"mean": 1}  # joint_loss's, over one pair of sums per block
 
 
 BESIDE_PYTHON = os.pathsep.join([sysconfig.get_path("scripts"), os.environ["PATH"]])
@@ -112,14 +113,8 @@ def test_what_only_cuda_torch_has_is_a_weak_reference(cuda_library):
 def test_a_cuda_build_imports_under_any_torch(tmp_path):
     """With every symbol resolved at once, as on hardened systems; this machine's torch may be CPU-only."""
     check = "import torch, rddm_fast._C as c; print(c.build_info()['stable_abi_target'])"
-    done = subprocess.run(
-        [sys.executable, "-c", check],
-        env={**os.environ, "LD_BIND_NOW": "1"},
-        cwd=tmp_path,  # not the repository, whose rddm_fast has no compiled library
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    # Not in the repository, whose rddm_fast has no compiled library.
+    done = python("-c", check, env={**os.environ, "LD_BIND_NOW": "1"}, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (0, "2.11\n"), done.stderr
 
 
@@ -219,7 +214,7 @@ def test_architectures_follow_nvcc_and_the_environment(monkeypatch, tmp_path):
     (tmp_path / "bin").mkdir()
     nvcc = fake_nvcc(tmp_path / "bin" / "nvcc")
     monkeypatch.setenv("CUDA_HOME", str(tmp_path))
-    # an nvcc that does not know the newest defaults compiles PTX of its own newest
+    # An nvcc that does not know the newest default architectures compiles PTX for the newest it knows.
     assert build.decide_cuda() == (nvcc, ["80-real", "86-real", "89-real", "90"], "")
     monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "9.0+PTX")
     assert build.decide_cuda() == (nvcc, ["90"], "")
@@ -242,21 +237,15 @@ def test_without_torch_one_sentence_names_the_remedy(monkeypatch):
     ],
 )
 def test_a_build_that_cannot_be_says_so_in_one_sentence(tmp_path, environment, sentence):
-    done = subprocess.run(
-        [sys.executable, "setup.py", "-q", "build_ext", "--build-lib", str(tmp_path)],
-        cwd=ROOT,
-        env={"PATH": str(tmp_path), "HOME": str(tmp_path), **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    environment = {"PATH": str(tmp_path), "HOME": str(tmp_path), **environment}
+    done = python("setup.py", "-q", "build_ext", "--build-lib", tmp_path, cwd=ROOT, env=environment)
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1].startswith(f"rddm_fast: {sentence}"), done.stderr
     assert "Traceback" not in done.stderr
 
 
 def test_torch_s_own_copy_of_pybind11_is_not_read(tmp_path):
-    """Torch 2.11's copy is an error under TORCH_TARGET_VERSION, as this one is."""
+    """Torch 2.11's copy stops the compiler under TORCH_TARGET_VERSION, and so does this one."""
     pybind11 = pytest.importorskip("pybind11", reason="pybind11 is not installed: only building needs it")
     version, includes, libraries = build.torch_paths()
     copy = tmp_path / "torch" / "pybind11" / "pybind11.h"

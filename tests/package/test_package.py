@@ -1,41 +1,16 @@
 """Importing is silent and light, and the public names are there."""
 
-from __future__ import annotations
-
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from commands import python
 
 import rddm_fast
 
-CORE = [
-    "theory.schedule",
-    "theory.objective",
-    "theory.steps",
-    "diffusion",
-    "diffusion.residual_unets",
-    "ops",
-    "fast",
-    "compat",
-    "system.files",
-    "models.folder",
-    "ops.env_report",
-]
-EXTRAS = [
-    "safetensors",
-    "PIL",
-    "cv2",
-    "typer",
-    "rich",
-    "accelerate",
-    "torchmetrics",
-    "matplotlib",
-    "pynvml",
-    "skimage",
-    "torchvision",
-]
+CORE = ["theory.schedule", "theory.objective", "theory.steps", "diffusion", "diffusion.residual_unets"]
+CORE += ["ops", "fast", "compat", "system.files", "models.folder", "ops.env_report"]
+EXTRAS = ["safetensors", "PIL", "cv2", "typer", "rich", "accelerate", "torchmetrics", "matplotlib", "pynvml"]
+EXTRAS += ["skimage", "torchvision"]
 
 
 def test_the_core_imports_without_any_extra_and_without_a_word() -> None:
@@ -53,13 +28,13 @@ assert not torch.cuda.is_initialized()
 assert ("triton" in sys.modules) == triton and "rddm_fast.kernels" not in sys.modules
 assert all(sys.modules[name] is None for name in {EXTRAS})
 """
-    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True)
+    done = python("-W", "error", "-c", code)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_a_missing_extra_is_named_where_it_is_needed(tmp_path: Path) -> None:
     code = "import sys; sys.modules['safetensors'] = None; import rddm_fast; rddm_fast.load_model('derain')"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = python("-c", code)
     assert done.stderr.splitlines()[-1].endswith("pip install 'rddm_fast[models]' installs it")
 
 

@@ -1,38 +1,30 @@
 """Measuring folders of results: the numbers, the files, masks, networks from TorchScript, several processes."""
 
-from __future__ import annotations
-
 import csv
 import json
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from typer.testing import CliRunner
+from commands import error_of, launched, run, succeeded
+from small_models import seeded
+from typer.testing import Result
 
-from rddm_fast.cli import app
 from rddm_fast.images.pairs import find_pairs
 from rddm_fast.images.picture import Picture, read_image, write_image
+from rddm_fast.restoration.demo import PHOTOS
 from rddm_fast.restoration.evaluate import Evaluator, evaluate
 
 pytest.importorskip("torchmetrics")
 skimage_metrics = pytest.importorskip("skimage.metrics")
 skimage_color = pytest.importorskip("skimage.color")
 
-# TorchScript is deprecated, but it is what files of these networks are.
+# TorchScript is deprecated, but these networks come as TorchScript files.
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.*` is deprecated:DeprecationWarning")
 
-PHOTOS = Path(__file__).parents[2] / "rddm_fast" / "restoration" / "photos"
 NAMES = ["a", "b", "c", "d", "e"]
-
-
-def run(*arguments: object):
-    return CliRunner().invoke(app, ["evaluate", *map(str, arguments)])
 
 
 def rows(path: Path) -> dict[str, dict[str, str]]:
@@ -43,7 +35,7 @@ def rows(path: Path) -> dict[str, dict[str, str]]:
 @pytest.fixture
 def folders(tmp_path: Path) -> Path:
     """Five photographs with growing noise in pred/, the photographs in gt/, and masks; `c` is exact."""
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded(0)
     photos = sorted(PHOTOS.glob("*.png"))[: len(NAMES)]
     for number, (name, photo) in enumerate(zip(NAMES, photos, strict=True)):
         truth = read_image(photo).pixels[:, 40:90, 30:94]
@@ -54,6 +46,11 @@ def folders(tmp_path: Path) -> Path:
         write_image(tmp_path / "pred" / f"{name}.png", Picture(truth + noise + 0.01 * (name != "c")))
         write_image(tmp_path / "mask" / f"{name}.png", Picture(mask))
     return tmp_path
+
+
+def measured(folders: Path, *options: object) -> Result:
+    """`rddm-fast evaluate` of pred/ against gt/."""
+    return run("evaluate", folders / "pred", folders / "gt", *options)
 
 
 def levels(path: Path) -> np.ndarray:
@@ -71,8 +68,7 @@ def ssim_of(pred: np.ndarray, truth: np.ndarray, **options: object) -> float:
 
 
 def test_colour_and_lab_against_scikit_image(folders: Path) -> None:
-    result = run(folders / "pred", folders / "gt", "--output", folders / "out")
-    assert result.exit_code == 0, result.output
+    result = succeeded(measured(folders, "--output", folders / "out"))
     table = rows(folders / "out" / "metrics.csv")
     assert list(table) == NAMES
     assert list(table["a"]) == ["name", "psnr", "ssim", "ssim_volume", "rmse", "mae_lab", "pixels"]
@@ -97,7 +93,7 @@ def test_colour_and_lab_against_scikit_image(folders: Path) -> None:
 
 
 def test_luma_as_deraining_and_low_light_are_published(folders: Path) -> None:
-    assert run(folders / "pred", folders / "gt", "-o", folders / "out", "--space", "y").exit_code == 0
+    succeeded(measured(folders, "-o", folders / "out", "--space", "y"))
     table = rows(folders / "out" / "metrics.csv")
     assert "ssim_volume" not in table["a"]
     for name in ("b", "e"):
@@ -111,8 +107,7 @@ def test_luma_as_deraining_and_low_light_are_published(folders: Path) -> None:
 
 def test_masks_as_shadow_removal_is_published(folders: Path) -> None:
     write_image(folders / "mask" / "b.png", Picture(torch.zeros(3, 50, 64)))
-    result = run(folders / "pred", folders / "gt", "--mask", folders / "mask", "-o", folders / "out")
-    assert result.exit_code == 0, result.output
+    succeeded(measured(folders, "--mask", folders / "mask", "-o", folders / "out"))
     table = rows(folders / "out" / "metrics.csv")
     errors, counts = [], []
     for name in NAMES:
@@ -142,11 +137,10 @@ def test_masks_as_shadow_removal_is_published(folders: Path) -> None:
 def test_resize_makes_one_size_of_two(folders: Path) -> None:
     big = torch.nn.functional.interpolate(read_image(folders / "gt" / "a.png").pixels[None], scale_factor=2)[0]
     write_image(folders / "gt" / "a.png", Picture(big))
-    result = run(folders / "pred", folders / "gt")
+    result = measured(folders)
     assert result.exit_code == 1 and "5 failed" in result.stderr
     assert f"{folders}/pred/a.png is 64x50 and {folders}/gt/a.png is 128x100" in result.stderr
-    result = run(folders / "pred", folders / "gt", "--resize", "32x40", "-o", folders / "out")
-    assert result.exit_code == 0, result.output
+    result = succeeded(measured(folders, "--resize", "32x40", "-o", folders / "out"))
     pil = pytest.importorskip("PIL.Image")
     files = [folders / kind / "e.png" for kind in ("pred", "gt")]
     pred, truth = (np.asarray(pil.open(file).resize((40, 32), pil.Resampling.BICUBIC)) for file in files)
@@ -158,7 +152,7 @@ def test_a_bad_pair_is_named_and_the_rest_is_measured(folders: Path) -> None:
     (folders / "pred" / "b.png").write_bytes(b"not an image")
     write_image(folders / "pred" / "d.png", Picture(torch.zeros(3, 8, 8)))
     write_image(folders / "gt" / "d.png", Picture(torch.zeros(3, 8, 8)))
-    result = run(folders / "pred", folders / "gt", "-o", folders / "out")
+    result = measured(folders, "-o", folders / "out")
     assert result.exit_code == 1 and isinstance(result.exception, SystemExit)
     assert "b.png is not a readable" in result.stderr and "2 of 5 failed" in result.stderr
     assert "d.png was not measured: ssim needs images of at least 11x11 pixels, got 8x8" in result.stderr
@@ -173,24 +167,23 @@ def test_a_bad_pair_is_named_and_the_rest_is_measured(folders: Path) -> None:
         (["pred"], "names no ground truth: pass its folder as the second argument"),
         (["pred", "gt", "--resize", "big"], "'big' is not a size"),
         (["pred", "gt", "--lpips", "none.pt"], "none.pt does not exist: name a TorchScript file"),
-        (["pred", "gt", "--fid", "gt/a.png"], "a.png is no TorchScript file: save the network with torch.jit.save"),
+        (["pred", "gt", "--fid", "gt/a.png"], "a.png is not a TorchScript file: save the network with torch.jit.save"),
     ],
 )
 def test_a_mistake_is_one_sentence(options: list[str], sentence: str, folders: Path) -> None:
     options = [option if option.startswith("--") or option == "big" else str(folders / option) for option in options]
-    result = run(*options)
-    assert result.exit_code == 1 and sentence in result.stderr and isinstance(result.exception, SystemExit)
+    assert sentence in error_of(run("evaluate", *options))
 
 
 def test_folders_that_do_not_match_name_the_odd_file(folders: Path) -> None:
     (folders / "gt" / "b.png").unlink()
-    result = run(folders / "pred", folders / "gt", "-o", folders / "out")
+    result = measured(folders, "-o", folders / "out")
     assert result.exit_code == 1 and "b.png" in result.stderr and not (folders / "out").exists()
 
 
 def test_the_gallery_shows_the_worst_first(folders: Path) -> None:
     pil = pytest.importorskip("PIL.Image")
-    assert run(folders / "pred", folders / "gt", "-o", folders / "out", "--worst", 2).exit_code == 0
+    succeeded(measured(folders, "-o", folders / "out", "--worst", 2))
     gallery = np.asarray(pil.open(folders / "out" / "worst.png").convert("RGB"))
     truths = {name: levels(folders / "gt" / f"{name}.png") for name in NAMES}
 
@@ -208,7 +201,7 @@ def test_the_gallery_shows_the_worst_first(folders: Path) -> None:
     difference = np.abs(levels(folders / "pred" / "e.png") / 255 - truths["e"] / 255) * 4
     shown = gallery[places["e"] : places["e"] + 50, 8 + 2 * 264 : 8 + 2 * 264 + 64]
     assert np.abs(shown - difference.clip(0, 1) * 255).max() <= 1
-    assert run(folders / "pred", folders / "gt", "-o", folders / "none", "--worst", 0).exit_code == 0
+    succeeded(measured(folders, "-o", folders / "none", "--worst", 0))
     assert not (folders / "none" / "worst.png").exists()
 
 
@@ -231,8 +224,7 @@ def test_networks_from_torchscript_files(folders: Path) -> None:
     torch.jit.script(Distance()).save(folders / "lpips.pt")
     torch.jit.script(TinyInception()).save(folders / "inception.pt")
     networks = ["--lpips", folders / "lpips.pt", "--fid", folders / "inception.pt", "--is", folders / "inception.pt"]
-    result = run(folders / "pred", folders / "gt", "-o", folders / "out", *networks)
-    assert result.exit_code == 0, result.output
+    result = succeeded(measured(folders, "-o", folders / "out", *networks))
     pred, truth = ([levels(folders / kind / f"{name}.png") for name in NAMES] for kind in ("pred", "gt"))
     for name, p, t in zip(NAMES, pred, truth, strict=True):
         expected = 2 * np.abs(p / 255 - t / 255).mean()
@@ -244,7 +236,7 @@ def test_networks_from_torchscript_files(folders: Path) -> None:
     fid = ((fake.mean(0) - real.mean(0)) ** 2).sum() + np.trace(sum(covariances))
     fid -= 2 * np.trace(linalg.sqrtm(covariances[0] @ covariances[1]).real)
     assert summary["fid"] == pytest.approx(fid, rel=1e-3, abs=1e-6)
-    # Five images in ten parts are five parts of one, each of score 1.
+    # Ten parts of five images are five parts of one image each, with score 1.
     assert summary["inception_score"]["mean"] == pytest.approx(1, abs=1e-6)
     assert "inception score" in result.stdout and "fid" in result.stdout
 
@@ -260,14 +252,12 @@ def test_a_csv_names_pairs(folders: Path) -> None:
     (folders / "pairs.csv").write_text("input,target\npred/b.png,gt/b.png\npred/e.png,gt/e.png\n")
     report = evaluate(find_pairs(folders / "pairs.csv"), Evaluator())
     assert report is not None and [record.pair.name for record in report.records] == ["b", "e"]
-    assert run(folders / "pairs.csv").exit_code == 0
+    succeeded(run("evaluate", folders / "pairs.csv"))
 
 
 def test_progress_counts_the_pairs(folders: Path) -> None:
     seen: list[tuple[int, int]] = []
-    report = evaluate(
-        find_pairs(folders / "pred", folders / "gt"), Evaluator(), lambda done, count: seen.append((done, count))
-    )
+    report = evaluate(find_pairs(folders / "pred", folders / "gt"), Evaluator(), lambda *now: seen.append(now))
     assert seen == [(number, 5) for number in range(1, 6)]
     assert report is not None and [record.pair.name for record in report.worst(2)] == ["e", "d"]
     assert math.isinf(report.records[2].values["psnr"] or 0)
@@ -276,13 +266,8 @@ def test_progress_counts_the_pairs(folders: Path) -> None:
 def test_two_processes_write_what_one_writes(folders: Path) -> None:
     torch.jit.script(TinyInception()).save(folders / "inception.pt")
     arguments = [folders / "pred", folders / "gt", "--mask", folders / "mask", "--fid", folders / "inception.pt"]
-    assert run(*arguments, "-o", folders / "one").exit_code == 0
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "rddm_fast.cli"]
-    command = [sys.executable, *launch, "evaluate", *map(str, arguments), "-o", str(folders / "two")]
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
-    assert done.returncode == 0, done.stderr
+    succeeded(run("evaluate", *arguments, "-o", folders / "one"))
+    done = launched(2, "-m", "rddm_fast.cli", "evaluate", *arguments, "-o", folders / "two")
     assert (folders / "two" / "metrics.csv").read_text() == (folders / "one" / "metrics.csv").read_text()
     one, two = (json.loads((folders / name / "summary.json").read_text()) for name in ("one", "two"))
     assert two == one and two["images"] == 5

@@ -1,7 +1,5 @@
 """The gallery's pixels: three images per row at fixed places, scaled down to fit, under their caption."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

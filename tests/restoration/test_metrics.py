@@ -1,14 +1,12 @@
 """The metrics against known values, scikit-image, SciPy, and the numbers in MATLAB's documentation."""
 
-from __future__ import annotations
-
 import math
-import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
+from commands import python
 
 from rddm_fast.restoration.metrics import lab, lab_mae, luma, psnr, rmse, ssim, ssim_volume
 
@@ -57,14 +55,14 @@ def test_one_image_is_a_batch_of_one(metric):
 @pytest.mark.parametrize("metric", [psnr, ssim, ssim_volume, rmse, lab_mae])
 def test_errors(metric):
     pred, target = images(3, 16, 16)
-    with pytest.raises(ValueError, match=r"images differ in shape: \(3, 16, 16\) and \(1, 16, 16\)"):
-        metric(pred, target[:1])
-    with pytest.raises(ValueError, match=r"expected images \(C, H, W\) or \(N, C, H, W\), got \(16, 16\)"):
-        metric(pred[0], target[0])
-    with pytest.raises(ValueError, match=r"floating-point images in \[0, 1\], got torch.uint8"):
-        metric(pred.byte(), target.byte())
-    with pytest.raises(ValueError, match=r"expected a target in \[0, 1\], got -\d"):
-        metric(pred, target * 2 - 1)
+    for given, sentence in [
+        ((pred, target[:1]), r"images differ in shape: \(3, 16, 16\) and \(1, 16, 16\)"),
+        ((pred[0], target[0]), r"expected images \(C, H, W\) or \(N, C, H, W\), got \(16, 16\)"),
+        ((pred.byte(), target.byte()), r"floating-point images in \[0, 1\], got torch.uint8"),
+        ((pred, target * 2 - 1), r"expected a target in \[0, 1\], got -\d"),
+    ]:
+        with pytest.raises(ValueError, match=sentence):
+            metric(*given)
 
 
 def test_ssim_needs_the_window():
@@ -87,8 +85,7 @@ def test_importing_brings_no_optional_package():
         f"import sys; from rddm_fast.restoration import metrics; from rddm_fast.images import {modules}; "
         "print([name for name in ('PIL', 'cv2', 'torchmetrics', 'skimage') if name in sys.modules])"
     )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert run.stdout.strip() == "[]"
+    assert python("-c", code, check=True).stdout.strip() == "[]"
 
 
 def test_values_are_numbers_of_the_inputs_dtype():

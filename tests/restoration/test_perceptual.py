@@ -1,7 +1,5 @@
 """FID and the Inception Score, as the published formulas have them."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,69 +1,39 @@
 """`rddm-fast restore`, as a user runs it: on good files, on bad ones, interrupted, and on large ones."""
 
-from __future__ import annotations
-
 import json
 import os
-import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from commands import error_of, launched, python, run, succeeded
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from typer.testing import CliRunner, Result
+from small_models import images, seeded, small_model
+from typer.testing import Result
 
-from rddm_fast.cli import app
-from rddm_fast.diffusion import ResidualDiffusion
-from rddm_fast.diffusion.residual_unets import ResidualUnets
-from rddm_fast.images.picture import read_image
+from rddm_fast.images.picture import Picture, read_image, write_image
 from rddm_fast.models.folder import load_model, save_model
+from rddm_fast.restoration.demo import PHOTOS
 from rddm_fast.restoration.restore import Restorer, restore_files
-from rddm_fast.theory.schedule import Schedule
-
-PHOTOS = Path(__file__).parents[2] / "rddm_fast" / "restoration" / "photos"
-
-
-def tiny(**kwargs: bool) -> ResidualDiffusion:
-    torch.manual_seed(0)
-    network = ResidualUnets(16, networks="one", condition=True, dim_mults=[1, 2], **kwargs)
-    return ResidualDiffusion(
-        network,
-        Schedule.triangular(1000, 0.01),
-        objective="pred_res",
-        condition=True,
-        sampling_timesteps=2,
-        clip_res=2.0,
-        **kwargs,
-    ).eval()
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model")
-    save_model(folder, tiny())
+    save_model(folder, small_model("pred_res", clip_res=2.0))
     return folder
 
 
-def restore(model: Path, output: Path, *arguments: str | Path) -> Result:
-    given = ["restore", *map(str, arguments), "--model", str(model), "--output", str(output)]
-    return CliRunner().invoke(app, given)
-
-
-def sentence(result: Result) -> str:
-    """The one line of error, once it is known to be that: no traceback, exit code 1."""
-    assert result.exit_code == 1 and isinstance(result.exception, SystemExit)
-    lines = [line for line in result.stderr.splitlines() if line.strip()]
-    assert len(lines) == 1 and lines[0].startswith("error: ") and "Traceback" not in result.output
-    return lines[0]
+def restore(model: Path, output: Path, *arguments: object) -> Result:
+    return run("restore", *arguments, "--model", model, "--output", output)
 
 
 def photo(path: Path, size: tuple[int, int] = (24, 20), mode: str = "RGB") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
     with Image.open(PHOTOS / "coffee.png") as image:
         image.resize(size).convert(mode).save(path)
     return path
@@ -73,62 +43,55 @@ def files(folder: Path) -> list[str]:
     return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()) if folder.exists() else []
 
 
-# -- what goes wrong ----------------------------------------------------------------------------------------
+def refused(model: Path, folder: Path, *arguments: object) -> str:
+    """The error of a `restore` to out/ that writes nothing."""
+    line = error_of(restore(model, folder / "out", *arguments))
+    assert files(folder / "out") == []
+    return line
 
 
 def test_a_truncated_jpeg(model: Path, tmp_path: Path) -> None:
-    good = photo(tmp_path / "whole.jpg", (64, 64))
-    bad = tmp_path / "cut.jpg"
-    bad.write_bytes(good.read_bytes()[:-200])
-    assert re.search(r"cut\.jpg is damaged and cannot be read", sentence(restore(model, tmp_path / "out", bad)))
-    assert files(tmp_path / "out") == []
+    bad = photo(tmp_path / "cut.jpg", (64, 64))
+    bad.write_bytes(bad.read_bytes()[:-200])
+    assert "cut.jpg is damaged and cannot be read" in refused(model, tmp_path, bad)
 
 
-def test_a_1x1_png(model: Path, tmp_path: Path) -> None:
-    result = restore(model, tmp_path / "out", photo(tmp_path / "dot.png", (1, 1)))
-    assert result.exit_code == 0, result.output
-    assert Image.open(tmp_path / "out" / "dot.png").size == (1, 1)
+@pytest.mark.parametrize("size", [(1, 1), (5000, 37)])
+def test_a_dot_and_a_strip(size: tuple[int, int], model: Path, tmp_path: Path) -> None:
+    succeeded(restore(model, tmp_path / "out", photo(tmp_path / "a.png", size)))
+    assert Image.open(tmp_path / "out" / "a.png").size == size
 
 
 def test_a_16_bit_png(model: Path, tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 65536, (18, 22, 3), dtype=np.uint16)
     cv2.imwrite(str(tmp_path / "deep.png"), pixels)
-    assert restore(model, tmp_path / "out", tmp_path / "deep.png").exit_code == 0
+    succeeded(restore(model, tmp_path / "out", tmp_path / "deep.png"))
     written = cv2.imread(str(tmp_path / "out" / "deep.png"), cv2.IMREAD_UNCHANGED)
     assert written.dtype == np.uint16 and written.shape == (18, 22, 3)
     assert len(np.unique(written % 257)) > 100  # 16 bits are used, not 8 stretched
 
 
 def test_a_palette_gif(model: Path, tmp_path: Path) -> None:
-    assert restore(model, tmp_path / "out", photo(tmp_path / "few.gif", mode="P")).exit_code == 0
+    succeeded(restore(model, tmp_path / "out", photo(tmp_path / "few.gif", mode="P")))
     with Image.open(tmp_path / "out" / "few.png") as written:
         assert written.size == (24, 20) and written.mode == "RGB"
 
 
-def test_a_5000x37_strip(model: Path, tmp_path: Path) -> None:
-    result = restore(model, tmp_path / "out", photo(tmp_path / "strip.png", (5000, 37)))
-    assert result.exit_code == 0, result.output
-    assert Image.open(tmp_path / "out" / "strip.png").size == (5000, 37)
-
-
 def test_a_text_file_called_png(model: Path, tmp_path: Path) -> None:
     (tmp_path / "note.png").write_text("I am not a picture.")
-    line = sentence(restore(model, tmp_path / "out", tmp_path / "note.png"))
+    line = refused(model, tmp_path, tmp_path / "note.png")
     assert "note.png is not a readable JPEG, PNG, TIFF, BMP, WebP or GIF image" in line
-    assert files(tmp_path / "out") == []
 
 
 def test_an_empty_folder(model: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    assert "empty holds no image" in sentence(restore(model, tmp_path / "out", tmp_path / "empty"))
+    assert "empty holds no image" in refused(model, tmp_path, tmp_path / "empty")
 
 
 def test_a_missing_model(tmp_path: Path) -> None:
-    line = sentence(restore(tmp_path / "nowhere", tmp_path / "out", photo(tmp_path / "a.png")))
+    line = refused(tmp_path / "nowhere", tmp_path, photo(tmp_path / "a.png"))
     assert f"there is no model folder {tmp_path}/nowhere" in line and "derain" in line
-    line = sentence(restore(tmp_path / "nowhere.pt", tmp_path / "out", tmp_path / "a.png"))
-    assert f"there is no file {tmp_path}/nowhere.pt" in line
-    assert files(tmp_path / "out") == []
+    assert f"there is no file {tmp_path}/nowhere.pt" in refused(tmp_path / "nowhere.pt", tmp_path, tmp_path / "a.png")
 
 
 def test_a_model_with_a_tensor_missing(model: Path, tmp_path: Path) -> None:
@@ -136,66 +99,56 @@ def test_a_model_with_a_tensor_missing(model: Path, tmp_path: Path) -> None:
     tensors = load_file(tmp_path / "model" / "model.safetensors")
     del tensors["unet0.mid_block1.block1.proj.weight"]
     save_file(tensors, tmp_path / "model" / "model.safetensors")
-    line = sentence(restore(tmp_path / "model", tmp_path / "out", photo(tmp_path / "a.png")))
+    line = refused(tmp_path / "model", tmp_path, photo(tmp_path / "a.png"))
     assert "does not fit its network: unet0.mid_block1.block1.proj.weight is missing" in line
-    assert files(tmp_path / "out") == []
 
 
 def test_bad_files_are_named_and_the_rest_is_done(model: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "in"
-    folder.mkdir()
-    photo(folder / "a.png")
-    (folder / "b.png").write_text("no picture")
-    photo(folder / "c.jpg")
-    result = restore(model, tmp_path / "out", folder, tmp_path / "missing.png")
-    assert result.exit_code == 1
+    for name in ("a.png", "c.jpg"):
+        photo(tmp_path / "in" / name)
+    (tmp_path / "in" / "b.png").write_text("no picture")
+    result = restore(model, tmp_path / "out", tmp_path / "in", tmp_path / "missing.png")
     errors = [line for line in result.stderr.splitlines() if line]
     assert len(errors) == 2 and "missing.png does not exist" in errors[0] and "b.png is not a readable" in errors[1]
+    assert result.exit_code == 1 and "2 restored, 2 failed" in result.stdout
     assert files(tmp_path / "out") == ["a.png", "c.jpg"]
-    assert "2 restored, 2 failed" in result.stdout
 
 
 def test_a_failed_write_leaves_nothing(model: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     output.write_text("a file where the folder should be")
-    assert "cannot be written" in sentence(restore(model, output, photo(tmp_path / "a.png")))
+    assert "cannot be written" in error_of(restore(model, output, photo(tmp_path / "a.png")))
     assert output.read_text().startswith("a file")
 
 
 def test_two_results_of_one_name_are_refused_before_any_work(model: Path, tmp_path: Path) -> None:
     for folder in ("x", "y"):
-        (tmp_path / folder).mkdir()
         photo(tmp_path / folder / "a.png")
-    line = sentence(restore(model, tmp_path / "out", tmp_path / "x", tmp_path / "y"))
-    assert "would both be written to" in line and files(tmp_path / "out") == []
+    line = refused(model, tmp_path, tmp_path / "x", tmp_path / "y")
+    assert "would both be written to" in line
 
 
 def test_inputs_are_never_overwritten(model: Path, tmp_path: Path) -> None:
     before = photo(tmp_path / "a.png").read_bytes()
-    assert "would overwrite" in sentence(restore(model, tmp_path, tmp_path / "a.png"))
+    assert "would overwrite" in error_of(restore(model, tmp_path, tmp_path / "a.png"))
     assert (tmp_path / "a.png").read_bytes() == before
 
 
 def test_a_real_process_prints_no_traceback(model: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "rddm_fast.cli", "restore", "nothing.png", "-o", "out", "-m", str(model)]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"})
+    command = ("-m", "rddm_fast.cli", "restore", "nothing.png", "-o", "out", "-m", model)
+    done = python(*command, cwd=tmp_path, env={**os.environ, "COLUMNS": "200"})
     assert (done.returncode, done.stderr) == (1, "error: nothing.png does not exist\n")
     assert "1 failed" in done.stdout
 
 
-# -- what goes right ----------------------------------------------------------------------------------------
-
-
 def test_names_folders_and_formats_are_kept(model: Path, tmp_path: Path) -> None:
-    (tmp_path / "in" / "trip").mkdir(parents=True)
     photo(tmp_path / "in" / "a.PNG")
     photo(tmp_path / "in" / "trip" / "b.jpeg")
     photo(tmp_path / "in" / "trip" / "grey.tiff", mode="L")
-    with Image.open(PHOTOS / "coffee.png") as image:
-        cut = image.resize((16, 12)).convert("RGBA")
-        cut.putalpha(77)
-        cut.save(tmp_path / "in" / "glass.png")
-    assert restore(model, tmp_path / "out", tmp_path / "in").exit_code == 0
+    with Image.open(photo(tmp_path / "in" / "glass.png", mode="RGBA")) as image:
+        image.putalpha(77)
+        image.save(tmp_path / "in" / "glass.png")
+    succeeded(restore(model, tmp_path / "out", tmp_path / "in"))
     assert files(tmp_path / "out") == ["a.PNG", "glass.png", "trip/b.jpeg", "trip/grey.tiff"]
     assert Image.open(tmp_path / "out" / "trip" / "grey.tiff").mode == "L"
     glass = Image.open(tmp_path / "out" / "glass.png")
@@ -203,10 +156,9 @@ def test_names_folders_and_formats_are_kept(model: Path, tmp_path: Path) -> None
 
 
 def test_an_interrupted_run_goes_on(model: Path, tmp_path: Path) -> None:
-    (tmp_path / "in").mkdir()
     for name in "abc":
         photo(tmp_path / "in" / f"{name}.png")
-    assert restore(model, tmp_path / "out", tmp_path / "in" / "a.png").exit_code == 0
+    succeeded(restore(model, tmp_path / "out", tmp_path / "in" / "a.png"))
     first = (tmp_path / "out" / "a.png").stat().st_mtime_ns
     result = restore(model, tmp_path / "out", tmp_path / "in")
     assert result.exit_code == 0 and "2 restored, 1 already in" in result.stdout
@@ -219,12 +171,12 @@ def test_a_result_is_the_samplers_and_does_not_depend_on_the_others(model: Path,
     for name, size in (("a", (24, 20)), ("b", (15, 33))):
         photo(tmp_path / f"{name}.png", size)
     alone, together = tmp_path / "alone", tmp_path / "together"
-    assert restore(model, alone, tmp_path / "b.png", "--steps", "3", "--seed", "5").exit_code == 0
+    succeeded(restore(model, alone, tmp_path / "b.png", "--steps", "3", "--seed", "5"))
     both = [tmp_path / "a.png", tmp_path / "b.png"]
-    assert restore(model, together, *both, "--steps", "3", "--seed", "5").exit_code == 0
+    succeeded(restore(model, together, *both, "--steps", "3", "--seed", "5"))
     assert (alone / "b.png").read_bytes() == (together / "b.png").read_bytes()
 
-    generator = torch.Generator().manual_seed(5)
+    generator = seeded(5)
     image = read_image(tmp_path / "b.png").pixels[None]
     expected = load_model(model).sample(image, sampling_timesteps=3, generator=generator)[-1].clamp(0, 1)
     written = read_image(alone / "b.png").pixels
@@ -232,7 +184,7 @@ def test_a_result_is_the_samplers_and_does_not_depend_on_the_others(model: Path,
 
 
 def test_tiles_are_close_to_the_whole(tmp_path: Path) -> None:
-    # Random weights know no picture; the built-in model does.
+    # The built-in model, because with random weights the tiles and the whole image differ.
     photo(tmp_path / "a.png", (200, 150))
     picture = read_image(tmp_path / "a.png")
     diffusion, seen = load_model("derain"), []
@@ -244,15 +196,12 @@ def test_tiles_are_close_to_the_whole(tmp_path: Path) -> None:
 
 
 def test_a_model_that_takes_a_mask(tmp_path: Path) -> None:
-    save_model(tmp_path / "model", tiny(input_condition=True))
-    (tmp_path / "masks").mkdir()
-    (tmp_path / "in").mkdir()
+    save_model(tmp_path / "model", small_model("pred_res", clip_res=2.0, input_condition=True))
     photo(tmp_path / "in" / "a.png")
-    line = sentence(restore(tmp_path / "model", tmp_path / "out", tmp_path / "in"))
-    assert "was trained with a mask" in line
+    assert "was trained with a mask" in refused(tmp_path / "model", tmp_path, tmp_path / "in")
     photo(tmp_path / "masks" / "a.png", (5, 5), "L")
-    line = sentence(restore(tmp_path / "model", tmp_path / "out", tmp_path / "in", "--mask", tmp_path / "masks"))
-    assert "a.png is 5x5 and" in line and files(tmp_path / "out") == []
+    line = refused(tmp_path / "model", tmp_path, tmp_path / "in", "--mask", tmp_path / "masks")
+    assert "a.png is 5x5 and" in line
     photo(tmp_path / "masks" / "a.png", (24, 20), "L")
     result = restore(tmp_path / "model", tmp_path / "out", tmp_path / "in", "--mask", tmp_path / "masks")
     assert result.exit_code == 0 and files(tmp_path / "out") == ["a.png"]
@@ -266,21 +215,47 @@ def test_from_python(model: Path, tmp_path: Path) -> None:
 
 
 def test_a_published_checkpoint(tmp_path: Path) -> None:
-    diffusion = tiny()
+    diffusion = small_model("pred_res", clip_res=2.0)
     state = {f"ema_model.{name}": value for name, value in diffusion.state_dict().items()}
     torch.save({"step": 1, "model": diffusion.state_dict(), "ema": state}, tmp_path / "model-1.pt")
     picture = photo(tmp_path / "a.png")
-    line = sentence(restore(tmp_path / "model-1.pt", tmp_path / "out", picture))
-    assert "does not store objective: pass --objective (" in line
-    line = sentence(restore(tmp_path / "model-1.pt", tmp_path / "out", picture, "--objective", "pred_res"))
+    assert "does not store objective: pass --objective (" in refused(tmp_path / "model-1.pt", tmp_path, picture)
+    line = refused(tmp_path / "model-1.pt", tmp_path, picture, "--objective", "pred_res")
     assert "pass --path-independent or --no-path-independent" in line
     options = ["--objective", "pred_res", "--no-path-independent"]
-    assert restore(tmp_path / "model-1.pt", tmp_path / "out", picture, "--steps", "2", *options).exit_code == 0
+    succeeded(restore(tmp_path / "model-1.pt", tmp_path / "out", picture, "--steps", "2", *options))
 
-    converted = ["convert", str(tmp_path / "model-1.pt"), "--output", str(tmp_path / "ours"), *options]
-    assert CliRunner().invoke(app, converted).exit_code == 0
+    succeeded(run("convert", tmp_path / "model-1.pt", "--output", tmp_path / "ours", *options))
     assert json.loads((tmp_path / "ours" / "config.json").read_text())["objective"] == "pred_res"
-    assert restore(tmp_path / "ours", tmp_path / "again", picture, "--steps", "2").exit_code == 0
+    succeeded(restore(tmp_path / "ours", tmp_path / "again", picture, "--steps", "2"))
     assert (tmp_path / "again" / "a.png").read_bytes() == (tmp_path / "out" / "a.png").read_bytes()
-    line = sentence(restore(tmp_path / "ours", tmp_path / "x", picture, "--objective", "pred_res"))
-    assert "--objective is for published .pt checkpoints" in line
+    assert "--objective is for published .pt checkpoints" in error_of(
+        restore(tmp_path / "ours", tmp_path / "x", picture, "--objective", "pred_res")
+    )
+
+
+def test_two_processes_share_a_folder(tmp_path: Path) -> None:
+    """Five files for two processes: none is restored twice, none is lost, and a bad one is named once."""
+    save_model(tmp_path / "model", small_model("pred_res", dim=8))
+    for i in range(5):
+        write_image(tmp_path / "in" / f"{i}.png", Picture(pixels=images(3, 16, 24, seed=i)))
+    arguments = ("restore", tmp_path / "in", tmp_path / "none.png", "--model", tmp_path / "model", "--device", "cpu")
+    program = tmp_path / "program.py"
+    # The missing file's exit code of 1 would be the end of both processes.
+    program.write_text(
+        f"import sys; sys.argv = ['rddm-fast', *{list(map(str, arguments))!r}, '-o', {str(tmp_path / 'two')!r}]\n"
+        "from rddm_fast.cli import app\n"
+        "try:\n    app()\nexcept SystemExit as end:\n    print('exit', end.code)\n"
+    )
+    done = launched(2, program)
+    lines = [line.split()[0] for line in done.stdout.splitlines() if line.endswith(" s")]
+    assert sorted(Path(line).name for line in lines) == [f"{i}.png" for i in range(5)]
+    assert done.stderr.count("none.png does not exist") == 1
+    assert sorted(line for line in done.stdout.splitlines() if line.startswith("exit")) == ["exit 0", "exit 1"]
+    assert any("3 restored, 1 failed" in line for line in done.stdout.splitlines())
+
+    alone = run(*arguments, "-o", tmp_path / "one")
+    assert alone.exit_code == 1 and "5 restored, 1 failed" in alone.stdout
+    for i in range(5):
+        one, two = (read_image(tmp_path / name / f"{i}.png").pixels for name in ("one", "two"))
+        assert torch.equal(one, two)

@@ -1,7 +1,5 @@
 """Large images in tiles: every pixel is covered, and a pixelwise model gives what it gives on the whole."""
 
-from __future__ import annotations
-
 from itertools import pairwise
 
 import pytest

@@ -1,7 +1,5 @@
 """An optional package that is missing is named with the command that installs it."""
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """SIGINT and SIGTERM are recorded instead of ending the process, and the old handlers come back."""
 
-from __future__ import annotations
-
 import signal
 import threading
 

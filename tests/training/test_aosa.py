@@ -1,25 +1,24 @@
 """AOSA: the loss as the published code records it, the decision, and training after it."""
 
-from __future__ import annotations
-
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import Golden, golden_cases
-from small_models import images, small_model
+from golden import Golden, golden_cases
+from small_models import assert_same_bits, images, published_model, small_model
 from torch import nn
-from train_worker import Pairs, weights
+from train_worker import trained, trainer, weights
 
 from rddm_fast import compat
 from rddm_fast.models.folder import load_model
-from rddm_fast.theory.objective import Objective, decision
+from rddm_fast.theory.objective import Objective
 from rddm_fast.theory.schedule import Schedule
 from rddm_fast.training.aosa import AutoObjective, aosa_loss, draw_new_weights
 from rddm_fast.training.log import plot_log, read_log
 from rddm_fast.training.settings import TrainSettings
-from rddm_fast.training.trainer import Trainer, Undecided
+from rddm_fast.training.trainer import Undecided
 
 FAST = TrainSettings(
     steps=8, batch_size=2, lr=4e-3, lr_schedule="constant", warmup=0, log_every=1, plot=False, ema_decay=0.9
@@ -29,6 +28,16 @@ FAST = TrainSettings(
 
 def auto(seed: int = 0) -> AutoObjective:
     return AutoObjective(small_model("pred_res", schedule=Schedule.from_ddim(1000), seed=seed))
+
+
+def published(**options: object) -> compat.ResidualDiffusion:
+    """A model of the published class that chooses its objective, with DDIM's coefficients."""
+    settings = {"objective": "auto_res_noise", "sum_scale": 1, "convert_to_ddim": True, **options}
+    return published_model({"num_unet": 1}, **settings)
+
+
+def test_every_recorded_case_is_in_a_clone() -> None:
+    assert len(golden_cases("aosa")) == 8
 
 
 @pytest.mark.parametrize("golden", golden_cases("aosa"))
@@ -58,15 +67,6 @@ def test_the_published_loss(golden: Golden) -> None:
     assert decided == int(given["decided"])
     (published,) = model.p_losses([given["ground_truth"], given["x_input"]], given["time"], given["noise"])
     assert torch.equal(published, losses.total)
-
-
-def test_every_recorded_case_is_in_a_clone() -> None:
-    assert len(golden_cases("aosa")) == 8
-
-
-def test_the_band_of_the_decision() -> None:
-    assert [decision(w) for w in (0.491, 0.5, 0.509)] == [None] * 3
-    assert decision(0.511) is Objective.pred_res and decision(torch.tensor([0.489])) is Objective.pred_noise
 
 
 def test_the_gradient_of_lambda_is_the_loss_s_slope() -> None:
@@ -101,7 +101,7 @@ def test_two_networks_have_nothing_to_choose() -> None:
 
 
 def test_selecting_then_training(tmp_path: Path) -> None:
-    run = Trainer(auto(), Pairs(), tmp_path, FAST)
+    run = trainer(tmp_path, FAST, auto())
     seen = []
     run.train(seen.append)
     selecting = [p for p in seen if p.phase == "selecting"]
@@ -128,23 +128,18 @@ def test_after_the_decision_it_is_the_training_of_new_weights(start: float, foun
     """Both decisions hold, that for the noise too, and what follows is what training the objective alone gives."""
     selection = auto()
     selection.alpha_res.data.fill_(start)
-    run = Trainer(selection, Pairs(), tmp_path / "auto", FAST)
-    run.train()
+    run = trained(tmp_path / "auto", FAST, selection)
     assert run.aosa == {"decided": found, "alpha_res": pytest.approx(start), "selected_at": 0}
 
     alone = small_model(found, schedule=Schedule.from_ddim(1000), seed=5)
     draw_new_weights(alone, FAST.seed)
     assert not torch.equal(*(next(m.parameters()) for m in (alone, small_model(found, seed=5))))
-    direct = Trainer(alone, Pairs(), tmp_path / "alone", FAST)
-    direct.train()
-    ours, theirs = weights(run), weights(direct)
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert_same_bits(weights(run), weights(trained(tmp_path / "alone", FAST, alone)))
 
 
 @pytest.mark.parametrize("cut", [2, 8])
 def test_a_cut_selection_goes_on_to_the_same_bits(cut: int, tmp_path: Path) -> None:
-    whole = Trainer(auto(), Pairs(), tmp_path / "whole", FAST)
-    whole.train()
+    whole = trained(tmp_path / "whole", FAST, auto())
 
     seen = []
 
@@ -153,14 +148,13 @@ def test_a_cut_selection_goes_on_to_the_same_bits(cut: int, tmp_path: Path) -> N
         if len(seen) == cut:
             raise RuntimeError("power cut")
 
-    frequent = TrainSettings(**{**FAST.__dict__, "save_every": 0.0})
     with pytest.raises(RuntimeError, match="power cut"):
-        Trainer(auto(), Pairs(), tmp_path / "cut", frequent).train(die)
-    again = Trainer(auto(seed=3), Pairs(), tmp_path / "cut", FAST)  # other first weights: the checkpoint's count
+        trainer(tmp_path / "cut", replace(FAST, save_every=0.0), auto()).train(die)
+    again = trainer(tmp_path / "cut", FAST, auto(seed=3))  # its initial weights are replaced by the checkpoint's
     assert again.total_step == cut - 1
     again.train()
-    ours, theirs = weights(again), weights(whole)
-    assert again.aosa == whole.aosa and all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert again.aosa == whole.aosa
+    assert_same_bits(weights(again), weights(whole))
     logs = [
         [{k: v for k, v in r.items() if k != "images_per_second"} for r in read_log(tmp_path / name / "log.jsonl")]
         for name in ("cut", "whole")
@@ -170,36 +164,17 @@ def test_a_cut_selection_goes_on_to_the_same_bits(cut: int, tmp_path: Path) -> N
 
 def test_no_decision_is_an_error_that_says_so(tmp_path: Path) -> None:
     settings = TrainSettings(steps=3, batch_size=2, lr=1e-5, lr_schedule="constant", warmup=0, plot=False)
-    with pytest.raises(Undecided, match=r"after 3 steps lambda is 0\.(50|49)\d\d, within 0.01 of 1/2, and decides"):
-        Trainer(auto(), Pairs(), tmp_path, settings).train()
+    with pytest.raises(
+        Undecided, match=r"after 3 steps lambda is 0\.(50|49)\d\d, within 0.01 of 1/2, so nothing is decided"
+    ):
+        trained(tmp_path, settings, auto())
     assert not (tmp_path / "model").exists()
-
-
-# -- the published class -------------------------------------------------------------------------------------
-
-
-def published(**options: object) -> compat.ResidualDiffusion:
-    network = compat.UnetRes(16, dim_mults=(1, 2), num_unet=1, condition=True, objective="auto_res_noise")
-    return compat.ResidualDiffusion(
-        network,
-        image_size=16,
-        sampling_timesteps=2,
-        objective="auto_res_noise",
-        condition=True,
-        sum_scale=1,
-        convert_to_ddim=True,
-        **options,  # type: ignore[arg-type]
-    )
 
 
 def test_the_published_class_has_alpha_res_first_in_its_state() -> None:
     model = published()
     assert next(iter(model.state_dict())) == "alpha_res" and next(iter(model.parameters())) is model.alpha_res
-    assert (
-        isinstance(model.alpha_res, nn.Parameter)
-        and model.alpha_res.shape == (1,)
-        and float(model.alpha_res.detach()) == 0.5
-    )
+    assert isinstance(model.alpha_res, nn.Parameter) and model.alpha_res.tolist() == [0.5]
     (loss,) = model([images(2, 3, 16, 16, seed=1), images(2, 3, 16, 16, seed=2)])
     loss.backward()
     assert model.alpha_res.grad is not None and float(model.alpha_res.grad) != 0
@@ -217,15 +192,8 @@ def test_sampling_reads_the_network_as_was_decided() -> None:
         assert loaded.alpha_res_to_0_or_1 == fixed
         torch.manual_seed(4)
         sampled[fixed] = loaded.sample([x])[-1]
-        plain = compat.ResidualDiffusion(
-            loaded.model,
-            image_size=16,
-            sampling_timesteps=2,
-            objective="pred_res" if fixed else "pred_noise",
-            condition=True,
-            sum_scale=1,
-            convert_to_ddim=True,
-        )
+        plain = published(objective="pred_res" if fixed else "pred_noise")
+        plain.model = loaded.model
         torch.manual_seed(4)
         assert torch.equal(plain.sample([x])[-1], sampled[fixed])
     assert not torch.equal(sampled[0], sampled[1])

@@ -1,7 +1,5 @@
 """A run that is killed, runs out of disk or finds a damaged file loses nothing but the steps since its last save."""
 
-from __future__ import annotations
-
 import errno
 import multiprocessing
 import os
@@ -17,20 +15,19 @@ from typing import Any
 
 import pytest
 import torch
-from small_models import small_model
-from train_worker import Pairs, weights
+from small_models import assert_same_bits
+from train_worker import trained, trainer, weights
 
 from rddm_fast.system.files import write_whole
 from rddm_fast.training import checkpoints as run_folder
 from rddm_fast.training.checkpoints import CheckpointError, RunFolder
 from rddm_fast.training.settings import TrainSettings
-from rddm_fast.training.trainer import Trainer
 
 SETTINGS = TrainSettings(steps=10, batch_size=2, warmup=2, lr=1e-3, save_every=0.0, log_every=1, plot=False)
 
 
-def trainer(folder: Path, settings: TrainSettings = SETTINGS) -> Trainer:
-    return Trainer(small_model("pred_res"), Pairs(), folder, settings)
+Whole = tuple[dict[str, torch.Tensor], bytes]
+"""An undisturbed run's end: its weights, and the model's file."""
 
 
 # -- killed --------------------------------------------------------------------------------------------------
@@ -47,7 +44,7 @@ def _half_written(path: Path, state: dict[str, Any]) -> None:
 
 
 def _waiting(*_: Any) -> None:
-    """For the kill from outside, so that a fast machine cannot be done before it comes."""
+    """Wait to be killed from outside, so that a fast machine does not finish first."""
     time.sleep(600)
 
 
@@ -84,7 +81,7 @@ def _patched(moment: str, saves: int) -> None:
 def _train(folder: str, moment: str, saves: int) -> None:
     torch.set_num_threads(1)
     _patched(moment, saves)
-    trainer(Path(folder)).train()
+    trained(Path(folder), SETTINGS)
 
 
 def _start(folder: Path, moment: str, saves: int) -> Any:
@@ -105,28 +102,24 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, torch.Tensor], bytes]:
-    """What a run that nothing happens to makes: its weights, and the model's file."""
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    """The end of a run that nothing happens to."""
     folder = tmp_path_factory.mktemp("whole")
-    run = trainer(folder)
-    run.train()
+    run = trained(folder, SETTINGS)
     return weights(run), (folder / "model" / "model.safetensors").read_bytes()
 
 
-def assert_same_end(folder: Path, whole: tuple[dict[str, torch.Tensor], bytes]) -> None:
+def assert_same_end(folder: Path, whole: Whole) -> None:
     """A run that resumes in `folder` ends where the undisturbed one did, to the bit."""
-    again = trainer(folder)
+    again = trainer(folder, SETTINGS)
     assert 0 < again.step < SETTINGS.steps
     again.train()
-    ours, theirs = weights(again), whole[0]
-    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert_same_bits(weights(again), whole[0])
     assert (folder / "model" / "model.safetensors").read_bytes() == whole[1]
     assert len(RunFolder(folder).checkpoints()) == SETTINGS.keep and not list(folder.glob(".*"))
 
 
-def test_a_run_killed_at_any_moment_ends_at_the_same_bits(
-    tmp_path: Path, whole: tuple[dict[str, torch.Tensor], bytes]
-) -> None:
+def test_a_run_killed_at_any_moment_ends_at_the_same_bits(tmp_path: Path, whole: Whole) -> None:
     """Killed in each part of saving and at random times (their seed is fixed, where they fall is the machine's)."""
     folder = tmp_path / "killed"
     draw = random.Random(5)
@@ -155,7 +148,7 @@ THREE = replace(SETTINGS, steps=3, keep=5)
 def three(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of three steps with a checkpoint of each."""
     folder = tmp_path_factory.mktemp("three")
-    trainer(folder, THREE).train()
+    trained(folder, THREE)
     assert [p.name for p in RunFolder(folder).checkpoints()] == [f"checkpoint-{n:08d}.pt" for n in (1, 2, 3)]
     return folder
 
@@ -165,7 +158,7 @@ def cut(path: Path) -> None:
 
 
 def flip(path: Path) -> None:
-    """One bit in the middle, which torch itself would read without a word."""
+    """Flip one bit in the middle, which torch itself would not notice."""
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 4
     path.write_bytes(bytes(content))
@@ -179,14 +172,11 @@ def empty(path: Path) -> None:
 def test_a_damaged_checkpoint_is_passed_over(damage: Callable[[Path], None], three: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(three, tmp_path / "run")
     damage(folder / "checkpoint-00000003.pt")
-    with pytest.warns(
-        UserWarning, match=r"checkpoint-00000003\.pt is damaged .*; resuming from the previous checkpoint"
-    ):
+    with pytest.warns(UserWarning, match=r"00000003\.pt is damaged .*; resuming from the previous checkpoint"):
         again = trainer(folder, THREE)
     assert again.step == 2
     again.train()
-    undamaged = weights(trainer(three, THREE))
-    assert all(torch.equal(value, undamaged[name]) for name, value in weights(again).items())
+    assert_same_bits(weights(again), weights(trainer(three, THREE)))
 
 
 def test_all_damaged_is_an_error_in_one_sentence(three: Path, tmp_path: Path) -> None:
@@ -201,7 +191,7 @@ def test_all_damaged_is_an_error_in_one_sentence(three: Path, tmp_path: Path) ->
 def test_another_program_s_file_is_refused(tmp_path: Path) -> None:
     torch.save({"step": 3}, tmp_path / "checkpoint-00000003.pt")
     with pytest.raises(CheckpointError, match="it is not a checkpoint of this trainer"):
-        trainer(tmp_path)
+        trainer(tmp_path, SETTINGS)
 
 
 def test_the_newest_are_kept(tmp_path: Path) -> None:
@@ -226,9 +216,7 @@ def assert_named(folder: Path, error: CheckpointError) -> None:
 
 
 @pytest.mark.parametrize("call", ["fsync", "save"])
-def test_a_full_disk_stops_the_run(
-    call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: tuple[dict[str, torch.Tensor], bytes]
-) -> None:
+def test_a_full_disk_stops_the_run(call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Whole) -> None:
     count = [0]
     original: Callable[..., Any] = os.fsync if call == "fsync" else torch.save
 
@@ -241,7 +229,7 @@ def test_a_full_disk_stops_the_run(
     with monkeypatch.context() as patch:
         patch.setattr(os if call == "fsync" else torch, call, full)
         with pytest.raises(CheckpointError) as raised:
-            trainer(tmp_path / "run").train()
+            trained(tmp_path / "run", SETTINGS)
     assert_named(tmp_path / "run", raised.value)
     assert_same_end(tmp_path / "run", whole)
 
@@ -251,11 +239,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A folder on a file system of 16 MB."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    mount = shutil.which("mount")
-    if (
-        mount is None
-        or subprocess.run([mount, "-t", "tmpfs", "-o", "size=16m", "tmpfs", folder], check=False).returncode
-    ):
+    mount = [shutil.which("mount"), "-t", "tmpfs", "-o", "size=16m", "tmpfs", folder]
+    if mount[0] is None or subprocess.run(mount, check=False).returncode:
         pytest.skip("a file system of its own cannot be mounted here")
     try:
         yield folder
@@ -263,10 +248,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", folder], check=True)
 
 
-def test_a_disk_that_is_really_full_stops_the_run(
-    small_disk: Path, whole: tuple[dict[str, torch.Tensor], bytes]
-) -> None:
-    ballast, run = small_disk / "ballast", trainer(small_disk / "run")
+def test_a_disk_that_is_really_full_stops_the_run(small_disk: Path, whole: Whole) -> None:
+    ballast, run = small_disk / "ballast", trainer(small_disk / "run", SETTINGS)
 
     def fill(progress: Any) -> None:
         if progress.step == 4:
