@@ -20,7 +20,7 @@ from ..models.folder import load_model
 from ..models.published import from_published
 from ..ops.group_norm_silu import GROUP_NORM_SILU
 from ..ops.reverse_step import REVERSE_STEP_IN_PLACE
-from .fold import fold, packs
+from .fold import fold_for, packs
 from .folded import implementation
 from .graphs import CapturedLoop
 from .loop import Loop
@@ -51,7 +51,7 @@ class FastSampler:
 
     Raises:
         TypeError: networks that cannot be folded.
-        ValueError: options that this device does not have.
+        ValueError: options that are impossible on this device.
         ModelError: (a ValueError) `diffusion` is not an RDDM model.
     """
 
@@ -87,22 +87,14 @@ class FastSampler:
         self.max_graphs = max_graphs
 
         # Fold the networks for the times of these steps.
-        times = diffusion.network_times(torch.tensor([step.t for step in self.steps], device=device))
-        self.networks = fold(
-            diffusion.model,  # type: ignore[arg-type]
-            times if isinstance(times, list) else [times, times],
-            dtype=torch.bfloat16 if dtype is None and on_gpu else dtype,
-        )
+        self.networks = fold_for(diffusion, self.steps, dtype=torch.bfloat16 if dtype is None and on_gpu else dtype)
         self.loop = self._loop((self.graphs or not (on_gpu or self.compile)) if parallel is None else parallel)
         self._graphs: OrderedDict[tuple[Any, ...], CapturedLoop] = OrderedDict()
         self._seen: set[tuple[int, ...]] = set()
 
-    @torch.no_grad()
     def __call__(self, images: Tensor | None = None, mask: Tensor | None = None, **options: Any) -> Tensor:
         """Restore images (B, C, H, W) in [0, 1]; the result has the same shape. `options` are those of `sample`."""
-        start = self.diffusion.start(self.steps, images, mask, **options)
-        I_0 = self._chosen(start)(start.float())
-        return start.finished(I_0)[-1].clamp(0, 1)
+        return self.sample(images, mask, **options)[-1].clamp(0, 1)
 
     @torch.no_grad()
     def sample(self, images: Tensor | None = None, mask: Tensor | None = None, **options: Any) -> list[Tensor]:

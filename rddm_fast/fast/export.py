@@ -29,7 +29,7 @@ from ..system.version import __version__
 from ..theory.objective import read_out
 from ..theory.steps import Step
 from .engine import DTYPES
-from .fold import fold
+from .fold import fold_for
 from .folded import LastAxisNorm, NormSilu, PixelsFirstLinearAttention
 
 FORMAT = "rddm_fast sampler"
@@ -57,13 +57,7 @@ class ExportedLoop(nn.Module):
     def __init__(self, diffusion: ResidualDiffusion, steps: list[Step], dtype: torch.dtype | None = None) -> None:
         super().__init__()
         device = diffusion.device
-        times = diffusion.network_times(torch.tensor([step.t for step in steps], device=device))
-        self.networks = fold(
-            diffusion.model,  # type: ignore[arg-type]
-            times if isinstance(times, list) else [times, times],
-            dtype=dtype,
-            pack=False,
-        )
+        self.networks = fold_for(diffusion, steps, dtype=dtype, pack=False)
         _without_our_ops(self.networks, device)
         self.names = tuple(steps[0].numbers)
         rows = torch.tensor([list(step.numbers.values()) for step in steps], dtype=torch.float64, device=device)
@@ -227,7 +221,7 @@ def export(
 
 def _check(path: Path, size: tuple[int, int], batch: int, dtype: torch.dtype | None) -> None:
     if path.suffix != ".pt2":
-        raise ExportError(f"{path} does not end in .pt2, which torch asks of such a file: name it so")
+        raise ExportError(f"{path} does not end in .pt2, as torch requires: choose such a name")
     if not path.parent.is_dir():
         raise ExportError(f"there is no folder {path.parent} to write {path.name} into: make it first")
     if len(size) != 2 or min(*size, batch) < 1:
@@ -256,7 +250,7 @@ class Exported:
         except RuntimeError as error:
             raise ExportError(f"{path} cannot be loaded by torch {torch.__version__}: {error}") from error
         if self.metadata.get("format") != FORMAT:
-            raise ExportError(f"{path} is no exported sampler: pass a file that rddm_fast.fast.export.export wrote")
+            raise ExportError(f"{path} is not an exported sampler: pass a file that rddm_fast.fast.export.export wrote")
         self.inputs = self.metadata["inputs"].split(",")
         self.draws = int(self.metadata["draws"])
         batch, channels, height, width = (int(self.metadata[n]) for n in ("batch", "channels", "height", "width"))
@@ -288,7 +282,7 @@ class Exported:
         else:
             drawn = list(itertools.islice(draws, self.draws))
         if len(drawn) < self.draws or any(tuple(draw.shape) != self.shape for draw in drawn):
-            raise ValueError(f"this sampler takes {self.draws} draws of shape {self.shape}: pass as many, or none")
+            raise ValueError(f"this sampler takes {self.draws} draws of shape {self.shape}: pass that many, or none")
         tensors["noise"] = torch.stack(drawn)
         return self._run(*(tensors[name].to(self.device, torch.float32).contiguous() for name in self.inputs))
 

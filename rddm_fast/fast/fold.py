@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from ..diffusion.residual import ResidualDiffusion
 from ..diffusion.residual_unets import ResidualUnets
 from ..diffusion.unet import (
     Attention,
@@ -29,6 +30,7 @@ from ..diffusion.unet import (
     reflected,
     standardised,
 )
+from ..theory.steps import Step
 from .folded import FLOAT32_EPS, FoldedBlock, LastAxisNorm, PackedConv2d, PixelsFirstLinearAttention, SdpaAttention
 
 
@@ -153,6 +155,15 @@ def fold(
         return FoldedNetworks(networks, times, dtype or networks.members[0].init_conv.weight.dtype, pack).eval()
 
 
+def fold_for(
+    diffusion: ResidualDiffusion, steps: Sequence[Step], *, dtype: torch.dtype | None = None, pack: bool | None = None
+) -> FoldedNetworks:
+    """Fold a copy of `diffusion`'s networks for the times of `steps`; the options and errors are those of `fold`."""
+    times = diffusion.network_times(torch.tensor([step.t for step in steps], device=diffusion.device))
+    times = times if isinstance(times, list) else [times, times]
+    return fold(diffusion.model, times, dtype=dtype, pack=pack)  # type: ignore[arg-type]
+
+
 def fold_unet(unet: Unet | SharedUnet, times: Tensor, dtype: torch.dtype) -> Unet | SharedUnet:
     """Fold a copy of `unet` for `times` (S,). Its `after_stem` takes a step's number (1,) as the embedding."""
     folded = copy.deepcopy(unet).requires_grad_(False).eval()
@@ -174,7 +185,7 @@ def fold_unet(unet: Unet | SharedUnet, times: Tensor, dtype: torch.dtype) -> Une
 
 
 def packs(device: torch.device, dtype: torch.dtype) -> bool:
-    """Return whether weights are packed by default: with oneDNN on a CPU, in float32, or in bfloat16 if it has that."""
+    """Return whether weights are packed by default: with oneDNN on a CPU, in float32 or supported bfloat16."""
     if device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return False
     return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())

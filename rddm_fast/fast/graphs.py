@@ -56,7 +56,7 @@ class CapturedLoop:
             except Exception as error:
                 raise CaptureFailed(
                     f"the sampling loop could not be captured as a CUDA graph ({type(error).__name__}: "
-                    f"{one_line(error)[:300]}): graphs=False runs it without"
+                    f"{one_line(error)[:300]}): pass graphs=False to run it without one"
                 ) from error
 
     def _copy_in(self, start: Start, draws: Sequence[Tensor]) -> None:
