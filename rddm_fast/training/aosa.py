@@ -29,7 +29,7 @@ from .phase import Phase
 from .settings import TrainSettings
 
 SMALLEST_DIVISOR = 1e-3
-"""Of 1 - alpha_bar_t and beta_bar_t at the times that a selection draws. DDIM's schedule has no smaller one."""
+"""A selection draws no time with a smaller 1 - alpha_bar_t or beta_bar_t. DDIM's schedule has none."""
 
 
 class Undecided(ValueError):
@@ -190,8 +190,8 @@ class Selecting(Phase):
         """The objective that was decided; raises Undecided if there is none."""
         if self.selection.decided is None:
             raise Undecided(
-                f"after {self.step} steps lambda is {self.alpha_res:.4f}, within {THRESHOLD} of 1/2, and decides "
-                "nothing: train longer or with a larger learning rate in another folder, or choose pred_res or "
+                f"after {self.step} steps lambda is {self.alpha_res:.4f}, within {THRESHOLD} of 1/2, so nothing "
+                "is decided: train longer or with a larger learning rate in another folder, or choose pred_res or "
                 "pred_noise"
             )
         return self.selection.decided

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from ..system.errors import one_line
 from ..system.files import write_whole
 
 _NAME = re.compile(r"checkpoint-(\d+)\.pt")
@@ -76,7 +77,7 @@ class RunFolder:
             try:
                 return path, _read(path, map_location)
             except Exception as error:
-                reason = " ".join(str(error).split())[:200]
+                reason = one_line(error)[:200]
                 if path != found[0]:
                     warnings.warn(f"{path} is damaged ({reason}); resuming from the previous checkpoint", stacklevel=3)
         if found:
@@ -107,7 +108,7 @@ def _write(path: Path, state: dict[str, Any]) -> None:
 def _read(path: Path, map_location: torch.device | str) -> dict[str, Any]:
     with zipfile.ZipFile(path) as archive:  # torch writes checksums but never checks them
         if damaged := archive.testzip():
-            raise ValueError(f"the checksum of {damaged} does not fit")
+            raise ValueError(f"the checksum of {damaged} does not match")
     state = torch.load(path, map_location=map_location, weights_only=True)
     if not isinstance(state, dict):
         raise ValueError("it is not a checkpoint")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch.utils.data import Dataset
@@ -19,9 +19,7 @@ from ..theory.objective import AUTO
 from ..theory.schedule import Schedule
 from .aosa import AutoObjective
 from .settings import DataSettings, ModelSettings, RunSettings, SettingsError
-
-if TYPE_CHECKING:
-    from .trainer import Trainer
+from .trainer import Trainer
 
 SHRINK = 2.0
 """Photographs are scaled down by up to this factor before a patch is cut."""
@@ -72,9 +70,9 @@ def dataset_of(data: DataSettings, kind: str, grey: bool, length: int, seed: int
 
 def _prepared(items: Dataset[Item], data: DataSettings, kind: str) -> Dataset[Item]:
     generating = kind == "generate"
-    if data.size is None and not data.equalize_input and not generating:
-        return items
     equalize = data.equalize_input and not generating
+    if data.size is None and not equalize and not generating:
+        return items
     return Prepared(items, size=data.size, equalize_input=equalize, input_is_target=generating)
 
 
@@ -106,29 +104,30 @@ def model_of(model: ModelSettings, masked: bool, side: int | None) -> ResidualDi
             "this model takes a mask: pass --mask" if model.mask else "this model takes no mask: leave --mask out"
         )
     conditional = model.kind != "generate"
+    images: dict[str, Any] = {
+        "condition": conditional,
+        "input_condition": masked,
+        "img_to_img_translation": model.kind == "translate",
+    }
     network = ResidualUnets(
         model.dim,
         networks=model.networks,
         dim_mults=list(model.mults),
         channels=model.channels,
         self_condition=model.self_condition,
-        condition=conditional,
-        input_condition=masked,
-        img_to_img_translation=model.kind == "translate",
+        **images,
     )
     diffusion = ResidualDiffusion(
         network,
         schedule_of(model),
         objective="pred_res" if model.objective == AUTO else model.objective,
-        condition=conditional,
-        input_condition=masked,
-        img_to_img_translation=model.kind == "translate",
         input_condition_mask=masked,
         path_independent=model.path_independent,
         loss_type=model.loss_type,
         clip_res=model.clip_res,
         sampling_timesteps=model.sampling_timesteps,
         image_size=model.image_size or (None if conditional else side),
+        **images,
     )
     return AutoObjective(diffusion) if model.objective == AUTO else diffusion
 
@@ -138,8 +137,6 @@ def trainer_of(run: RunSettings, folder: str | PathLike[str]) -> Trainer:
 
     Raises SettingsError for settings that contradict each other, DataError and ImageError for unusable images.
     """
-    from .trainer import Trainer
-
     model, data, train = run.model, run.data, run.train
     length = train.steps * train.batch_size * train.accumulate
     dataset, masked = dataset_of(data, model.kind, model.channels == 1, length, train.seed)

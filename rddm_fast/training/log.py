@@ -26,7 +26,7 @@ class TrainLog:
     """The log of a run: `log.jsonl` in `folder`, one JSON object per line, and TensorBoard's events if asked for.
 
     Args:
-        folder: of the run.
+        folder: the folder of the run.
         step: of the checkpoint from which the run resumes. Later lines are dropped, because their steps are repeated.
         selecting: whether AOSA is still selecting. Then a line with a decision is dropped too.
         tensorboard: write TensorBoard's events too.
@@ -100,18 +100,3 @@ def plot_log(log: str | PathLike[str], picture: str | PathLike[str]) -> None:
     figure.tight_layout()
     write_whole(picture, lambda path: figure.savefig(path, format="png", dpi=120))
     pyplot.close(figure)
-
-
-class Recent:
-    """The mean of the last `size` numbers."""
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self.values: list[float] = []
-
-    def add(self, value: float) -> None:
-        self.values = [*self.values[-self.size + 1 :], value]
-
-    @property
-    def mean(self) -> float:
-        return sum(self.values) / len(self.values)

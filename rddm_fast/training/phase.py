@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..diffusion.residual_unets import ResidualUnets
 from ..diffusion.start import to_signed
 from ..fast.for_training import for_training
 from .ema import Ema
@@ -50,18 +52,17 @@ class Phase:
         make = OPTIMIZERS[settings.optimizer]
         optimizers = [make(group, lr=settings.lr, **options) for group in self._groups(losses)]
         self.model, *self.optimizers = accelerator.prepare(losses, *optimizers)
-        self._ema: Ema | None = None
 
     def _groups(self, losses: nn.Module) -> list[list[nn.Parameter]]:
         """The parameters of each optimiser."""
         if self.settings.optimizers == "one":
             return [list(losses.parameters())]
-        members = getattr(self.diffusion.model, "members", [])
-        if len(members) != 2:
+        model = self.diffusion.model
+        if not isinstance(model, ResidualUnets) or len(model.members) != 2:
             raise SettingsError(
                 "train.optimizers 'each' is for two networks: choose 'one', or a model with networks two"
             )
-        return [list(member.parameters()) for member in members]
+        return [list(member.parameters()) for member in model.members]
 
     # -- what a kind of phase may change ------------------------------------------------------------------
 
@@ -87,13 +88,10 @@ class Phase:
 
     # -- a step -------------------------------------------------------------------------------------------
 
-    @property
+    @cached_property
     def ema(self) -> Ema:
         """The averaged weights; they are made when they are first asked for, because a selection keeps none."""
-        if self._ema is None:
-            settings = self.settings
-            self._ema = Ema(self.diffusion, settings.ema, settings.ema_decay, settings.ema_every)
-        return self._ema
+        return Ema(self.diffusion, self.settings.ema, self.settings.ema_decay, self.settings.ema_every)
 
     @property
     def share(self) -> tuple[int, int]:
@@ -110,6 +108,8 @@ class Phase:
             (loss, parts): the loss, and that of each output, averaged over batches and processes.
         """
         settings, accelerator = self.settings, self.accelerator
+
+        # Seed the step.
         seed = settings.seed * 1_000_003 + self.step
         generator = torch.Generator().manual_seed(seed)
 
@@ -125,6 +125,8 @@ class Phase:
                     loss, parts = self.model(*self._images(batch), draws=draws)
                     accelerator.backward(loss / len(step_batches))
                 sums.append(torch.stack([loss.detach(), *parts.detach()]))
+
+        # Clip gradients.
         if settings.grad_clip:
             accelerator.clip_grad_norm_(self.model.parameters(), settings.grad_clip)
 
@@ -139,8 +141,9 @@ class Phase:
         # Update the average.
         if self.averaged:
             self.ema.update(self.diffusion)
-
         self.step += 1
+
+        # Average the loss over the processes.
         loss, *rest = accelerator.reduce(torch.stack(sums).mean(0), "mean").tolist()
         return loss, rest
 
@@ -163,7 +166,7 @@ class Phase:
 
     def state(self) -> dict[str, Any]:
         """The phase's part of a checkpoint: tensors and plain values only."""
-        scaler = getattr(self.accelerator, "scaler", None)
+        scaler = self.accelerator.scaler
         return {
             "step": self.step,
             "model": self.diffusion.state_dict(),

@@ -1,4 +1,4 @@
-"""Sampled images, for the sheets that show the progress of a training."""
+"""Images sampled during a training, for the sheets that show its progress."""
 
 from __future__ import annotations
 

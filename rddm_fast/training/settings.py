@@ -20,6 +20,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from ..system.errors import one_line
 from ..system.extras import require
 
 
@@ -89,7 +90,7 @@ def _check_range(value: Any, least: int | None, most: int | None, name: str) -> 
         raise SettingsError(f"{name} is {value}: it must be at least {least}")
 
 
-_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", type(None): "nothing"}
+_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", type(None): "nothing"}
 
 
 def _checked(value: Any, hint: Any, name: str) -> Any:
@@ -129,16 +130,14 @@ class TrainSettings(Settings):
 
     section = "train"
 
-    steps: int = setting(
-        4500, "Optimiser steps in all; AOSA's selection may take as many of its own.", "--steps", least=1
-    )
+    steps: int = setting(4500, "Optimiser steps; AOSA's selection may take as many again.", "--steps", least=1)
     batch_size: int = setting(8, "Batch size, summed over all processes.", "--batch", least=1)
     accumulate: int = setting(1, "Batches per optimiser step; their gradients are averaged.", "--accumulate", least=1)
     lr: float = setting(4e-4, "Peak learning rate.", "--lr", least=0)
     lr_schedule: Literal["cosine", "constant"] = setting(
         "cosine", "After the warm-up the rate falls to 0 (cosine) or stays (constant)."
     )
-    warmup: int = setting(100, "Steps in which the rate rises.", least=0)
+    warmup: int = setting(100, "Steps over which the rate rises to its peak.", least=0)
     optimizer: Literal["adam", "adamw", "radam"] = setting("adam", "adam, adamw or radam.", "--optimizer")
     optimizers: Literal["one", "each"] = setting(
         "one", "one for all weights, or each: one per network, as in the path-independent experiment.", "--optimizers"
@@ -160,7 +159,9 @@ class TrainSettings(Settings):
     )
     compile: bool = setting(False, "Compile the networks with torch.compile.", "--compile")
     faster: bool = setting(
-        True, "Take the same steps, to rounding, in fewer kernels and with a fused optimiser.", "--faster/--no-faster"
+        True,
+        "Take the same steps (up to rounding) in fewer kernels, with a fused optimiser.",
+        "--faster/--no-faster",
     )
     seed: int = setting(0, "Seed of weights, patches, times and noise.", "--seed", least=0)
     workers: int = setting(0, "Processes that read images; 0 reads them in the training process.", least=0, free=True)
@@ -242,8 +243,8 @@ class DataSettings(Settings):
     photos: str | None = setting(None, "Folder of clean photographs, which are degraded as they are read.", "--photos")
     degradation: str = setting("rain", "With photos: rain, lowlight, noise, blur, shadow or mask.", "--degradation")
     input: str | None = setting(None, "Degraded images: a folder, .flist, pattern or CSV.", "--input")
-    target: str | None = setting(None, "Their ground truth, matched by name; to generate, the images.", "--target")
-    mask: str | None = setting(None, "Their masks, matched by name.", "--mask")
+    target: str | None = setting(None, "Ground truth, matched to input by name; to generate, the images.", "--target")
+    mask: str | None = setting(None, "Masks, matched to input by name.", "--mask")
     digits: bool = setting(False, "To generate: scikit-learn's handwritten digits.", "--digits")
     patch: int | None = setting(64, "Side of a random patch in pixels.", "--patch", least=8)
     size: int | None = setting(
@@ -314,7 +315,7 @@ def read_settings(path: str | PathLike[str]) -> dict[str, Any]:
         try:
             content = yaml.safe_load(text)
         except yaml.YAMLError as error:
-            raise SettingsError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+            raise SettingsError(f"{path} is not YAML: {one_line(error)}") from error
     if content is None:
         return {}
     if not isinstance(content, dict):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from os import PathLike
@@ -28,7 +29,7 @@ from .aosa import AutoObjective, Selecting, Undecided, draw_new_weights
 from .batches import batches
 from .checkpoints import CheckpointError, RunFolder
 from .ema import Ema
-from .log import Recent, TrainLog, plot_log
+from .log import TrainLog, plot_log
 from .losses import losses_of
 from .phase import Phase
 from .samples import sampled
@@ -127,7 +128,7 @@ class Trainer:
 
     @property
     def total_step(self) -> int:
-        """The steps done in all, with those of a selection that is over."""
+        """The steps done in all, including those of a finished selection."""
         return self.step + (self.aosa["selected_at"] if self.aosa else 0)
 
     @property
@@ -163,6 +164,8 @@ class Trainer:
             for progress in self.run():
                 if report is not None:
                     report(progress)
+
+                # Save a checkpoint.
                 stopping = self._anywhere(received)
                 if stopping or time.monotonic() - saved > settings.save_every:
                     self.save()
@@ -183,12 +186,15 @@ class Trainer:
             options = {"selecting": self.selection is not None, "tensorboard": self.settings.tensorboard}
             self._log = TrainLog(self.folder, self.total_step, **options)
         try:
+            # Select the objective.
             if isinstance(self.phase, Selecting):
                 yield from self._steps()
                 objective = self.phase.found()
                 if until_decided:
                     return
                 self._train_what_was_found(self.phase, objective)
+
+            # Train the model.
             yield from self._steps()
         finally:
             if self._log is not None:
@@ -198,18 +204,25 @@ class Trainer:
 
     def _steps(self) -> Iterator[Progress]:
         """The remaining steps of this phase."""
-        phase, settings, recent = self.phase, self.settings, Recent(100)
+        phase, settings = self.phase, self.settings
+        losses: deque[float] = deque(maxlen=100)
         images = settings.batch_size * settings.accumulate
         started, first = time.monotonic(), phase.step
         for step_batches in batches(self.dataset, settings, phase.step, phase.share):
             if phase.over:
                 return
+
+            # Take a step.
             loss, parts = phase.advance(step_batches)
-            recent.add(loss)
+            losses.append(loss)
             rate = (phase.step - first) * images / (time.monotonic() - started)
-            progress = Progress(phase.step, recent.mean, rate, phase.name, phase.alpha_res)
+            progress = Progress(phase.step, sum(losses) / len(losses), rate, phase.name, phase.alpha_res)
+
+            # Log it.
             if phase.step % settings.log_every == 0 or phase.step == settings.steps:
                 self._write_log(progress, loss, parts)
+
+            # Draw samples.
             if phase.averaged and settings.sample_every and phase.step % settings.sample_every == 0:
                 self.write_samples()
             yield progress
@@ -311,6 +324,6 @@ def _accelerator(settings: TrainSettings) -> Any:
         raise SettingsError("train.precision float16 needs a GPU: choose bfloat16 or float32")
     if settings.precision == "float16" and settings.optimizers == "each":
         # accelerate would divide the second optimiser's gradients by the loss's scale twice.
-        raise SettingsError("train.precision float16 goes with optimizers 'one': choose that, or bfloat16")
+        raise SettingsError("train.precision float16 needs train.optimizers one: choose that, or bfloat16")
     precision = None if settings.precision is None else PRECISIONS[settings.precision]
     return accelerate.Accelerator(mixed_precision=precision, cpu=not torch.cuda.is_available())
