@@ -21,7 +21,7 @@ from torch.utils.data import Dataset
 
 from .degrade import KINDS, FloatImage, degrade
 from .pairs import DataError, Pair
-from .picture import ImageError, read_image
+from .picture import ImageError, read_image, sides
 
 Item = dict[str, Any]
 
@@ -30,7 +30,7 @@ class PairedImages(Dataset[Item]):
     """Pairs of images from files.
 
     An item holds `input`, `target` if the pair has one, `mask` (1, H, W) if the pair has one, all float32 in [0, 1],
-    and `name`. Alpha is left out.
+    and `name`. Alpha is dropped.
 
     Args:
         pairs: what `rddm_fast.images.pairs.find_pairs` returned.
@@ -112,8 +112,7 @@ class PairedImages(Dataset[Item]):
                     raise
                 raise ImageError(f"{error} (named in {pair.origin})") from error
             if images and pixels.shape[1:] != images["input"].shape[1:]:
-                sizes = [f"{image.shape[2]}x{image.shape[1]}" for image in (images["input"], pixels)]
-                raise DataError(f"{pair.input} is {sizes[0]} but its {key} {path} is {sizes[1]}")
+                raise DataError(f"{pair.input} is {sides(images['input'])} but its {key} {path} is {sides(pixels)}")
             images[key] = pixels
         one_channel = {"input", "target", "mask"} if self.grey else {"mask"}
         for key in one_channel & images.keys():
@@ -174,7 +173,7 @@ class PhotoPatches(Dataset[Item]):
         for path, photograph in zip(self.paths, self._photographs, strict=True):
             if min(photograph.shape[:2]) < patch:
                 height, width = photograph.shape[:2]
-                raise ValueError(f"{path} is {width}x{height}, smaller than a patch of {patch}")
+                raise ValueError(f"{path} is {width}x{height}, smaller than a patch of {patch}: leave it out")
         weight = np.sqrt([photograph.shape[0] * photograph.shape[1] for photograph in self._photographs])
         self._cumulative = np.cumsum(weight / weight.sum())
 

@@ -44,7 +44,7 @@ class Digits(Dataset[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         if not 0 <= index < len(self):
-            raise IndexError(index)
+            raise IndexError(f"index {index} is out of range for {len(self)} digits")
         if self.length is not None:
             turn, place = divmod(index, len(self.images))
             index = int(np.random.default_rng((self.seed, turn)).permutation(len(self.images))[place])

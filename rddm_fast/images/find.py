@@ -15,8 +15,8 @@ def find_images(inputs: PathOrText | Iterable[PathOrText]) -> list[Path]:
     """Find the image files that `inputs` name, each once, in the order named and sorted within a folder.
 
     Args:
-        inputs: a file or folder, or several. A folder stands for all images in it and below it, told by their suffix
-            in either case (`READ_SUFFIXES`), without hidden files. A file is taken whatever its suffix.
+        inputs: a file or folder, or several. A folder stands for all images in it and below it, recognised by their
+            suffix (`READ_SUFFIXES`, in upper or lower case), without hidden files. A file is taken whatever its suffix.
 
     Raises:
         ImageError: an input does not exist, a folder holds no image, or nothing is given.

@@ -77,7 +77,7 @@ def find_pairs(
     """
     if Path(input).suffix.lower() == ".csv":
         if target is not None or mask is not None:
-            raise DataError(f"{input} names whole pairs: give no other source of targets or masks with it")
+            raise DataError(f"{input} names whole pairs: leave out the other source of targets or masks")
         return list(_pairs_from_csv(Path(input)))
 
     inputs = _find(input)
@@ -246,6 +246,6 @@ def _repeated(found: list[_Found]) -> str:
     return f"{_some([one for one in found if one.name == name])} have the same name" if count > 1 else ""
 
 
-def _some(found: list[_Found], most: int = 3) -> str:
-    names = ", ".join(f"{one.path} ({one.origin})" if one.origin else str(one.path) for one in found[:most])
-    return names if len(found) <= most else f"{names} and {len(found) - most} more"
+def _some(found: list[_Found]) -> str:
+    names = ", ".join(f"{one.path} ({one.origin})" if one.origin else str(one.path) for one in found[:3])
+    return names if len(found) <= 3 else f"{names} and {len(found) - 3} more"

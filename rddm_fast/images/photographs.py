@@ -130,7 +130,7 @@ def _found(roots: Mapping[str, str | PathLike[str]] | None) -> dict[str, dict[st
         found[package] = photographs
     if not found:
         commands = "; ".join(source.install for source in SOURCES.values())
-        raise FileNotFoundError(f"no training photographs found; any of these brings some: {commands}")
+        raise FileNotFoundError(f"there are no training photographs: install some by one of these: {commands}")
     return found
 
 

@@ -81,6 +81,11 @@ class Picture:
         return replace(self, pixels=pixels)
 
 
+def sides(image: Tensor) -> str:
+    """Return width and height of (C, H, W) as a text, such as 640x480."""
+    return f"{image.shape[2]}x{image.shape[1]}"
+
+
 def read_image(path: str | PathLike[str]) -> Picture:
     """Read a JPEG, PNG, TIFF, BMP, WebP or GIF file. Its content decides, not its suffix.
 
@@ -97,7 +102,7 @@ def read_image(path: str | PathLike[str]) -> Picture:
     pil = require("PIL.Image", "cli")
     try:
         with pil.open(io.BytesIO(data), formats=FORMATS) as image:
-            bits = _bits_a_sample(image, data)
+            bits = _bits_per_sample(image, data)
             if bits not in (1, 2, 4, 8, 16):
                 raise ImageError(f"{path} has {bits}-bit or floating-point samples; use 8 or 16 bits")
             if bits == 16 and image.mode in ("CMYK", "LAB"):
@@ -178,7 +183,7 @@ def _read_bytes(path: Path) -> bytes:
     return data
 
 
-def _bits_a_sample(image: Any, data: bytes) -> int:
+def _bits_per_sample(image: Any, data: bytes) -> int:
     """Return the bits per sample of the file, 32 for floating point. Pillow's mode hides 16-bit colour."""
     if image.format == "PNG":
         return data[24]  # where the header chunk, which comes first, holds the bit depth
@@ -266,14 +271,13 @@ def _encode_colour16(
     data: bytes = encoded.tobytes()
     if suffix != ".png":
         return data
-    # OpenCV writes neither profile nor resolution. Insert their chunks after the signature and the header
-    # chunk.
+    # OpenCV writes neither profile nor resolution. Insert their chunks after the signature and the header chunk.
     extra = b""
     if icc is not None:
         extra += _png_chunk(b"iCCP", b"icc\0\0" + zlib.compress(icc))
     if dpi is not None:
-        dots_a_metre = [round(value / 0.0254) for value in dpi]
-        extra += _png_chunk(b"pHYs", struct.pack(">IIB", *dots_a_metre, 1))
+        dots_per_metre = [round(value / 0.0254) for value in dpi]
+        extra += _png_chunk(b"pHYs", struct.pack(">IIB", *dots_per_metre, 1))
     header_end = 8 + 25
     return data[:header_end] + extra + data[header_end:]
 

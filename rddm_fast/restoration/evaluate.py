@@ -1,7 +1,7 @@
 """Measure restored images against their ground truth: `rddm-fast evaluate` as a Python function.
 
-report = evaluate(find_pairs("restored", "truth"), Evaluator(space="y"))
-report.write("results", worst=8)
+    report = evaluate(find_pairs("restored", "truth"), Evaluator(space="y"))
+    report.write("results", worst=8)
 
 Under `torchrun` or `accelerate launch` each process measures its share, and the first one returns the whole report.
 """
@@ -25,7 +25,7 @@ from torch import Tensor
 
 from ..images.find import PathOrText
 from ..images.pairs import DataError, Pair
-from ..images.picture import read_image
+from ..images.picture import read_image, sides
 from ..images.prepared import resized
 from ..system.files import write_text_whole
 from ..system.processes import rank, share, world_size
@@ -33,7 +33,7 @@ from .gallery import Row, write_gallery
 from .metrics import lab_mae, luma, psnr, rmse, ssim, ssim_volume
 from .perceptual import Inception, Lpips, frechet_distance, inception_score
 
-# What a metric's name ends in, and the pixels that it is measured on.
+# The suffix of a metric's name, and the pixels that it is measured on.
 REGIONS = {"": "all", "_shadow": "shadow", "_non_shadow": "non_shadow"}
 SPACES = ("rgb", "y")
 
@@ -100,8 +100,8 @@ class Evaluator:
             images = [resized(image, self.resize) for image in images]
         for file, image in zip(files[1:], images[1:], strict=True):
             if image.shape != images[0].shape:
-                sizes = [f"{x.shape[2]}x{x.shape[1]}" for x in (images[0], image)]
-                raise DataError(f"{pair.input} is {sizes[0]} and {file} is {sizes[1]}: resize them to one size first")
+                sizes = f"{pair.input} is {sides(images[0])} and {file} is {sides(image)}"
+                raise DataError(f"{sizes}: resize them to one size first")
         pred, target, *masks = (image.to(self.device) for image in images)
         return pred, target, masks[0].mean(0, keepdim=True) >= 0.5 if masks else None
 
@@ -249,7 +249,7 @@ def evaluate(
 
     Args:
         pairs: the files, input compared with target.
-        evaluator: what measures a pair.
+        evaluator: measures each pair.
         on_done: called after each pair of this process's share, with the number done and the number in all.
     """
     mine = share(range(len(pairs)))

@@ -44,7 +44,7 @@ class Scripted:
         try:
             self.network = torch.jit.load(self.path, map_location=self.device).eval()
         except RuntimeError:
-            raise ValueError(f"{path} is no TorchScript file: save the network with torch.jit.save") from None
+            raise ValueError(f"{path} is not a TorchScript file: save the network with torch.jit.save") from None
         takes = {argument.name for argument in self.network.forward.schema.arguments}
         self.flags = {flag: True} if flag is not None and flag in takes else {}
 
@@ -71,7 +71,7 @@ class Lpips(Scripted):
     def distance(self, pred: Tensor, target: Tensor) -> float:
         output = self(pred[None].float() * 2 - 1, target[None].float() * 2 - 1)
         if output.numel() != 1:
-            raise ValueError(f"{self.path} returned {tuple(output.shape)}, where one number is expected of LPIPS")
+            raise ValueError(f"{self.path} returned {tuple(output.shape)}, where LPIPS returns one number")
         return output.item()
 
 

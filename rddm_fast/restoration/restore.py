@@ -19,9 +19,9 @@ from ..diffusion.residual import ResidualDiffusion
 from ..fast.engine import FastSampler
 from ..images.find import PathOrText, images_of, plan_outputs
 from ..images.pairs import masks_of
-from ..images.picture import ImageError, Picture, read_image, write_image
+from ..images.picture import ImageError, Picture, read_image, sides, write_image
 from ..system.processes import rank, share
-from .tiles import tiled
+from .tiles import check_overlap, tiled
 
 
 class Restorer:
@@ -35,7 +35,7 @@ class Restorer:
             other pictures are restored with it.
         tile: larger pictures are restored in tiles of at most this side in pixels; None never tiles.
         overlap: pixels by which neighbouring tiles overlap at least.
-        dtype: what the networks compute in, as in `FastSampler`.
+        dtype: the dtype of the networks' computation, as in `FastSampler`.
         compile: compile the networks, and capture the loop on a GPU. This takes about a minute per image size, so it
             pays only for many pictures of one size.
 
@@ -57,8 +57,8 @@ class Restorer:
     ) -> None:
         if not diffusion.condition:
             raise ValueError("this model generates images from noise: to restore, use a model with condition=True")
-        if tile is not None and not 0 <= overlap < tile:
-            raise ValueError(f"overlap must be 0 or more and less than the tile's {tile} pixels, not {overlap}")
+        if tile is not None:
+            check_overlap(tile, overlap)
         self.needs_mask = diffusion.input_condition
         self.device = diffusion.device
         graphs = compile and self.device.type == "cuda"
@@ -88,7 +88,7 @@ class Restorer:
         masks = []
         if mask is not None:
             if mask.pixels.shape != picture.pixels.shape:
-                sizes = [f"{x.pixels.shape[2]}x{x.pixels.shape[1]}" for x in (mask, picture)]
+                sizes = sides(mask.pixels), sides(picture.pixels)
                 raise ImageError(f"the mask {mask.path} is {sizes[0]} and {picture.path} is {sizes[1]}")
             masks = [mask.pixels[None].to(self.device)]
         generator = torch.Generator(self.device).manual_seed(self.seed)
@@ -151,7 +151,7 @@ def plan(
         except ImageError as error:
             failures.append(Outcome(Path(given), error=str(error)))
     if needs_mask and mask is None:
-        raise ValueError("this model was trained with a mask (input_condition=True): name the masks' file or folder")
+        raise ValueError("this model was trained with a mask (input_condition=True): pass a mask or a folder of masks")
     if mask is not None and not needs_mask:
         raise ValueError("this model takes no mask: leave it out")
     files = plan_outputs([image for images in found for image in images], output)
@@ -184,7 +184,7 @@ def restore_files(
         inputs: image files, and folders, which stand for every image below them.
         output: the folder for the results.
         mask: the mask's file, or the folder of masks matched by name, for models that take one.
-        overwrite: restore files again whose result exists.
+        overwrite: also restore files whose result exists.
         on_start: called before each file with its number from 0, how many there are, and its path.
         advance: called after each tile of a file with the number done and the number in all.
     """
@@ -195,9 +195,13 @@ def restore_files(
     for number, (source, target) in enumerate(files):
         if on_start is not None:
             on_start(number, len(files), source)
+
+        # Skip what is done.
         if target.exists() and not overwrite:
             yield Outcome(source, target, skipped=True)
             continue
+
+        # Restore the file.
         try:
             started = time.perf_counter()
             masked = read_image(planned.masks[source]) if source in planned.masks else None

@@ -13,6 +13,12 @@ import torch
 from torch import Tensor
 
 
+def check_overlap(tile: int, overlap: int) -> None:
+    """Raise ValueError for an overlap that is negative or not less than the tile."""
+    if not 0 <= overlap < tile:
+        raise ValueError(f"overlap must be 0 or more and less than the tile's {tile} pixels, not {overlap}")
+
+
 def starts(length: int, tile: int, overlap: int) -> list[int]:
     """Return where tiles begin along `length` pixels: evenly spread, overlapping by at least `overlap` pixels."""
     if length <= tile:
@@ -41,7 +47,7 @@ def tiled(
         restore: a function of the same tile of each of `images` that returns the first of them restored.
         images: tensors (B, C, H, W), all of one height and width.
         tile: largest side of a tile in pixels.
-        overlap: number of pixels by which neighbours overlap at least, less than `tile`.
+        overlap: least number of pixels by which neighbours overlap; less than `tile`.
         advance: called after each tile with the number done and the number in all.
 
     Returns:
@@ -50,14 +56,16 @@ def tiled(
     Raises:
         ValueError: an overlap that is negative or not less than the tile.
     """
-    if not 0 <= overlap < tile:
-        raise ValueError(f"overlap must be 0 or more and less than the tile's {tile} pixels, not {overlap}")
+    check_overlap(tile, overlap)
     height, width = images[0].shape[-2:]
     boxes = [(top, left) for top in starts(height, tile, overlap) for left in starts(width, tile, overlap)]
     result, weights = torch.zeros_like(images[0]), torch.zeros_like(images[0][0, 0])
     for done, (top, left) in enumerate(boxes, 1):
         rows, columns = slice(top, min(top + tile, height)), slice(left, min(left + tile, width))
+        # Restore a tile.
         restored = restore([image[..., rows, columns].contiguous() for image in images])
+
+        # Blend it in.
         h, w = restored.shape[-2:]
         weight = (_ramp(h, overlap)[:, None] * _ramp(w, overlap)).to(restored)
         result[..., rows, columns] += weight * restored
