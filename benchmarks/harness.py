@@ -6,19 +6,18 @@ An op's file says what its inputs are, what runs them (`Work`), and what a perfe
 from __future__ import annotations
 
 import ctypes
+import itertools
 import math
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from rddm_fast.ops import backends
 
-from .timing import p20_p50_p80
+from .timing import side_by_side
 
 SHAPES = [
     *((1, 3, side, side) for side in (64, 128, 256, 512, 1024)),
@@ -91,9 +90,6 @@ class Record:
     ratio_eager: float
     ratio_compile: float | None
 
-    def as_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "shape": list(self.shape)}
-
 
 def keep_freed_memory() -> None:
     """Have the C library keep what is freed, for all providers alike.
@@ -160,44 +156,19 @@ def rotations(op: Op, case: Case, device: torch.device) -> int:
     return max(2, min(64, wanted))
 
 
-def timed(call: Callable[[int], object], count: int, device: torch.device) -> float:
-    """Microseconds a call of `count` calls, which are given the numbers from 0."""
-    if device.type == "cuda":
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        for i in range(count):
-            call(i)
-        end.record()
-        end.synchronize()
-        return 1e3 * start.elapsed_time(end) / count
-    started = time.perf_counter()
-    for i in range(count):
-        call(i)
-    return 1e6 * (time.perf_counter() - started) / count
-
-
-def percentiles(calls: Mapping[str, Callable[[int], object]], count: int, device: torch.device, repeats: int) -> dict:
-    """Provider to its (p20, p50, p80) in microseconds, measured in turns."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for repeat in range(repeats + 1):
-        for name, call in calls.items():
-            microseconds = timed(call, count, device)
-            if repeat:
-                times[name].append(microseconds)
-    return {name: p20_p50_p80(microseconds) for name, microseconds in times.items()}
-
-
 def copy_bandwidth(device: torch.device, repeats: int = 9) -> float:
     """GB/s of torch's copy_ of a tensor four times the cache, read and write counted."""
     n = 4 * CACHE_BYTES[device.type] // 4
-    # Not zeros: the system maps those, until they are written, to one page that is always in the cache.
+    # Not zeros: until those are written, the system maps them to one page, which is always in the cache.
     source, target = torch.ones(n, device=device), torch.ones(n, device=device)
-    (p50,) = (p[1] for p in percentiles({"copy": lambda _: target.copy_(source)}, 2, device, repeats).values())
-    return 8 * n / p50 / 1e3
+    timing = side_by_side({"copy": lambda: target.copy_(source)}, device, repeats, count=2)["copy"]
+    return 8 * n / timing.p50 / 1e6
 
 
-def _rotating(sets: Sequence[Work], provider: str) -> Callable[[int], object]:
-    return lambda i: sets[i % len(sets)].calls[provider]()
+def _rotating(sets: Sequence[Work], provider: str) -> Callable[[], object]:
+    """Run a provider on the next set of inputs at each call."""
+    calls = itertools.cycle([one.calls[provider] for one in sets])
+    return lambda: next(calls)()
 
 
 def measure(
@@ -225,10 +196,9 @@ def measure(
         for sentence in wrong.values():
             complain(sentence)
         calls = {name: _rotating(sets, name) for name in sets[0].calls if name not in wrong}
-        found = percentiles(calls, len(sets), device, repeats)
-        bytes_moved = op.images_moved * case.image_bytes
-        for provider, (p20, p50, p80) in found.items():
-            gbps = bytes_moved / p50 / 1e3
+        found = side_by_side(calls, device, repeats, count=len(sets))
+        for provider, timing in found.items():
+            gbps = op.images_moved * case.image_bytes / timing.p50 / 1e6
             record = Record(
                 op.name,
                 provider,
@@ -236,10 +206,12 @@ def measure(
                 case.shape,
                 case.dtype,
                 case.layout,
-                *(p20, p50, p80),
+                us_p20=1e3 * timing.p20,
+                us_p50=1e3 * timing.p50,
+                us_p80=1e3 * timing.p80,
                 gbps=gbps,
                 copy_fraction=gbps / copy,
-                ratio_eager=found["eager"][1] / p50,
-                ratio_compile=found["compile"][1] / p50 if "compile" in found else None,
+                ratio_eager=found["eager"].p50 / timing.p50,
+                ratio_compile=found["compile"].p50 / timing.p50 if "compile" in found else None,
             )
             report(record)

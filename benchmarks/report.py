@@ -6,6 +6,7 @@ import argparse
 import json
 import statistics
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,25 +16,24 @@ from rddm_fast.ops import backends
 from rddm_fast.ops.env_report import gpus
 from rddm_fast.system.files import write_text_whole
 
-from .findings import Findings, save_figure, write_csv
+from .findings import Findings, Table, save_figure, write_csv
 from .harness import Op, Record, cases, copy_bandwidth, keep_freed_memory, measure
 from .timing import machine
 
-HEADER = (
-    f"{'op':19}{'provider':16}{'shape':>16} {'dtype':>9} {'layout':>14} {'µs p20':>9} {'p50':>9} {'p80':>9} "
-    f"{'GB/s':>7} {'copy':>6} {'eager':>6} {'compile':>7}"
+TABLE = Table(
+    ("op", "op", "<18", ""),
+    ("provider", "provider", "<15", ""),
+    ("shape", "shape", ">16", ""),
+    ("dtype", "dtype", ">9", ""),
+    ("layout", "layout", ">14", ""),
+    ("µs p20", "us_p20", ">9", ".1f"),
+    ("p50", "us_p50", ">9", ".1f"),
+    ("p80", "us_p80", ">9", ".1f"),
+    ("GB/s", "gbps", ">7", ".1f"),
+    ("copy", "copy_fraction", ">6", ".0%"),
+    ("eager", "ratio_eager", ">6", ".2f"),
+    ("compile", "ratio_compile", ">7", ".2f"),
 )
-
-
-def line(r: Record) -> str:
-    """A record as a line under HEADER; the last three are a share and two ratios."""
-    shape = "x".join(map(str, r.shape))
-    compiled = "-" if r.ratio_compile is None else f"{r.ratio_compile:.2f}"
-    return (
-        f"{r.op:19}{r.provider:16}{shape:>16} {r.dtype:>9} {r.layout:>14} "
-        f"{r.us_p20:9.1f} {r.us_p50:9.1f} {r.us_p80:9.1f} "
-        f"{r.gbps:7.1f} {r.copy_fraction:6.0%} {r.ratio_eager:6.2f} {compiled:>7}"
-    )
 
 
 def gpu_state() -> dict[str, Any] | None:
@@ -81,11 +81,6 @@ def plot(stem: Path, records: Sequence[Record]) -> None:
     pyplot.close(figure)
 
 
-def as_json(records: Sequence[Record]) -> str:
-    """The records as a JSON list."""
-    return json.dumps([r.as_dict() for r in records], indent=1) + "\n"
-
-
 def main(ops: Sequence[Op], description: str | None, argv: Sequence[str] | None = None) -> None:
     """Run the benchmarks of `ops` from the command line. Ends with exit code 1 where a result is wrong."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -117,8 +112,8 @@ def main(ops: Sequence[Op], description: str | None, argv: Sequence[str] | None 
         print(f"no compiled backend is measured: {backends.why_not_compiled}")
     if options.keep_freed_memory:
         print("freed memory is kept by the process")
-    print(HEADER)
-    findings = Findings(line)
+    print(TABLE.header)
+    findings: Findings[Record] = Findings(TABLE)
     for op in chosen:
         measure(
             op,
@@ -130,13 +125,13 @@ def main(ops: Sequence[Op], description: str | None, argv: Sequence[str] | None 
             complain=findings.complain,
         )
         if options.json:  # after each op: a run that is cut off has not been for nothing
-            write_text_whole(options.json, as_json(findings.rows))
+            write_text_whole(options.json, json.dumps([asdict(r) for r in findings.rows], indent=1) + "\n")
     if device.type == "cuda":
         after = gpu_state()
         throttled = any(state and state["throttled"] for state in (before, after))
         print(f"afterwards: {after}" + (": THE GPU WAS THROTTLED, these times are not its best" if throttled else ""))
     if options.csv:
-        write_csv(options.csv, [record.as_dict() for record in findings.rows])
+        write_csv(options.csv, [asdict(r) for r in findings.rows])
     if options.plot:
         plot(options.plot, findings.rows)
     findings.end()

@@ -1,4 +1,4 @@
-"""Timing several ways to do the same thing, side by side."""
+"""The machine, and the clock that all benchmarks share."""
 
 from __future__ import annotations
 
@@ -6,54 +6,58 @@ import os
 import platform
 import re
 import statistics
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from rddm_fast.system.timing import in_turns, seconds
+
 
 def machine() -> str:
-    """The processor's name and how many of them there are."""
+    """Return the processor's name and the number of cores."""
     info = Path("/proc/cpuinfo")
     names = re.findall(r"^model name\s*:\s*(.+)$", info.read_text(), re.MULTILINE) if info.exists() else []
     return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores"
 
 
-def p20_p50_p80(times: Sequence[float]) -> tuple[float, float, float]:
-    """Percentiles of at least two timings; they stay among them, however few these are."""
-    deciles = statistics.quantiles(times, n=10, method="inclusive")
-    return deciles[1], deciles[4], deciles[7]
-
-
 @dataclass(frozen=True)
 class Timing:
-    """Milliseconds a call: median, and the 20th and 80th percentiles as its spread."""
+    """Milliseconds per call: the median, and the 20th and 80th percentiles as its spread."""
 
     p20: float
     p50: float
     p80: float
 
-    @classmethod
-    def of(cls, milliseconds: list[float]) -> Timing:
-        return cls(*p20_p50_p80(milliseconds))
-
 
 def side_by_side(
-    calls: Mapping[str, Callable[[], object]], *, repeats: int = 15, warm_up: int = 2, synchronise: bool = False
+    calls: Mapping[str, Callable[[], object]], device: torch.device | str, repeats: int, *, count: int = 1
 ) -> dict[str, Timing]:
-    """Time each call `repeats` times, in turns, so that a busy moment of the machine falls on all of them.
+    """Time the calls in turns, `repeats` times (at least 2) after one round of warm-up.
 
-    With `synchronise`, until the GPU is done with it.
+    Each time is of `count` calls in a row, divided by `count`; on a GPU it is taken between two of its events.
     """
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for repeat in range(warm_up + repeats):
-        for name, call in calls.items():
-            started = time.perf_counter()
+
+    def several(call: Callable[[], object]) -> None:
+        for _ in range(count):
             call()
-            if synchronise:
-                torch.cuda.synchronize()
-            if repeat >= warm_up:
-                times[name].append(1e3 * (time.perf_counter() - started))
-    return {name: Timing.of(milliseconds) for name, milliseconds in times.items()}
+
+    def on_gpu(call: Callable[[], object]) -> float:
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        several(call)
+        end.record()
+        end.synchronize()
+        return 1e-3 * start.elapsed_time(end)
+
+    def on_cpu(call: Callable[[], object]) -> float:
+        return seconds(lambda: several(call))
+
+    times = in_turns(calls, repeats, clock=on_gpu if torch.device(device).type == "cuda" else on_cpu)
+    found = {}
+    for name, of in times.items():
+        # Inclusive percentiles stay within the timings, even if there are only a few.
+        deciles = statistics.quantiles([1e3 * t / count for t in of], n=10, method="inclusive")
+        found[name] = Timing(deciles[1], deciles[4], deciles[7])
+    return found

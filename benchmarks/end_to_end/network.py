@@ -63,7 +63,7 @@ def measure(
         "folded": lambda: sampler.networks(x, number),  # type: ignore[arg-type]
         "one convolution": lambda: large(image),
     }
-    times = side_by_side(calls, repeats=repeats, synchronise=device != "cpu")
+    times = side_by_side(calls, device, repeats)
     flop = {
         "eager": counter.get_total_flops(),
         "folded": counter.get_total_flops(),

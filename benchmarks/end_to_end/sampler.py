@@ -11,7 +11,7 @@ its PSNR. The rates are of the networks' arithmetic, beside that of one large co
 from __future__ import annotations
 
 import argparse
-import json
+import itertools
 import math
 import resource
 from collections.abc import Callable, Sequence
@@ -28,10 +28,9 @@ from rddm_fast.compat import UnetRes
 from rddm_fast.diffusion import ResidualDiffusion
 from rddm_fast.fast import FastSampler
 from rddm_fast.fast.together import can_be_together
-from rddm_fast.system.files import write_text_whole
 from rddm_fast.theory.schedule import Schedule
 
-from ..findings import Findings, save_figure, write_csv
+from ..findings import Findings, Table, save_figure, write_csv, write_json
 from ..timing import machine, side_by_side
 from .network import NETWORKS
 
@@ -117,7 +116,9 @@ def providers(
                 name += ", bfloat16" * (dtype == torch.bfloat16)
                 sampler = FastSampler(diffusion, dtype=dtype, graphs=graphs, **options)
                 found[name] = str(dtype).removeprefix("torch."), of(sampler.sample)
-                if device == "cpu" and sampler.loop.parallel and can_be_together():
+                # FastSampler's default on a CPU: two networks at once, unless they are compiled.
+                at_once = sampler.networks.networks == "two" and not options["compile"]
+                if device == "cpu" and at_once and can_be_together():
                     in_turn = FastSampler(diffusion, dtype=dtype, parallel=False, **options)
                     found[f"{name}, in turn"] = str(dtype).removeprefix("torch."), of(in_turn.sample)
     return found
@@ -135,7 +136,7 @@ def matrix_rate(device: str, dtype: torch.dtype, repeats: int) -> float:
     images, side = (1, 64) if device == "cpu" else (16, 128)
     x = torch.randn(images, 256, side, side).to(device, dtype).to(memory_format=torch.channels_last)
     with torch.no_grad():
-        timing = side_by_side({"conv": lambda: conv(x)}, repeats=repeats, synchronise=device == "cuda")["conv"]
+        timing = side_by_side({"conv": lambda: conv(x)}, device, repeats)["conv"]
     return 2 * 9 * 256**2 * images * side**2 / timing.p50 / 1e9
 
 
@@ -184,21 +185,13 @@ def measure(
             if device == "cuda"
             else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
         )
-    times = side_by_side(
-        {name: call for name, (_, call) in found.items()}, repeats=repeats, warm_up=1, synchronise=device == "cuda"
-    )
+    times = side_by_side({name: call for name, (_, call) in found.items()}, device, repeats)
     rates = {dtype: matrix_rate(device, getattr(torch, dtype), 9) for dtype in ("float32", "bfloat16")}
+    hardware = torch.cuda.get_device_name() if device == "cuda" else device
     for name, timing in times.items():
         dtype, tflops = found[name][0], counter.get_total_flops() / timing.p50 / 1e9
         row = Row(
-            *(
-                name,
-                torch.cuda.get_device_name() if device == "cuda" else device,
-                networks,
-                dtype,
-                tuple(x.shape),
-                steps,
-            ),
+            *(name, hardware, networks, dtype, tuple(x.shape), steps),
             *(timing.p20, timing.p50, timing.p80),
             images_per_s=1e3 * batch / timing.p50,
             tflop_per_s=tflops,
@@ -210,19 +203,21 @@ def measure(
         report(row)
 
 
-HEADER = (
-    f"{'provider':32}{'networks':9}{'shape':>14} {'steps':>5} {'ms p20':>9} {'p50':>9} {'p80':>9} {'images/s':>9} "
-    f"{'TFLOP/s':>8} {'of conv':>7} {'MiB':>7} {'PSNR':>6} {'eager':>6}"
+TABLE = Table(
+    ("provider", "provider", "<31", ""),
+    ("networks", "networks", "<8", ""),
+    ("shape", "shape", ">14", ""),
+    ("steps", "steps", ">5", ""),
+    ("ms p20", "ms_p20", ">9", ".1f"),
+    ("p50", "ms_p50", ">9", ".1f"),
+    ("p80", "ms_p80", ">9", ".1f"),
+    ("images/s", "images_per_s", ">9", ".2f"),
+    ("TFLOP/s", "tflop_per_s", ">8", ".3f"),
+    ("of conv", "matrix_fraction", ">7", ".0%"),
+    ("MiB", "peak_mib", ">7", ".0f"),
+    ("PSNR", "psnr", ">6", ".1f"),
+    ("eager", "ratio_eager", ">6", ".2f"),
 )
-
-
-def line(r: Row) -> str:
-    """A row as a line under HEADER."""
-    return (
-        f"{r.provider:32}{r.networks:9}{'x'.join(map(str, r.shape)):>14} {r.steps:5} {r.ms_p20:9.1f} {r.ms_p50:9.1f} "
-        f"{r.ms_p80:9.1f} {r.images_per_s:9.2f} {r.tflop_per_s:8.3f} {r.matrix_fraction:7.0%} {r.peak_mib:7.0f} "
-        f"{r.psnr:6.1f} {r.ratio_eager:6.2f}"
-    )
 
 
 def plot(stem: Path, rows: list[Row]) -> None:
@@ -267,25 +262,22 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--plot", type=Path, metavar="STEM", help="draw STEM.png and STEM.svg")
     options = parser.parse_args(argv)
     modes = [] if options.compile is None else options.compile or ["default"]
-    print(f"{machine()}; torch {torch.__version__}, {torch.get_num_threads()} threads\n{HEADER}")
-    findings = Findings(line)
-    for networks in options.networks:
-        for batch in options.batch:
-            for steps in options.steps:
-                for size in options.sizes:
-                    measure(
-                        *(networks, size, batch, steps),
-                        device=options.device,
-                        dtypes=options.dtypes,
-                        modes=modes,
-                        repeats=options.repeats,
-                        report=findings.report,
-                        complain=findings.complain,
-                    )
-                    if options.json is not None:  # after each case: a run that is cut off has not been for nothing
-                        rows = [asdict(row) for row in findings.rows]
-                        found = {"machine": machine(), "torch": torch.__version__, "rows": rows}
-                        write_text_whole(options.json, json.dumps(found, indent=1) + "\n")
+    print(f"{machine()}; torch {torch.__version__}, {torch.get_num_threads()} threads\n{TABLE.header}")
+    findings: Findings[Row] = Findings(TABLE)
+    for networks, batch, steps, size in itertools.product(
+        options.networks, options.batch, options.steps, options.sizes
+    ):
+        measure(
+            *(networks, size, batch, steps),
+            device=options.device,
+            dtypes=options.dtypes,
+            modes=modes,
+            repeats=options.repeats,
+            report=findings.report,
+            complain=findings.complain,
+        )
+        if options.json is not None:  # after each case, so that an interrupted run keeps what it measured
+            write_json(options.json, findings.rows)
     if options.csv is not None:
         write_csv(options.csv, [asdict(row) for row in findings.rows])
     if options.plot is not None:

@@ -11,11 +11,10 @@ is what the first step takes beyond the model: of the GPU, or of a process that 
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import re
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -25,9 +24,9 @@ from rddm_fast.compat import UnetRes
 from rddm_fast.diffusion import ResidualDiffusion
 from rddm_fast.fast.for_training import for_training
 from rddm_fast.ops import forward_diffuse, joint_loss
-from rddm_fast.system.files import write_text_whole
 from rddm_fast.theory.schedule import Schedule
 
+from ..findings import Table, write_json
 from ..timing import machine, side_by_side
 from .network import NETWORKS
 
@@ -195,7 +194,7 @@ def measure(case: Case, names: list[str], repeats: int) -> list[Row]:
     check(case, found)
     peaks = {name: peak_mib(case, name, step) for name, (_, step) in found.items()}
     calls = {name: (lambda step=step: step(None)) for name, (_, step) in found.items()}  # type: ignore[misc]
-    times = side_by_side(calls, repeats=repeats, warm_up=1, synchronise=case.device == "cuda")
+    times = side_by_side(calls, case.device, repeats)
     device = torch.cuda.get_device_name() if case.device == "cuda" else case.device
     return [
         Row(
@@ -208,18 +207,18 @@ def measure(case: Case, names: list[str], repeats: int) -> list[Row]:
     ]
 
 
-HEADER = (
-    f"{'provider':15}{'networks':9}{'dim':>4} {'dtype':9}{'shape':>14} {'ms p20':>9} {'p50':>9} {'p80':>9} {'MiB':>8} "
-    f"{'eager':>6}"
+TABLE = Table(
+    ("provider", "provider", "<14", ""),
+    ("networks", "networks", "<8", ""),
+    ("dim", "dim", ">4", ""),
+    ("dtype", "dtype", "<8", ""),
+    ("shape", "shape", ">14", ""),
+    ("ms p20", "ms_p20", ">9", ".1f"),
+    ("p50", "ms_p50", ">9", ".1f"),
+    ("p80", "ms_p80", ">9", ".1f"),
+    ("MiB", "peak_mib", ">8", ".0f"),
+    ("eager", "ratio_eager", ">6", ".2f"),
 )
-
-
-def line(r: Row) -> str:
-    """A row as a line under HEADER."""
-    return (
-        f"{r.provider:15}{r.networks:9}{r.dim:4} {r.dtype:9}{'x'.join(map(str, r.shape)):>14} {r.ms_p20:9.1f} "
-        f"{r.ms_p50:9.1f} {r.ms_p80:9.1f} {r.peak_mib:8.0f} {r.ratio_eager:6.2f}"
-    )
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -234,11 +233,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--json", type=Path, help="write the rows there")
     options = parser.parse_args(argv)
-    print(f"{machine()}; torch {torch.__version__}, {torch.get_num_threads()} threads\n{HEADER}")
+    print(f"{machine()}; torch {torch.__version__}, {torch.get_num_threads()} threads\n{TABLE.header}")
     case = Case(options.networks, options.dim, options.size, options.batch, options.dtype, options.device)
     names = ["eager", *(["torch.compile"] if options.compile else []), "rddm_fast"]
     rows = measure(case, names, options.repeats)
-    print("\n".join(map(line, rows)))
+    print("\n".join(map(TABLE.line, rows)))
     if options.json is not None:
-        found = {"machine": machine(), "torch": torch.__version__, "rows": [asdict(r) for r in rows]}
-        write_text_whole(options.json, json.dumps(found, indent=1) + "\n")
+        write_json(options.json, rows)

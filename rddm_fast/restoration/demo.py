@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -20,6 +19,7 @@ from ..images.picture import read_image
 from ..models.folder import load_model
 from ..system.extras import require
 from ..system.files import write_whole
+from ..system.timing import in_turns
 from .metrics import psnr, ssim
 
 PHOTOS = Path(__file__).parent / "photos"
@@ -93,11 +93,9 @@ def run(
         truth = read_image(path).pixels
         given, mask = degraded_with_mask(truth, kind, seed, number)
         inputs = [given[None], *([mask[None]] if mask is not None and diffusion.input_condition else [])]
-        paths: dict[str, Callable[..., Tensor]] = {
-            "eager": lambda *x, generator: _eager(diffusion, *x, steps=steps, generator=generator),
-            "fast": fast,
-        }
-        images, times = _side_by_side(paths, inputs, seed, repeats)
+        calls = _calls(diffusion, fast, inputs, steps, seed)
+        images = {name: call() for name, call in calls.items()}
+        times = in_turns(calls, repeats, warm_up=0)
         yield Result(
             name=path.stem,
             size=f"{truth.shape[2]}x{truth.shape[1]}",
@@ -105,8 +103,8 @@ def run(
             psnr_after=float(psnr(images["fast"], truth)),
             ssim_before=float(ssim(given, truth)),
             ssim_after=float(ssim(images["fast"], truth)),
-            eager_ms=times["eager"],
-            fast_ms=times["fast"],
+            eager_ms=1e3 * statistics.median(times["eager"]),
+            fast_ms=1e3 * statistics.median(times["fast"]),
             difference=float((images["eager"] - images["fast"]).abs().max()),
             degraded=given,
             restored=images["fast"],
@@ -127,26 +125,16 @@ def degraded_with_mask(truth: Tensor, kind: str, seed: int, number: int) -> tupl
     return torch.from_numpy(result.image).permute(2, 0, 1).contiguous(), mask
 
 
-def _eager(
-    diffusion: ResidualDiffusion, x: Tensor, *masks: Tensor, steps: int | None, generator: torch.Generator
-) -> Tensor:
-    return diffusion.sample(x, *masks, sampling_timesteps=steps, generator=generator)[-1].clamp(0, 1)
+def _calls(
+    diffusion: ResidualDiffusion, fast: FastSampler, inputs: Sequence[Tensor], steps: int | None, seed: int
+) -> dict[str, Callable[[], Tensor]]:
+    """The two paths; each returns the image (3, H, W) from the same noise."""
 
+    def eager() -> Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        return diffusion.sample(*inputs, sampling_timesteps=steps, generator=generator)[-1][0].clamp(0, 1)
 
-def _side_by_side(
-    paths: dict[str, Callable[..., Tensor]], inputs: Sequence[Tensor], seed: int, repeats: int
-) -> tuple[dict[str, Tensor], dict[str, float]]:
-    """Return the image (3, H, W) and the median time in milliseconds of each path."""
-    images: dict[str, Tensor] = {}
-    times: dict[str, list[float]] = {name: [] for name in paths}
-    for repeat in range(repeats + 1):
-        for name, path in paths.items():
-            generator = torch.Generator().manual_seed(seed)
-            started = time.perf_counter()
-            images[name] = path(*inputs, generator=generator)[0]
-            if repeat > 0:
-                times[name].append(1e3 * (time.perf_counter() - started))
-    return images, {name: statistics.median(values) for name, values in times.items()}
+    return {"eager": eager, "fast": lambda: fast(*inputs, generator=torch.Generator().manual_seed(seed))[0]}
 
 
 def summary(results: Sequence[Result]) -> dict[str, float]:
