@@ -1,4 +1,4 @@
-"""How far generated digits are from real ones: a Fréchet distance without Inception, which needs a download.
+"""How far generated digits are from real ones: a Fréchet distance without Inception, which would be a download.
 
 FID (Heusel et al., 2017) compares Gaussians fitted to the features of real and generated images. Here the features are
 the hidden layer of a small classifier, trained on the real digits alone.
@@ -19,16 +19,16 @@ from rddm_fast.system.extras import require
 
 HIDDEN = 64
 HELD_OUT = 360
-"""Digits, of 1797, that the classifier is not trained on; its accuracy is of these."""
+"""Number of the 1797 digits that the classifier is not trained on. Its accuracy is measured on them."""
 
 
 @dataclass(frozen=True)
 class Judge:
-    """A classifier of 8x8 digits with one hidden layer, and what it found in the real ones.
+    """A classifier of 8x8 digits with one hidden layer, and its numbers for the real ones.
 
-    accuracy: the share of held-out digits that it names rightly.
-    floor: the Fréchet distance between two random halves of the real digits, below which no number means much.
-    confidence: the mean of its greatest probability, over the held-out digits.
+    accuracy: share of the held-out digits that it classifies correctly.
+    floor: Fréchet distance between two random halves of the real digits. Smaller distances mean nothing.
+    confidence: its greatest probability, averaged over the held-out digits.
     """
 
     classifier: Any
@@ -39,7 +39,7 @@ class Judge:
 
     @classmethod
     def trained(cls) -> Judge:
-        """The same classifier every time; ImportError where scikit-learn or torchmetrics is not installed."""
+        """Train the same classifier every time. Raises ImportError if scikit-learn or torchmetrics is not installed."""
         network = require("sklearn.neural_network", "digits").MLPClassifier
         digits = Digits(NATIVE)
         pixels, labels = digits.images.flatten(1).numpy(), np.array(digits.labels)
@@ -58,7 +58,7 @@ class Judge:
         )
 
     def scores(self, images: Tensor) -> dict[str, float]:
-        """`frechet` and `confidence` of generated images (N, 1, 8, 8) in [0, 1], N at least 2."""
+        """Return `frechet` and `confidence` of generated images (N, 1, 8, 8) in [0, 1], N at least 2."""
         pixels = images.flatten(1).numpy()
         return {
             "frechet": frechet_distance(self.real, _features(self.classifier, pixels)),
