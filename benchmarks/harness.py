@@ -1,6 +1,6 @@
-"""What every op's benchmark shares: cases, the check before timing, timing in turns over rotating inputs, records.
+"""What the ops' benchmarks share: cases, the check before timing, rotating inputs, records.
 
-An op's file says what its inputs are, what runs them (`Work`), and what a perfect kernel would move.
+An op's file defines its inputs and what runs on them (`Work`), and how many images a perfect kernel would move.
 """
 
 from __future__ import annotations
@@ -94,9 +94,8 @@ class Record:
 def keep_freed_memory() -> None:
     """Have the C library keep what is freed, for all providers alike.
 
-    By default it gives large blocks back to the system, which zeroes them page by page when they are next asked for.
-    That is what a user's process pays, most of all for an eager sequence's temporaries; without it, what remains is
-    the ops' own time.
+    By default it returns large blocks to the system, which zeroes every page when it hands it out again. A user's
+    process pays for that, mostly for an eager sequence's temporaries; if memory is kept, the ops' own time remains.
     """
     if sys.platform == "linux":
         mmap_threshold, trim_threshold = -3, -1  # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of malloc.h
@@ -112,7 +111,7 @@ def our_backends(device: torch.device) -> list[str]:
 
 def cases(quick: bool, device: torch.device) -> Iterator[Case]:
     """float32 at every shape; the other layout and dtypes at three of them, or one for a quick run."""
-    largest = [SHAPES[-1]] if device.type == "cuda" else []  # where a GPU's memory shows what it can do
+    largest = [SHAPES[-1]] if device.type == "cuda" else []  # Only the largest images reach a GPU's full bandwidth.
     for shape in [*QUICK_SHAPES, *largest] if quick else SHAPES:
         yield Case(shape, "float32", "contiguous")
         if shape == QUICK_SHAPES[-1] or (not quick and shape in (QUICK_SHAPES[1], SHAPES[-1])):
@@ -122,10 +121,10 @@ def cases(quick: bool, device: torch.device) -> Iterator[Case]:
 
 
 def wrong_providers(work: Work, case: Case, op: str) -> dict[str, str]:
-    """What is wrong with each provider that raises, or is not the op: a sentence; none of it is worth timing.
+    """Map each provider that raises or computes something else to a sentence about it; those are not timed.
 
-    Against float64, by the mean error: at most twice what the eager sequence loses, and one rounding. The mean, because
-    a loss' derivative jumps where a difference changes its sign.
+    The mean error against float64 may be twice that of the eager sequence, plus one rounding. It is the mean, because
+    the derivative of a loss jumps where a difference changes its sign.
     """
     exact = [x.double() for x in work.exact()]
     eps = torch.finfo(DTYPES[case.dtype]).eps
@@ -135,7 +134,7 @@ def wrong_providers(work: Work, case: Case, op: str) -> dict[str, str]:
     for provider, call in work.calls.items():
         try:
             results = call()
-        except Exception as failure:  # of one provider: the others' numbers are wanted all the same
+        except Exception as failure:  # The other providers are measured all the same.
             wrong[provider] = f"{op} by {provider} on {case} raises {type(failure).__name__}: {failure}"
             continue
         for got, right, allowed in zip(results, exact, lost, strict=True):
@@ -151,7 +150,7 @@ def wrong_providers(work: Work, case: Case, op: str) -> dict[str, str]:
 
 
 def rotations(op: Op, case: Case, device: torch.device) -> int:
-    """How many sets of inputs it takes for none to be left in the cache when its turn comes, at most 64."""
+    """Number of sets of inputs, at most 64, so that none is still in the cache when its turn comes again."""
     wanted = 4 * CACHE_BYTES[device.type] // (op.images_kept * case.image_bytes)
     return max(2, min(64, wanted))
 
@@ -184,7 +183,7 @@ def measure(
     """Check and time `op` on every case; `report` is called with each record as it comes.
 
     `complain` is called with what is wrong with a provider, which is then not timed. `compiling`: also torch.compile's,
-    which takes seconds a case to compile.
+    which takes seconds per case to compile.
     """
     copy = copy_bandwidth(device)
     for case in which:

@@ -22,7 +22,7 @@ package=$out/package
 SECONDS=0
 deadline=525
 
-# step NAME LIMIT COMMAND...: run the command from the repository, for LIMIT seconds or what is left.
+# step NAME LIMIT COMMAND...: run the command from the repository, for at most LIMIT seconds, or those that are left.
 step() {
   local name=$1 limit=$2; shift 2
   if [ $dry -eq 1 ]; then echo "$name (at most $limit s): $*"; return; fi
@@ -37,7 +37,7 @@ step() {
   rm "$printed"
 }
 
-# The device's own architecture alone: a tenth of the time that all take.
+# Compile for this device's architecture only, in a tenth of the time of all of them.
 if [ $dry -eq 0 ]; then
   arch=$("$python" -c 'import torch; print("%d.%d" % torch.cuda.get_device_capability())') || {
     echo "error: torch finds no CUDA device, so there is nothing to measure" >&2
@@ -57,7 +57,7 @@ run=("$python" -P -m rddm_fast.benchmarks)
 step environment 15 "$python" -P -m rddm_fast.ops.env_report --json
 step attributes 15 "$python" -P -c 'import json; from rddm_fast import _C; import rddm_fast.ops; print(json.dumps(_C.kernel_attributes(), indent=1))'
 
-# Nothing of this is timed, and most of it waits for Triton's compiler: all at once.
+# These run all at once: none is timed, and most wait for Triton's compiler.
 processes=()
 if [ $dry -eq 0 ] && "$python" -c 'import xdist' 2>/dev/null; then processes=(-n 6); fi
 step tests 150 "$python" -P -m pytest -q -p no:cacheprovider "${processes[@]}" tests/ops/test_gpu.py tests/package/test_build.py &
@@ -76,7 +76,7 @@ step launches 30 "${run[@]}" launches --json "$out/launches.json"
 step ops 60 "${run[@]}" ops --no-compile --json "$out/ops.json"
 step sampler 60 "${run[@]}" sampler --sizes 256 --json "$out/sampler.json"
 step training 40 "${run[@]}" training --dim 64 --size 128 --batch 16 --dtype bfloat16 --json "$out/training.json"
-# What torch compiles comes last: it may take all the time that is left.
+# torch.compile comes last, because it may take all the time that is left.
 step profile 60 "${run[@]}" profile --size 256
 step ops-compiled 90 "${run[@]}" ops --quick --json "$out/ops-compiled.json"
 step sampler-compiled 260 "${run[@]}" sampler --sizes 256 --batch 1 16 --compile default reduce-overhead --dtypes bfloat16 --repeats 3 --json "$out/sampler-compiled.json"

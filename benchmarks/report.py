@@ -37,7 +37,7 @@ TABLE = Table(
 
 
 def gpu_state() -> dict[str, Any] | None:
-    """Clocks, power, temperature and reasons for throttling of the current GPU; None where they cannot be asked."""
+    """Clocks, power, temperature and throttling of the current GPU; None if NVML does not tell."""
     try:
         import pynvml
     except ImportError:
@@ -59,7 +59,7 @@ def gpu_state() -> dict[str, Any] | None:
 
 
 def plot(stem: Path, records: Sequence[Record]) -> None:
-    """GB/s against the bytes moved, a line a provider, the copy bandwidth drawn as the roof; STEM.png and STEM.svg."""
+    """Draw GB/s against the bytes moved, one line per provider, below the copy bandwidth; STEM.png and STEM.svg."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -82,7 +82,7 @@ def plot(stem: Path, records: Sequence[Record]) -> None:
 
 
 def main(ops: Sequence[Op], description: str | None, argv: Sequence[str] | None = None) -> None:
-    """Run the benchmarks of `ops` from the command line. Ends with exit code 1 where a result is wrong."""
+    """Run the benchmarks of `ops` from the command line. The exit code is 1 if a result is wrong."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="three shapes")
     parser.add_argument("--ops", nargs="+", choices=[op.name for op in ops], help="these ops alone")
@@ -124,7 +124,7 @@ def main(ops: Sequence[Op], description: str | None, argv: Sequence[str] | None 
             report=findings.report,
             complain=findings.complain,
         )
-        if options.json:  # after each op: a run that is cut off has not been for nothing
+        if options.json:  # after each op, so that an interrupted run keeps what it measured
             write_text_whole(options.json, json.dumps([asdict(r) for r in findings.rows], indent=1) + "\n")
     if device.type == "cuda":
         after = gpu_state()

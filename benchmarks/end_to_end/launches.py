@@ -26,7 +26,7 @@ CALLS = 20
 
 
 def kernels(call: Callable[[], object]) -> tuple[float, float]:
-    """(kernels launched, microseconds that they run on the device), a call of `call`."""
+    """Return (kernels launched, microseconds that they run on the device) per call."""
     for _ in range(3):
         call()
     torch.cuda.synchronize()

@@ -34,7 +34,7 @@ def measure(
 ) -> dict[str, Any]:
     """Check that both give the same outputs, then time them; float32, random weights.
 
-    Raises AssertionError when the outputs differ by more than TOLERANCE.
+    Raises AssertionError if the outputs differ by more than TOLERANCE.
     """
     torch.manual_seed(0)
     eager = UnetRes(dim, share_encoder=NETWORKS[networks], condition=True)

@@ -36,7 +36,7 @@ from .network import NETWORKS
 
 TOLERANCE = 1e-4
 LEAST_PSNR = 35.0
-"""Of bfloat16 with random weights, which no training has made robust to rounding."""
+"""In dB, of bfloat16. It is low, because random weights are less robust to rounding than trained ones."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def providers(
 ) -> dict[str, tuple[str, Callable[[], Tensor]]]:
     """Provider to (dtype, what it runs): the eager reference first, then step by step what FastSampler adds.
 
-    modes: torch.compile's, of the reference; FastSampler is compiled too where there is any.
+    modes: torch.compile's, of the reference; if there is any, FastSampler is compiled too.
     """
     draws = [torch.randn(x.shape, generator=torch.Generator().manual_seed(1)).to(x.device)]
     device = x.device.type
@@ -125,7 +125,7 @@ def providers(
 
 
 def _outputs_of(network: Callable[..., Any], I_t: Tensor, t: Tensor, I_in: Tensor, *_: Any) -> tuple[Tensor, ...]:
-    """`ResidualDiffusion.outputs` of a compiled network; what a graph puts out is overwritten by its next replay."""
+    """`ResidualDiffusion.outputs` of a compiled network. A CUDA graph overwrites its outputs at the next step."""
     torch.compiler.cudagraph_mark_step_begin()
     return tuple(network(torch.cat((I_t, I_in), dim=1), t))
 
@@ -169,7 +169,7 @@ def measure(
             torch.cuda.reset_peak_memory_stats()
         try:
             difference = (call() - expected).abs()
-        except Exception as failure:  # of one provider: the others' numbers are wanted all the same
+        except Exception as failure:  # The other providers are measured all the same.
             complain(f"{name} raises {type(failure).__name__}: {failure}")
             del found[name]
             continue
@@ -221,7 +221,7 @@ TABLE = Table(
 
 
 def plot(stem: Path, rows: list[Row]) -> None:
-    """Bars of how many times as fast as eager each provider is, a group a case; STEM.png and STEM.svg."""
+    """Draw each provider's speed relative to eager as bars, one group per case; STEM.png and STEM.svg."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -253,7 +253,7 @@ def main(argv: list[str] | None = None) -> None:
         "--compile",
         nargs="*",
         choices=["default", "reduce-overhead", "max-autotune"],
-        help="also torch.compile's, in these modes (the default one if none is named); a minute a case and mode",
+        help="also torch.compile's, in these modes (the default one if none is named); a minute per case and mode",
     )
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--repeats", type=int, default=5)

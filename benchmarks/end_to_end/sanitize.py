@@ -33,9 +33,9 @@ STEP: dict[str, Any] = {"k_t": 1.0, "k_res": -0.1, "k_noise": -0.2, "k_0": 0.1, 
 
 
 def run(backend: str, device: torch.device) -> int:
-    """Call every op with every objective, dtype, layout and kind of noise; returns how many calls were made.
+    """Call every op with every objective, dtype, layout and kind of noise; return the number of calls.
 
-    Triton compiles each of these anew, which takes far longer than running it: of objectives, a few for it.
+    Triton compiles each combination, which takes far longer than running it, so it gets two objectives only.
     """
     objectives = list(Objective) if backend == "cuda" else [Objective.pred_res_noise, Objective.pred_x0]
     calls = 0
@@ -72,8 +72,8 @@ def run(backend: str, device: torch.device) -> int:
 
 
 def run_network_ops(backend: str, device: torch.device) -> int:
-    """The same of the networks' ops that `backend` has; returns how many calls were made."""
-    if backend == "cuda":  # which has none of them
+    """Call the networks' ops that `backend` has, in each dtype and layout; return the number of calls."""
+    if backend == "cuda":  # The CUDA sources hold none of them.
         return 0
     calls = 0
     for dtype, layout, (h, w) in itertools.product(

@@ -3,9 +3,9 @@
     rddm-fast bench training [--dim 32] [--size 64] [--batch 8] [--compile] [--json FILE]
 
 Forward process, networks, loss, backward pass and Adam, on the published networks with random weights. `eager` is what
-the published trainer does. `rddm_fast` is the same networks by `fast.training.for_training` and the loss through
-`ops.forward_diffuse` and `ops.joint_loss`. Checked first: from the same noise the gradients are the same. Peak memory
-is what the first step takes beyond the model: of the GPU, or of a process that does nothing else.
+the published trainer does. `rddm_fast` prepares the same networks by `fast.for_training` and computes the loss by
+`ops.forward_diffuse` and `ops.joint_loss`. The gradients for one noise are compared before anything is timed. Peak
+memory is what the first step takes beyond the model: on the GPU, or in a process that does nothing else.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from ..timing import machine, side_by_side
 from .network import NETWORKS
 
 TOLERANCE = 1e-3
-"""Of a gradient, relative to its parameter's greatest."""
+"""Greatest difference of a gradient, relative to the greatest gradient of its parameter."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Row:
 
 
 class WrongGradient(RuntimeError):
-    """A provider whose gradients are not the reference's; nothing is timed then."""
+    """A provider's gradients differ from the reference's; nothing is timed."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Case:
 
 
 Step = Callable[[Tensor | None], None]
-"""One step; with noise given, of that noise and without the optimiser's update."""
+"""One training step. If noise is given, it is used instead of a draw, and the optimiser does not update."""
 
 
 def steps(case: Case, names: list[str]) -> dict[str, tuple[ResidualDiffusion, Step]]:
@@ -172,7 +172,7 @@ def _memory(field: str) -> float:
 
 
 def peak_mib(case: Case, name: str, step: Step) -> float:
-    """How much memory the first step takes beyond the model (gradients and Adam's state included), in MiB."""
+    """MiB that the first step takes beyond the model, gradients and Adam's state included."""
     if case.device == "cuda":
         torch.cuda.synchronize()
         before = torch.cuda.memory_allocated()

@@ -28,7 +28,7 @@ def eager(I_t: Tensor, res: Tensor, epsilon: Tensor, z: Tensor | None) -> tuple[
     """What the published loop computes for a step: the clamped predictions, the clean image, and the update."""
     z = torch.randn_like(I_t) if z is None else z
     res = res.clamp(-1, 1)
-    # Not used by this step, but always computed.
+    # This step does not use I_0, but the published loop always computes it.
     I_0 = (I_t - KNOWN["alpha_bar"] * res - KNOWN["beta_bar"] * epsilon).clamp(-1, 1)
     return I_t + STEP["k_res"] * res + STEP["k_noise"] * epsilon + STEP["sigma"] * z, I_0
 
@@ -52,7 +52,9 @@ def _work(case: Case, device: torch.device, seed: int, drawn: bool) -> Work:
         return lambda: [reverse_step(I_t, res, epsilon, **given, **KNOWN, **STEP, impl=backend)]
 
     def in_place(backend: str) -> Callable[[], Sequence[Tensor]]:
-        state = I_t.clone()  # checked at the first call; it stays in range for many more
+        state = (
+            I_t.clone()
+        )  # Only the first call is checked; later calls continue from its result, which stays in range.
         return lambda: [reverse_step_(state, res, epsilon, **given, table=table, step=0, impl=backend)]
 
     def exact() -> Sequence[Tensor]:

@@ -3,8 +3,8 @@
     rddm-fast bench aosa --photos photos --json aosa.json --plot aosa.png
 
 Each run is the trainer's selection as published (one network, L1, DDIM's schedule, Adam at a constant 8e-5) with
-a small network and small patches, from the start to the decision. Adam moves lambda by about the rate a step, so that
-at 8e-5 nothing can be decided before step 125. `photos` is what
+a small network and small patches, from the start to the decision. Adam moves lambda by about the rate per step, so
+that at 8e-5 nothing can be decided before step 125. `photos` is what
 `python -m rddm_fast.images.photographs photos --scale 4` gathers.
 """
 
@@ -33,7 +33,7 @@ TRAIN = {"lr_schedule": "constant", "warmup": 0, "ema": "published", "ema_decay"
 
 @dataclass(frozen=True)
 class Selection:
-    """One selection: lambda after each step, and what was decided (None: nothing in the steps allowed)."""
+    """One selection: lambda after each step, and the decision (None: none within the allowed steps)."""
 
     task: str
     loss_type: str
@@ -72,7 +72,7 @@ def select(task: str, photos: Path | None, loss_type: str, seed: int, lr: float,
 
 
 def plot(path: Path, selections: list[Selection]) -> None:
-    """lambda over the steps, a line a run, with a dot where it was decided; what was decided is in the legend."""
+    """Draw lambda over the steps, one line per run, with a dot at the decision; the legend names the outcome."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -2,8 +2,8 @@
 
 Two models of two small networks are trained on the same digits in the same way, one with alpha_bar T and beta_bar T as
 its networks' times (the paper's path-independent experiment), one with t. Both are then sampled along every order,
-under schedules most of which neither was trained on. Of the second the times along such paths are not defined; as the
-closest that there is, its networks are asked at the t whose own coefficient is the nearest.
+under schedules most of which neither was trained on. For the second model such paths define no t; its networks get the
+t whose own coefficient is nearest.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SIDE = 16
 
 
 def trained(folder: Path, path_independent: bool, settings: TrainSettings) -> ResidualDiffusion:
-    """The model in `folder`, trained there first (or to its end) where it is not finished."""
+    """Return the model in `folder`; train it, or finish its training, if needed."""
     torch.manual_seed(settings.seed)
     diffusion = ResidualDiffusion(
         ResidualUnets(16, dim_mults=[1, 2], channels=1, networks="two"),
@@ -54,7 +54,7 @@ def trained(folder: Path, path_independent: bool, settings: TrainSettings) -> Re
 
 
 class AtNearestTime(nn.Module):
-    """Networks trained on t, asked by coefficients: each at the t whose own coefficient is the nearest."""
+    """Networks trained on t, called with coefficients: each gets the t whose own coefficient is nearest."""
 
     def __init__(self, diffusion: ResidualDiffusion) -> None:
         super().__init__()
@@ -75,7 +75,9 @@ def measured(diffusion: ResidualDiffusion, count: int) -> tuple[list[PathRow], d
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, default=Path("build/paths-digits"), help="where training goes on")
+    parser.add_argument(
+        "--work", type=Path, default=Path("build/paths-digits"), help="folder of the trainings, which resume there"
+    )
     parser.add_argument("--output", "-o", type=Path, default=Path("paths-digits"), metavar="STEM")
     parser.add_argument("--steps", type=int, default=700, help="of training")
     options = parser.parse_args(arguments)

@@ -97,7 +97,7 @@ def test_the_files_it_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
 
 
 def test_on_gpu_runs_each_step_and_keeps_its_deadline(tmp_path: Path) -> None:
-    """With a Python that does nothing, but fails at `launches`: the other steps run all the same."""
+    """A stand-in for Python does nothing, and fails at `launches`; the other steps run all the same."""
     script, out, python = ROOT / "benchmarks" / "on_gpu.sh", tmp_path / "out dir", tmp_path / "python"
     python.write_text(
         '#!/bin/sh\ncase "$*" in *get_device_capability*) echo 9.0 ;; *launches*) echo no luck; exit 3 ;; esac\n'
