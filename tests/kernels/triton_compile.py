@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import triton
+from oracle import BF16, F16, F32
+from oracle import PAIRS as TORCH_PAIRS
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from triton_cases import DTYPES, PAIRS
 
 from rddm_fast.kernels import channel_norm, group_norm_silu, linear_attention
 from rddm_fast.kernels.forward_diffuse import forward_diffuse_kernel
@@ -24,6 +25,10 @@ from rddm_fast.kernels.joint_loss import joint_loss_kernel
 from rddm_fast.kernels.objective import flags_of
 from rddm_fast.kernels.reverse_step import NUMBERS, reverse_step_kernel
 from rddm_fast.theory.objective import Objective
+
+DTYPES = {"fp32": F32, "bf16": BF16, "fp16": F16}
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
+PAIRS = [(NAMES[image], NAMES[output]) for image, output in TORCH_PAIRS]
 
 
 def compile_one(
@@ -104,7 +109,7 @@ def compile_all(directory: Path) -> list[dict[str, object]]:
                 name = f"sm{capability}-{image}-{output}-{objective.name}{'-drawn' * draws}{form}"
                 compile_one(directory / name, reverse_step_kernel, capability, image, output, fixed, known, config)
                 rows.append({"name": name, "inputs": inputs, "scalar_loads": scalars[form], "scalar_stores": 0})
-        for image, draws in itertools.product(("fp32", "bf16", "fp16"), (False, True)):
+        for image, draws in itertools.product(DTYPES, (False, True)):
             constants = {"draws": draws, "one_sample": True, **({"noise_pointer": None} if draws else {})}
             types = {"t_pointer": "*i64", "alpha_bar_pointer": "*fp32", "beta_bar_pointer": "*fp32"}
             row = {"inputs": 2 if draws else 3, "scalar_loads": 3, "scalar_stores": 0}  # t and the tables

@@ -1,4 +1,4 @@
-"""The environment report: complete, JSON-able, and never stopped by something that is missing."""
+"""The environment report is complete, serialises to JSON, and survives whatever is missing."""
 
 import builtins
 import importlib.metadata

@@ -2,42 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
-from collections.abc import Iterator
 
 import pytest
 import torch
-from small_models import group_norm_cancellation, images, small_model
+from cases import GRIDS
+from cases.reverse_step import STEPS
+from oracle import check
+from small_models import images, small_model
 
 from rddm_fast.fast import FastSampler
-from rddm_fast.ops import (
-    StepTable,
-    backends,
-    channel_norm,
-    channel_norm_reference,
-    forward_diffuse,
-    group_norm_silu,
-    group_norm_silu_reference,
-    joint_loss,
-    linear_attention,
-    linear_attention_reference,
-    noise,
-    reverse_step,
-    reverse_step_,
-)
-from rddm_fast.theory.objective import Objective
+from rddm_fast.ops import StepTable, backends, forward_diffuse, joint_loss, reverse_step_
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 CUDA = torch.device("cuda")
-PAIRS = [
-    *((torch.float32, output) for output in (torch.float32, torch.bfloat16, torch.float16)),
-    (torch.bfloat16, torch.bfloat16),
-    (torch.float16, torch.float16),
-]
-LAYOUTS = [torch.contiguous_format, torch.channels_last]
-SHAPES = [(2, 3, 5, 7), (1, 3, 64, 64)]
 BACKENDS = ["cuda", "triton"]
-STEP = {"alpha_bar": 0.6, "beta_bar": 0.3, "k_t": 1.0, "k_res": -0.1, "k_noise": -0.2, "k_0": 0.1, "sigma": 0.2}
+STEP = {"alpha_bar": 0.6, "beta_bar": 0.3, **STEPS["all terms"]}
+PARTS = 4  # An op's grid is split, so that pytest's processes share Triton's compiling.
 
 
 @pytest.fixture(params=BACKENDS)
@@ -48,77 +30,28 @@ def backend(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-def close(ours: torch.Tensor, exact: torch.Tensor, plain: torch.Tensor, extra: float = 0.0) -> None:
-    lost = (plain.double() - exact).abs().max()
-    rounding = (2 * torch.finfo(ours.dtype).eps + 1e-6 + extra) * exact.abs().max()
-    assert (ours.double() - exact).abs().max() <= 2 * lost + rounding
+GRID = [*itertools.product(("reverse_step", "reverse_step_", "forward_diffuse", "joint_loss"), BACKENDS, range(PARTS))]
+NETWORK_OPS = ("group_norm_silu", "channel_norm", "linear_attention")
 
 
-def cases() -> Iterator[tuple[tuple[int, ...], tuple[torch.dtype, torch.dtype], Objective]]:
-    """Every pair of dtypes with every objective, the shapes in turn: Triton compiles for each combination."""
-    for shape, (pair, objective) in zip(itertools.cycle(SHAPES), itertools.product(PAIRS, Objective)):
-        yield shape, pair, objective
+@pytest.mark.parametrize("op", NETWORK_OPS)
+def test_a_network_s_op_is_as_exact_as_plain_torch(op: str) -> None:
+    for case in GRIDS[op]("gpu", CUDA):
+        check(case, None, roundings=2, relative=1e-6, absolute=case.cancellation)
 
 
-@pytest.mark.parametrize("drawn", [False, True])
-@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
-def test_reverse_step(backend: str, layout: torch.memory_format, drawn: bool) -> None:
-    for shape, (image, output), objective in cases():
-        torch.manual_seed(0)
-        I_t, I_in, z = (torch.randn(shape, device=CUDA).to(image).to(memory_format=layout) for _ in range(3))
-        outputs = [torch.randn(shape, device=CUDA).to(output) for _ in range(objective.outputs)]
-        if drawn:
-            z = noise(shape, 7, 2, CUDA)
-        exact = reverse_step(
-            I_t.double(),
-            *(x.double() for x in outputs),
-            objective=objective,
-            I_in=I_in.double(),
-            noise=z.double(),
-            impl="reference",
-            **STEP,
-        )
-        given = {"seed": 7, "stream": 2} if drawn else {"noise": z}
-        plain, ours = (
-            reverse_step(I_t, *outputs, objective=objective, I_in=I_in, impl=impl, **given, **STEP)
-            for impl in ("reference", backend)
-        )
-        close(ours, exact, plain)
-        assert ours.stride() == plain.stride() and ours.dtype == image
-
-
-@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
-def test_reverse_step_in_place(backend: str, layout: torch.memory_format) -> None:
-    rows = [STEP, {**STEP, "k_0": 0.5}]
-    table = StepTable.of(rows, device=CUDA)
-    for shape, (image, output), objective in cases():
-        torch.manual_seed(0)
-        I_t, I_in = (torch.randn(shape, device=CUDA).to(image).to(memory_format=layout) for _ in range(2))
-        outputs = [torch.randn(shape, device=CUDA).to(output) for _ in range(objective.outputs)]
-        b, c, h, w = shape
-        found = []
-        for impl in ("reference", backend):
-            buffer = torch.full((b, 2 * c, h, w), 5.0, dtype=output, device=CUDA).to(memory_format=layout)
-            state, clean = I_t.clone(), torch.empty_like(outputs[0])
-            reverse_step_(
-                *(state, *outputs),
-                objective=objective,
-                I_in=I_in,
-                table=table,
-                step=torch.ones(1, dtype=torch.int64, device=CUDA),
-                seed=torch.full((1,), 7, device=CUDA),
-                next_input=buffer[:, :c],
-                clean=clean,
-                impl=impl,
-            )
-            assert (buffer[:, c:] == 5).all()
-            found.append((state, buffer[:, :c], clean))
-        for plain, ours in zip(*found, strict=True):
-            close(ours, plain.double(), plain)
+@pytest.mark.parametrize(("op", "impl", "part"), GRID)
+def test_an_op_is_as_exact_as_plain_torch(op: str, impl: str, part: int) -> None:
+    if reason := backends.why_not(impl, CUDA):
+        pytest.skip(f"{impl}: {reason}")
+    for case in itertools.islice(GRIDS[op]("gpu", CUDA), part, None, PARTS):
+        if op == "reverse_step_":  # In place, the bound is around plain torch's result.
+            case = dataclasses.replace(case, exact=lambda c=case: [x.double() for x in c.run("reference")])
+        check(case, impl, roundings=2, relative=1e-6)
 
 
 def test_one_captured_step_serves_all(backend: str) -> None:
-    """A graph of one call, replayed: its step's number and its seed are read from memory."""
+    """A captured call serves every step and seed, because it reads both from memory."""
     steps = [{**STEP, "k_res": -0.1 * i} for i in range(3)]
     table = StepTable.of(steps, device=CUDA)
     start, out0, out1 = (torch.randn(1, 3, 64, 64, device=CUDA) for _ in range(3))
@@ -154,32 +87,6 @@ def test_a_step_that_the_table_does_not_have_is_nan(backend: str) -> None:
     assert x.isnan().all()
 
 
-@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
-def test_forward_diffuse_and_joint_loss(backend: str, layout: torch.memory_format) -> None:
-    tables = torch.linspace(0, 1, 50, device=CUDA), torch.linspace(0, 0.5, 50, device=CUDA)
-    for shape, (image, output), loss_type in itertools.product(SHAPES, PAIRS, ("l1", "l2")):
-        torch.manual_seed(0)
-        I_0, I_in = (torch.randn(shape, device=CUDA).to(image).to(memory_format=layout) for _ in range(2))
-        t = torch.randint(0, 50, shape[:1], device=CUDA)
-        arguments = (I_0, I_in, t, *tables)
-        plain, ours = (forward_diffuse(*arguments, seed=5, impl=impl) for impl in ("reference", backend))
-        close(ours, forward_diffuse(I_0.double(), I_in.double(), t, *tables, seed=5, impl="reference"), plain)
-
-        z = torch.randn(shape, device=CUDA).to(image)
-        outputs = [torch.randn(shape, device=CUDA).to(output) for _ in range(2)]
-        found = []
-        for impl, dtype in ((backend, None), ("reference", None), ("reference", torch.float64)):
-            x = [v.detach().to(dtype or v.dtype) for v in (*outputs, I_0, I_in, z)]
-            leaves = [v.clone().requires_grad_() for v in x[:2]]
-            loss, _ = joint_loss(
-                *leaves, *x[2:4], objective="pred_res_noise", noise=x[4], lam=0.3, loss_type=loss_type, impl=impl
-            )
-            (loss * 4).backward()
-            found.append([loss.detach(), *(leaf.grad for leaf in leaves)])
-        for a, b, exact in zip(*found, strict=True):
-            close(a, exact.double(), b)
-
-
 def test_an_index_outside_of_the_tables_is_nan(backend: str) -> None:
     table = torch.linspace(0, 1, 5, device=CUDA)
     x = torch.ones(3, 2, 4, device=CUDA)
@@ -192,29 +99,6 @@ def test_the_same_bits_twice(backend: str) -> None:
     out = [torch.randn(2, 3, 200, 200, device=CUDA) for _ in range(4)]
     runs = [joint_loss(*out, objective="pred_res_noise", seed=1, impl=backend)[1] for _ in range(3)]
     assert all(torch.equal(run, runs[0]) for run in runs)
-
-
-def test_group_norm_silu() -> None:
-    for (shape, groups), dtype, layout, adds in itertools.product(
-        [((2, 24, 9, 7), 8), ((1, 64, 128, 128), 8), ((3, 8, 1, 1), 2), ((2, 5, 1, 1), 5)],
-        {p[0] for p in PAIRS},
-        LAYOUTS,
-        (False, True),
-    ):
-        torch.manual_seed(0)
-        x, rest = (torch.randn(shape, device=CUDA).to(dtype).to(memory_format=layout) for _ in range(2))
-        weight, bias, table = (torch.randn(n, device=CUDA) for n in (shape[1], shape[1], (1, 2 * shape[1])))
-        given = {"scale_shift": table, "residual": rest} if adds else {}
-        ours, plain = (group_norm_silu(x, weight, bias, groups, impl=impl, **given) for impl in (None, "reference"))
-        wide = {name: v.double() for name, v in given.items()}
-        exact = group_norm_silu_reference(
-            x.double(), weight.double(), bias.double(), groups, 1e-5, wide.get("scale_shift"), wide.get("residual")
-        )
-        lost = 0.0
-        if x[0].numel() == groups:  # a group of one value: nothing of it is left but what cancelling it loses
-            lost = group_norm_cancellation(x, groups, weight, given.get("scale_shift")) / exact.abs().max()
-        close(ours, exact, plain, lost)
-        assert ours.stride() == plain.stride()
 
 
 OPTIONS = [dict(compile=c, graphs=g, dtype=torch.float32) for c, g in ((False, False), (False, True), (True, True))]
@@ -271,21 +155,3 @@ def test_in_bfloat16_by_default_it_is_close_to_float32() -> None:
         for dtype in (torch.float32, None)
     )
     assert 0 < (ours - exact).square().mean() < 10 ** (-45 / 10)
-
-
-def test_channel_norm_and_linear_attention() -> None:
-    for dtype, layout in itertools.product({p[0] for p in PAIRS}, LAYOUTS):
-        torch.manual_seed(0)
-        for shape in ((2, 24, 9, 7), (1, 64, 128, 128), (1, 512, 32, 32), (2, 5, 1, 1)):
-            x, g = (
-                torch.randn(shape, device=CUDA).to(dtype).to(memory_format=layout),
-                torch.randn(shape[1], device=CUDA),
-            )
-            ours, plain = (channel_norm(x, g, impl=impl) for impl in (None, "reference"))
-            close(ours, channel_norm_reference(x.double(), g, 1e-5), plain)
-            assert ours.stride() == plain.stride()
-        for b, heads, features, h, w in ((2, 4, 32, 9, 7), (1, 4, 32, 128, 128), (1, 2, 5, 1, 1)):
-            qkv = torch.randn(b, 3 * heads * features, h, w, device=CUDA).to(dtype).to(memory_format=layout)
-            ours, plain = (linear_attention(qkv, heads, impl=impl) for impl in (None, "reference"))
-            close(ours, linear_attention_reference(qkv.double(), heads), plain)
-            assert ours.stride() == plain.stride() and torch.equal(ours, linear_attention(qkv, heads))

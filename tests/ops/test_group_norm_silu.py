@@ -7,58 +7,20 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from cases.network_ops import exact_group_norm, few_group_norms, group_norm_call, group_norm_case
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from oracle import DTYPES, F32, LAYOUTS, check
 from small_models import group_norm_cancellation
-from test_reverse_step import BF16, F16, F32, LAYOUTS
 
 from rddm_fast.ops import BackendUnavailable, group_norm_silu
 
-DTYPES = [F32, BF16, F16]
 
-
-def call_of(
-    shape: tuple[int, ...], dtype: torch.dtype, groups: int, rows: int | None = 1, residual: bool = True, seed: int = 0
-) -> dict[str, Any]:
-    generator = torch.Generator().manual_seed(seed)
-
-    def draw(*size: int) -> torch.Tensor:
-        return torch.randn(size, generator=generator)
-
-    channels = shape[1]
-    return {
-        "x": (2 * draw(*shape) + 0.5).to(dtype),
-        "weight": draw(channels),
-        "bias": draw(channels),
-        "groups": groups,
-        "scale_shift": None if rows is None else draw(rows, 2 * channels),
-        "residual": draw(*shape).to(dtype) if residual else None,
-    }
-
-
-def exact_of(call: dict[str, Any]) -> torch.Tensor:
-    """Torch's own functions in float64."""
-    c = {k: v.double() if isinstance(v, torch.Tensor) else v for k, v in call.items()}
-    if not c["x"].numel():  # torch 2.15's refuses it
-        return c["x"]
-    y = torch.group_norm(c["x"], c["groups"], c["weight"], c["bias"], 1e-5)
-    if c["scale_shift"] is not None:
-        scale, shift = c["scale_shift"][..., None, None].chunk(2, dim=1)
-        y = y * (scale + 1) + shift
-    return F.silu(y) + (0 if c["residual"] is None else c["residual"])
-
-
-def assert_as_exact_as_torch(call: dict[str, Any], impl: str = "cpp") -> None:
-    exact, plain = exact_of(call), group_norm_silu(**call, impl="reference")
-    ours = group_norm_silu(**call, impl=impl)
-    assert ours.dtype == plain.dtype and ours.stride() == plain.stride() == torch.empty_like(call["x"]).stride()
-    if ours.numel() == 0:
-        return
-    lost = (plain.double() - exact).abs().max()
-    # Of values of order 1 to 10; and the exponential's two units in the last place.
-    rounding = (torch.finfo(ours.dtype).eps + 4 * torch.finfo(F32).eps) * exact.abs().max()
-    rounding += group_norm_cancellation(*(call[name] for name in ("x", "groups", "weight", "scale_shift")))
-    assert (ours.double() - exact).abs().max() <= 2 * lost + rounding
+def assert_as_exact_as_torch(call: dict[str, Any]) -> None:
+    # For values of order 1 to 10, and the exponential's two units in the last place.
+    inputs = (call[name] for name in ("x", "groups", "weight", "scale_shift"))
+    lost = group_norm_cancellation(*inputs) if call["x"].numel() else 0.0
+    check(group_norm_case(call), "cpp", relative=4 * torch.finfo(F32).eps, absolute=lost)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -67,11 +29,12 @@ def test_it_is_group_norm_scale_shift_and_silu(dtype: torch.dtype, layout: str) 
     shapes = [((1, 64, 64, 64), 8), ((2, 24, 7, 5), 8), ((3, 8, 1, 1), 2), ((2, 5, 33, 31), 1), ((1, 6, 90, 95), 6)]
     for shape, groups in [*shapes, ((0, 8, 4, 4), 8), ((2, 8, 0, 4), 8)]:
         for rows, residual in ((1, True), (shape[0], False), (None, True), (None, False)):
-            call = call_of(shape, dtype, groups, rows, residual)
-            for name in ("x", "residual"):
-                if call[name] is not None:
-                    call[name] = LAYOUTS[layout](call[name])
-            assert_as_exact_as_torch(call)
+            assert_as_exact_as_torch(group_norm_call(shape, dtype, groups, rows, residual, layout=layout))
+
+
+def test_cpp_passes_the_interpreter_s_grid() -> None:
+    for case in few_group_norms("interpreted"):
+        check(case, "cpp", relative=1e-6, absolute=case.cancellation)
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)
@@ -89,7 +52,7 @@ def test_it_is_group_norm_scale_shift_and_silu(dtype: torch.dtype, layout: str) 
 def test_any_shape(
     b: int, groups: int, width: int, h: int, w: int, dtype: torch.dtype, layout: str, other: str, seed: int
 ) -> None:
-    call = call_of((b, groups * width, h, w), dtype, groups, seed=seed)
+    call = group_norm_call((b, groups * width, h, w), dtype, groups, seed=seed)
     call["x"], call["residual"] = LAYOUTS[layout](call["x"]), LAYOUTS[other](call["residual"])
     assert_as_exact_as_torch(call)
 
@@ -97,16 +60,16 @@ def test_any_shape(
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 def test_a_mean_far_from_zero_does_not_spoil_the_variance(layout: str) -> None:
     """The mean of the squares less the square of the mean would lose every digit here."""
-    call = call_of((1, 16, 128, 128), F32, 8, rows=None, residual=False)
+    call = group_norm_call((1, 16, 128, 128), F32, 8, rows=None, residual=False)
     call["x"] = LAYOUTS[layout](torch.randn(1, 16, 128, 128, generator=torch.Generator().manual_seed(1)) + 1e4)
-    exact, ours = exact_of(call), group_norm_silu(**call, impl="cpp")
+    exact, ours = exact_group_norm(call), group_norm_silu(**call, impl="cpp")
     # What float32 leaves of a value at 1e4 is 5e-4 of its distance from the mean.
     assert (ours.double() - exact).abs().max() < 5e-3
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 def test_the_same_bits_whatever_the_threads(layout: str) -> None:
-    call = call_of((2, 32, 63, 65), F32, 8)
+    call = group_norm_call((2, 32, 63, 65), F32, 8)
     call["x"] = LAYOUTS[layout](call["x"])
     before, results = torch.get_num_threads(), []
     try:
@@ -132,7 +95,7 @@ def test_silu_over_all_of_float32() -> None:
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 def test_nan_and_infinity_reach_their_group_alone(layout: str) -> None:
     for bad in (torch.nan, torch.inf):
-        call = call_of((2, 8, 5, 7), F32, 2, rows=None, residual=False)
+        call = group_norm_call((2, 8, 5, 7), F32, 2, rows=None, residual=False)
         call["x"][1, 2, 3, 4] = bad
         call["x"] = LAYOUTS[layout](call["x"])
         ours, plain = (group_norm_silu(**call, impl=impl) for impl in ("cpp", "reference"))
@@ -143,7 +106,7 @@ def test_nan_and_infinity_reach_their_group_alone(layout: str) -> None:
 def test_opcheck_and_one_graph() -> None:
     op = torch.ops.rddm_fast.group_norm_silu.default
     for layout in ("contiguous", "channels_last", "sliced"):
-        c = call_of((2, 8, 4, 5), F32, 2)
+        c = group_norm_call((2, 8, 4, 5), F32, 2)
         x = LAYOUTS[layout](c["x"])
         torch.library.opcheck(op, (x, c["weight"], c["bias"], 2, 1e-5, c["scale_shift"], c["residual"]))
         torch.library.opcheck(op, (x, c["weight"], c["bias"], 2, 1e-5, None, None))

@@ -6,40 +6,22 @@ from typing import Any
 
 import pytest
 import torch
+from cases.network_ops import by_einsum, few_attentions, projection
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_reverse_step import BF16, F16, F32, LAYOUTS
+from oracle import DTYPES, F32, LAYOUTS, assert_as_exact_as_torch, check
 
 from rddm_fast.diffusion.unet import ChannelNorm, LinearAttention
 from rddm_fast.fast import folded
 from rddm_fast.fast.folded import LastAxisNorm, PixelsFirstLinearAttention
 from rddm_fast.ops import BackendUnavailable, backends, linear_attention
 
-DTYPES = [F32, BF16, F16]
 
-
-def projection(b: int, heads: int, features: int, h: int, w: int, dtype: torch.dtype, seed: int = 0) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return (2 * torch.randn(b, 3 * heads * features, h, w, generator=generator)).to(dtype)
-
-
-def by_einsum(qkv: torch.Tensor, heads: int) -> torch.Tensor:
-    """The published module's arithmetic between its two projections, in qkv's dtype."""
-    b, _, h, w = qkv.shape
-    q, k, v = (part.reshape(b, heads, -1, h * w) for part in qkv.chunk(3, dim=1))
-    q = q.softmax(dim=-2) * q.shape[2] ** -0.5
-    context = torch.einsum("bhdn,bhen->bhde", k.softmax(dim=-1), v / (h * w))
-    return torch.einsum("bhde,bhdn->bhen", context, q).reshape(b, -1, h, w)
-
-
-def assert_as_exact_as_torch(qkv: torch.Tensor, heads: int) -> None:
+def check_attention(qkv: torch.Tensor, heads: int) -> None:
     exact, plain, ours = by_einsum(qkv.double(), heads), by_einsum(qkv, heads), linear_attention(qkv, heads)
-    assert ours.dtype == qkv.dtype and ours.shape == plain.shape
-    assert torch.equal(ours, linear_attention(qkv, heads, impl="reference"))
-    lost = (plain.double() - exact).abs().max()
-    smallest = torch.finfo(ours.dtype).tiny * torch.finfo(ours.dtype).eps  # float16 holds 1 / (H W) in few bits
-    rounding = (torch.finfo(ours.dtype).eps + 4 * torch.finfo(F32).eps) * exact.abs().max() + smallest
-    assert (ours.double() - exact).abs().max() <= 2 * lost + rounding
+    assert ours.dtype == qkv.dtype and torch.equal(ours, linear_attention(qkv, heads, impl="reference"))
+    # float16 holds 1 / (H W) in few bits.
+    assert_as_exact_as_torch(ours, plain, exact, relative=4 * torch.finfo(F32).eps, subnormal=True)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -47,7 +29,12 @@ def assert_as_exact_as_torch(qkv: torch.Tensor, heads: int) -> None:
 def test_it_is_the_published_arithmetic(dtype: torch.dtype, layout: str) -> None:
     for b, heads, features, h, w in ((1, 4, 32, 40, 30), (2, 4, 32, 9, 7), (3, 2, 5, 1, 1), (1, 1, 1, 3, 4)):
         qkv = LAYOUTS[layout](projection(b, heads, features, h, w, dtype))
-        assert_as_exact_as_torch(qkv, heads)
+        check_attention(qkv, heads)
+
+
+def test_the_cpu_passes_the_interpreter_s_grid() -> None:
+    for case in few_attentions("interpreted"):
+        check(case, None, relative=1e-6, subnormal=True)
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
@@ -62,7 +49,7 @@ def test_it_is_the_published_arithmetic(dtype: torch.dtype, layout: str) -> None
     st.integers(0, 99),
 )
 def test_any_shape(b: int, heads: int, d: int, h: int, w: int, dtype: torch.dtype, layout: str, seed: int) -> None:
-    assert_as_exact_as_torch(LAYOUTS[layout](projection(b, heads, d, h, w, dtype, seed)), heads)
+    check_attention(LAYOUTS[layout](projection(b, heads, d, h, w, dtype, seed)), heads)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

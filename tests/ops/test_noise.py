@@ -10,11 +10,11 @@ import math
 import numpy as np
 import pytest
 import torch
+from cases.reverse_step import noise_alone as drawn
 
 from rddm_fast import _C  # type: ignore[attr-defined]
 from rddm_fast.ops import reverse_step
 from rddm_fast.ops.noise import noise, normals_at, philox
-from rddm_fast.theory.objective import Objective
 
 SEEDS = [(0, 0), (1234, 5), (2**63 + 99, 2**64 - 1), (2**32, 2**33)]
 
@@ -42,19 +42,6 @@ def noise_numpy(elements: np.ndarray, seed: int, stream: int) -> np.ndarray:
         angle = 2 * np.pi * (b >> np.uint64(8)).astype(np.float64) / 2**24
         z += [radius * np.cos(angle), radius * np.sin(angle)]
     return np.choose((elements & np.uint64(3)).astype(int), z)
-
-
-def drawn(like: torch.Tensor, seed: int, stream: int, impl: str | None = None) -> torch.Tensor:
-    """An op's noise alone: a reverse step of which nothing else is left."""
-    zero = torch.zeros_like(like)
-    return reverse_step(
-        *(zero, zero, zero),
-        objective=Objective.pred_res_noise,
-        **dict(alpha_bar=0.5, beta_bar=0.5, k_t=0.0, k_res=0.0, k_noise=0.0, k_0=0.0, sigma=1.0),
-        seed=seed,
-        stream=stream,
-        impl=impl,
-    )
 
 
 @pytest.mark.parametrize(
@@ -85,7 +72,7 @@ def test_the_reference_is_the_specification(seed: int, stream: int) -> None:
 
 @pytest.mark.parametrize("start", [2**32 - 5, 2**34 - 2, 2**40 + 1])
 def test_elements_beyond_32_bits(start: int) -> None:
-    """Counter arithmetic for images too large to allocate here, of the reference and of the compiled code."""
+    """The counters of the reference and of the compiled code, for images too large to allocate here."""
     elements = np.arange(start, start + 9, dtype=np.uint64)
     ours = normals_at(torch.arange(start, start + 9), 7, 3)
     np.testing.assert_allclose(ours.numpy(), noise_numpy(elements, 7, 3), rtol=0, atol=1e-12)

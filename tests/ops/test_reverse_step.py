@@ -1,100 +1,36 @@
-"""reverse_step on the CPU: the compiled kernel and the plain-torch definition, and the op as torch sees it.
+"""reverse_step on the CPU: the compiled kernel and the plain-torch definition, and the op as torch sees it."""
 
-Tolerances have no constants: a backend may lose twice what plain torch loses against float64 in the same
-dtype, and one rounding of that dtype at the output's magnitude.
-"""
-
-import itertools
 import math
 import subprocess
 import sys
 
 import pytest
 import torch
+from cases import SLOW
+from cases.reverse_step import STEPS, arguments, case, few, with_nan_and_infinity
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from oracle import ALL_PAIRS, BF16, F16, F32, LAYOUTS, check, pair_name
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from rddm_fast.ops import BackendUnavailable, backends, reverse_step
 from rddm_fast.ops.step_table import step_numbers
 from rddm_fast.theory.objective import Objective
 
-F32, BF16, F16 = torch.float32, torch.bfloat16, torch.float16
-PAIRS = [(F32, F32), (F32, BF16), (F32, F16), (BF16, BF16), (F16, F16), (torch.float64, torch.float64)]
-STEPS = {
-    "generalised": dict(k_t=1.0, k_res=-0.1, k_noise=-0.3, k_0=0.0, sigma=0.2),
-    "deterministic": dict(k_t=1.0, k_res=-0.1, k_noise=-0.3, k_0=0.0, sigma=0.0),
-    "last": dict(k_t=0.0, k_res=0.0, k_noise=0.0, k_0=1.0, sigma=0.0),
-    "last in [0, 1]": dict(k_t=0.0, k_res=0.0, k_noise=0.0, k_0=0.5, sigma=0.0, offset=0.5),
-    "ancestral": dict(k_t=0.7, k_res=0.2, k_noise=0.0, k_0=0.3, sigma=0.1),
-}
-
-
-def strided(x, *, gap=False, order=None, offset=0):
-    """A copy of `x` whose dimensions lie in memory in `order`, with unused elements between and before."""
-    order = order or range(x.dim())
-    shape = [x.shape[d] + (3 if gap and x.dim() and d == order[-1] else 0) for d in order]
-    flat = torch.zeros(math.prod(shape) + offset, dtype=x.dtype)[offset:].view(shape)
-    inverse = [list(order).index(d) for d in range(x.dim())]
-    view = flat.permute(inverse)
-    for d in range(x.dim()):
-        view = view.narrow(d, 0, x.shape[d])
-    return view.copy_(x)
-
-
-LAYOUTS = {
-    "contiguous": lambda x: strided(x),
-    "channels_last": lambda x: strided(x, order=(0, 2, 3, 1)),
-    "transposed": lambda x: strided(x, order=(3, 1, 0, 2)),
-    "sliced": lambda x: strided(x, gap=True),
-    "sliced channels_last": lambda x: strided(x, gap=True, order=(0, 2, 3, 1)),
-    "unaligned": lambda x: strided(x, offset=1),
-}
 SHAPES = {"odd": (2, 3, 5, 7), "even": (2, 4, 16, 16), "size 1": (3, 1, 4, 1), "empty": (2, 0, 4, 4)}
 
 
-def arguments(objective, image, output, shape, layouts=("contiguous",), seed=0, **step):
-    """Tensors and coefficients of one call; the tensors take the layouts in turn."""
-    generator = torch.Generator().manual_seed(seed)
-    lay = itertools.cycle(LAYOUTS[name] for name in layouts)
-    dtypes = {"I_t": image, "out0": output, "out1": output, "I_in": image, "noise": image}
-    call = {name: next(lay)(torch.randn(shape, generator=generator).to(dtype)) for name, dtype in dtypes.items()}
-    if objective.outputs == 1:
-        call["out1"] = None
-    return {
-        **call,
-        "objective": objective,
-        "alpha_bar": 0.6,
-        "beta_bar": 0.3,
-        **(step or STEPS["generalised"]),
-    }
-
-
-def in_float64(call):
-    return {name: x.double() if isinstance(x, torch.Tensor) else x for name, x in call.items()}
-
-
 def assert_as_exact_as_torch(call, impl, magnitude=0.0):
-    exact = reverse_step(**in_float64(call), impl="reference")
-    plain = reverse_step(**call, impl="reference")
-    ours = reverse_step(**call, impl=impl)
-    assert ours.dtype == plain.dtype and ours.shape == plain.shape and ours.stride() == plain.stride()
-    if ours.numel() == 0:
-        return
-    finite = plain.isfinite() & exact.isfinite()
-    assert torch.equal(ours[~finite].nan_to_num(7.0), plain[~finite].nan_to_num(7.0))
-
-    def largest(x):
-        return x[finite].abs().max().item() if finite.any() else 0.0
-
-    rounding = torch.finfo(plain.dtype).eps * largest(exact)
-    rounding += torch.finfo(torch.float64 if plain.dtype == torch.float64 else F32).eps * magnitude
-    if plain.dtype == torch.float64:
+    """Judge a call; `magnitude` is the largest intermediate value, which is rounded too."""
+    info = torch.finfo(torch.float64 if call["I_t"].dtype == torch.float64 else F32)
+    absolute = info.eps * magnitude
+    finite = reverse_step(**call, impl="reference").isfinite()
+    if call["I_t"].dtype == torch.float64 and finite.any():
         # Nothing here is more exact, so plain torch's own error is bounded instead: a step has at most 10 roundings,
         # of values no larger than the inputs over 1 - alpha_bar.
-        inputs = max(largest(x) for x in call.values() if isinstance(x, torch.Tensor) and x.shape == plain.shape)
-        rounding += 10 * torch.finfo(torch.float64).eps * inputs / (1 - call["alpha_bar"])
-    assert largest(ours.double() - exact) <= 2 * largest(plain.double() - exact) + rounding
+        inputs = max(x[finite].abs().max() for x in call.values() if isinstance(x, torch.Tensor))
+        absolute += 10 * info.eps * inputs / (1 - call["alpha_bar"])
+    check(case(call), impl, absolute=absolute)
 
 
 def test_the_library_is_compiled():
@@ -103,12 +39,18 @@ def test_the_library_is_compiled():
 
 
 @pytest.mark.parametrize("step", STEPS)
-@pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: "-".join(str(d).removeprefix("torch.") for d in pair))
+@pytest.mark.parametrize("pair", ALL_PAIRS, ids=pair_name)
 @pytest.mark.parametrize("objective", Objective, ids=lambda o: o.name)
 def test_cpp_is_as_exact_as_plain_torch(objective, pair, step):
     for shape in SHAPES.values():
         for layout in LAYOUTS:
             assert_as_exact_as_torch(arguments(objective, *pair, shape, [layout], **STEPS[step]), "cpp")
+
+
+@pytest.mark.parametrize("backend", SLOW)
+def test_cpp_passes_the_slow_backends_grids(backend):
+    for one in few(backend):
+        check(one, "cpp", relative=1e-6 * one.sums)
 
 
 @pytest.mark.parametrize("first", LAYOUTS)
@@ -155,13 +97,7 @@ def test_absent_input_is_zero():
 
 @pytest.mark.parametrize("objective", Objective, ids=lambda o: o.name)
 def test_nan_and_infinity_go_where_plain_torch_lets_them(objective):
-    x = torch.tensor([0.5, math.nan, math.inf, -math.inf]).repeat(9)
-    tensors = dict(I_t=x, out0=x.roll(1), out1=x.roll(2), I_in=x.roll(3), noise=x.roll(5))
-    for step, beta_bar, limit in itertools.product(STEPS.values(), (0.3, 0.0), (1.0, math.inf)):
-        call = {**arguments(objective, F32, F32, (1,)), **tensors, **step, "beta_bar": beta_bar}
-        if objective.outputs == 1:
-            call["out1"] = None
-        call["clip_res"] = call["clip_0"] = limit
+    for call in with_nan_and_infinity(objective):
         ours, plain = (reverse_step(**call, impl=impl) for impl in ("cpp", "reference"))
         torch.testing.assert_close(ours, plain, equal_nan=True)
 
@@ -193,7 +129,7 @@ def test_half_precision_rounds_as_torch_does():
 @st.composite
 def calls(draw):
     objective = draw(st.sampled_from(list(Objective)))
-    image, output = draw(st.sampled_from(PAIRS))
+    image, output = draw(st.sampled_from(ALL_PAIRS))
     shape = tuple(draw(st.lists(st.integers(0, 9), min_size=4, max_size=4)))
     layouts = draw(st.lists(st.sampled_from(list(LAYOUTS)), min_size=1, max_size=5))
     call = arguments(objective, image, output, shape, layouts, draw(st.integers(0, 99)))

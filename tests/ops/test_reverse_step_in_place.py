@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from cases import SLOW
+from cases.reverse_step import few_in_place
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from oracle import BF16, F16, F32, LAYOUTS, PAIRS, check
 from small_models import small_model
-from test_reverse_step import BF16, F16, F32, LAYOUTS, PAIRS
 
 from rddm_fast.ops import StepTable, reverse_step, reverse_step_
 from rddm_fast.ops.noise import noise
@@ -22,7 +24,6 @@ STEPS: list[dict[str, Any]] = [
     dict(alpha_bar=0.1, beta_bar=0.0, k_t=0.0, k_res=0.0, k_noise=0.0, k_0=0.5, sigma=0.0, offset=0.5),
 ]
 TABLE = StepTable.of(STEPS)
-TWO = [pair for pair in PAIRS if pair[0] != torch.float64]
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
 
@@ -46,7 +47,7 @@ def input_half(call: dict[str, Any], layout: str, dtype: torch.dtype) -> tuple[t
 
 
 @pytest.mark.parametrize("step", range(4))
-@pytest.mark.parametrize("pair", TWO, ids=str)
+@pytest.mark.parametrize("pair", PAIRS, ids=str)
 @pytest.mark.parametrize("objective", Objective, ids=lambda o: o.name)
 def test_it_is_reverse_step_and_writes_all_that_is_next(
     objective: Objective, pair: tuple[torch.dtype, torch.dtype], step: int
@@ -76,6 +77,12 @@ def test_it_is_reverse_step_and_writes_all_that_is_next(
             torch.testing.assert_close(clean, exact_clean.to(pair[1]), rtol=torch.finfo(pair[1]).eps, atol=1e-6)
 
 
+@pytest.mark.parametrize("backend", SLOW)
+def test_cpp_passes_the_slow_backends_grids(backend: str) -> None:
+    for case in few_in_place(backend):
+        check(case, "cpp", relative=1e-6 * case.sums)
+
+
 @pytest.mark.parametrize("layout", FORMATS)
 def test_the_step_the_seed_and_its_noise_come_from_tensors(layout: str) -> None:
     call = images(Objective.pred_res_noise, F32, F32, (2, 3, 20, 12), layout)
@@ -98,7 +105,7 @@ def test_the_step_the_seed_and_its_noise_come_from_tensors(layout: str) -> None:
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(
     st.tuples(st.integers(0, 3), st.integers(1, 5), st.integers(1, 70), st.integers(1, 70)),
-    st.sampled_from(TWO),
+    st.sampled_from(PAIRS),
     st.sampled_from(list(FORMATS)),
     st.sampled_from(list(FORMATS)),
     st.sampled_from(list(LAYOUTS)),
@@ -107,7 +114,7 @@ def test_the_step_the_seed_and_its_noise_come_from_tensors(layout: str) -> None:
 def test_any_shape_and_place(
     shape: tuple[int, ...], pair: tuple, layout: str, buffer_layout: str, outputs_layout: str, before: int
 ) -> None:
-    """The image may be any run of channels of the network's input, and the outputs lie anyhow."""
+    """The image may be any run of channels of the network's input, and the outputs may have any layout."""
     call = images(Objective.pred_res_noise, *pair, shape, layout)
     call["out0"], call["out1"] = (LAYOUTS[outputs_layout](x) for x in (call["out0"], call["out1"]))
     b, c, h, w = shape

@@ -1,0 +1,18 @@
+"""The calls of each op that its tests share: a grid is written once per op.
+
+`few("interpreted")` yields the cases that Triton's interpreter has time for, `few("gpu")` those of a GPU, where Triton
+compiles for each combination. The compiled CPU ops run both, and the products in their own tests.
+"""
+
+from . import forward_diffuse, joint_loss, network_ops, reverse_step
+
+GRIDS = {
+    "reverse_step": reverse_step.few,
+    "reverse_step_": reverse_step.few_in_place,
+    "forward_diffuse": forward_diffuse.few,
+    "joint_loss": joint_loss.few,
+    "group_norm_silu": network_ops.few_group_norms,
+    "channel_norm": network_ops.few_channel_norms,
+    "linear_attention": network_ops.few_attentions,
+}
+SLOW = ("interpreted", "gpu")
