@@ -11,7 +11,7 @@ from .images import in_layout_of, launch_config, load_or_zeros, pixel_layout, re
 from .noise import drawn_noise
 from .objective import flags_of
 
-NUMBERS = tl.constexpr(13)  # numbers of a step, in the order of FIELDS (rddm_fast/ops/step_table.py)
+NUMBERS = tl.constexpr(14)  # numbers of a step, in the order of FIELDS (rddm_fast/ops/step_table.py)
 
 
 @triton.jit
@@ -101,7 +101,7 @@ def reverse_step_kernel(
     if seed_pointer is not None:
         seed = tl.load(seed_pointer)
     alpha_bar, alpha_bar_minus_1, beta_bar, inv_beta_bar, inv_one_minus_alpha_bar = numbers[:5]
-    k_t, k_res, k_noise, k_0, sigma, offset, clip_res, clip_0 = numbers[5:]
+    k_t, k_res, k_noise, k_0, k_in, sigma, offset, clip_res, clip_0 = numbers[5:]
 
     # Read the outputs out.
     if noise_only:
@@ -119,6 +119,8 @@ def reverse_step_kernel(
 
     # Step.
     result = offset + term(k_t, I_t) + term(k_res, I_res) + term(k_noise, epsilon) + term(k_0, I_0)
+    if I_in_pointer is not None:
+        result += term(k_in, I_in)
     if draws:
         if sigma != 0:
             result += sigma * drawn_noise(seed, stream, first, channels, pixels, pixels_together, block)

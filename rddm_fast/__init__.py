@@ -16,7 +16,7 @@ from .system.version import __version__
 
 _HOMES = {
     "FastSampler": "fast.engine",
-    "ModelError": "models.published",
+    "ModelError": "models.errors",
     "Objective": "theory.objective",
     "ResidualDiffusion": "diffusion.residual",
     "ResidualUnets": "diffusion.residual_unets",
@@ -47,8 +47,9 @@ if TYPE_CHECKING:
     from .diffusion.residual_unets import ResidualUnets
     from .diffusion.unet import Unet
     from .fast.engine import FastSampler
+    from .models.errors import ModelError
     from .models.folder import load_model, save_model
-    from .models.published import ModelError, load_published
+    from .models.published import load_published
     from .ops.reverse_step import reverse_step  # type: ignore[no-redef]  # the function, and the module that defines it
     from .theory.objective import Objective
     from .theory.schedule import Schedule

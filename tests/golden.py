@@ -59,11 +59,14 @@ class Golden:
         )
 
 
-def golden_cases(kind: str) -> list[Any]:
-    """All cases of a kind as pytest parameters; each recorded case once, however many folders hold it."""
+def golden_cases(kind: str, below: str = ".") -> list[Any]:
+    """All cases of a kind as pytest parameters; each recorded case once, however many folders hold it.
+
+    `below` is the part of the collection: its own folder, or "experiments".
+    """
     found: dict[str, Golden] = {}
     for folder in GOLDEN_FOLDERS:
-        for path in sorted(folder.glob("*.safetensors")):
+        for path in sorted((folder / below).glob("*.safetensors")):
             with safe_open(path, "pt") as file:
                 case = json.loads(file.metadata()["case"])
             if case["kind"] == kind:

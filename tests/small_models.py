@@ -24,6 +24,7 @@ def small_model(
     input_condition: bool = False,
     self_condition: bool = False,
     img_to_img_translation: bool = False,
+    padding_factor: int | None = None,
     seed: int = 0,
     dim: int = 16,
     **options: Any,
@@ -36,7 +37,8 @@ def small_model(
         "input_condition": input_condition,
         "img_to_img_translation": img_to_img_translation,
     }
-    unets = ResidualUnets(dim, networks=networks, dim_mults=[1, 2], self_condition=self_condition, **sees)
+    more: dict[str, Any] = {} if padding_factor is None else {"padding_factor": padding_factor}
+    unets = ResidualUnets(dim, networks=networks, dim_mults=[1, 2], self_condition=self_condition, **sees, **more)
     settings = {"sampling_timesteps": 3, "image_size": 16, **options}
     schedule = settings.pop("schedule", Schedule.triangular(1000, 0.01 if condition else 1.0))
     return ResidualDiffusion(unets, schedule, objective=objective, **sees, **settings).eval()

@@ -16,8 +16,6 @@ inline constexpr int kObjectives = 7;
 
 constexpr bool has_two_outputs(Objective o) { return o <= Objective::kPredX0AddNoise; }
 
-constexpr bool needs_input(Objective o) { return o > Objective::kPredResAddNoise; }
-
 // The first or only output is the clean image.
 constexpr bool x0_known(Objective o) {
   return o == Objective::kPredX0Noise || o == Objective::kPredX0AddNoise || o == Objective::kPredX0;

@@ -3,7 +3,7 @@
 // It is read_out of rddm_fast/theory/objective.py, followed by a linear combination:
 //
 //   (I_res, epsilon, I_0) = read_out(objective, I_t, out0, out1, I_in)
-//   I_next = offset + k_t I_t + k_res I_res + k_noise epsilon + k_0 I_0 + sigma noise
+//   I_next = offset + k_t I_t + k_res I_res + k_noise epsilon + k_0 I_0 + k_in I_in + sigma noise
 //
 // A term whose coefficient is exactly 0 is left out, not multiplied. At the last step epsilon may
 // be infinite (beta_bar = 0), and 0 * inf would make a result NaN that does not depend on it.
@@ -20,15 +20,15 @@ namespace rddm {
 template <class T>
 struct StepCoefficients {
   T alpha_bar, alpha_bar_minus_1, beta_bar, inv_beta_bar, inv_one_minus_alpha_bar;
-  T k_t, k_res, k_noise, k_0, sigma, offset;
+  T k_t, k_res, k_noise, k_0, k_in, sigma, offset;
   T clip_res, clip_0;
 
-  static constexpr int kCount = 13;
+  static constexpr int kCount = 14;
 
   // `n` are kCount numbers.
   static StepCoefficients of(const double* n) {
-    return {T(n[0]), T(n[1]), T(n[2]), T(n[3]),  T(n[4]),  T(n[5]), T(n[6]),
-            T(n[7]), T(n[8]), T(n[9]), T(n[10]), T(n[11]), T(n[12])};
+    return {T(n[0]), T(n[1]), T(n[2]), T(n[3]),  T(n[4]),  T(n[5]),  T(n[6]),
+            T(n[7]), T(n[8]), T(n[9]), T(n[10]), T(n[11]), T(n[12]), T(n[13])};
   }
 };
 
@@ -51,6 +51,7 @@ enum class StepTerms {
 
 template <class T>
 StepTerms terms_of(const StepCoefficients<T>& c) {
+  if (c.k_in != 0) return StepTerms::kAny;
   const bool generalised =
       c.k_t != 0 && c.k_res != 0 && c.k_noise != 0 && c.k_0 == 0 && c.offset == 0;
   if (generalised) return c.sigma == 0 ? StepTerms::kDeterministic : StepTerms::kStochastic;
@@ -95,6 +96,7 @@ RDDM_INLINE StepResult<T> reverse_step(const StepCoefficients<T>& c, T I_t, T ou
   if (c.k_res != 0) result += c.k_res * I_res;
   if (c.k_noise != 0) result += c.k_noise * epsilon;
   if (c.k_0 != 0) result += c.k_0 * I_0;
+  if (c.k_in != 0) result += c.k_in * I_in;
   if (c.sigma != 0) result += c.sigma * noise;
   return {result, I_0};
 }

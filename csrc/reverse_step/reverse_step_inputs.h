@@ -41,7 +41,7 @@ struct ReverseStepInputs {
     STD_TORCH_CHECK(a.out1.has_value() == has_two_outputs(objective),
                     "reverse_step: out1 must be given exactly where the objective has two outputs");
     if (a.out1) out1 = other(*a.out1, out0.scalar_type(), "out1");
-    if (a.I_in && needs_input(objective)) I_in = other(*a.I_in, I_t.scalar_type(), "I_in");
+    if (a.I_in) I_in = other(*a.I_in, I_t.scalar_type(), "I_in");
     if (!noisy) return;
     if (a.noise) {
       noise.tensor = other(*a.noise, I_t.scalar_type(), "noise");

@@ -4,10 +4,10 @@ Commands are thin, one per file: each turns its options into a call of the modul
 user's mistake ends in one sentence and exit code 1; `--debug` shows the traceback instead.
 """
 
-from .app import app, main
+from .common.app import app, main
 
 # isort: split
 # Importing a command registers it, in the order in which --help lists them.
-from . import demo, restore, evaluate, compile, export, train, paths, convert, bench, env  # noqa: F401, I001
+from . import demo, restore, evaluate, compile, export, train, paths, convert, doctor, ddim, bench, env  # noqa: F401, I001
 
 __all__ = ["app", "main"]

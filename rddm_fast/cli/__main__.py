@@ -1,3 +1,3 @@
-from .app import main
+from .common.app import main
 
 main()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from .app import app
+from .common.app import app
 
 
 @app.command(

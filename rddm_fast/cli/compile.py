@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from .app import Batch, Device, Model, Precision, Steps, Where, command, device_of, dtype_of, err, out, size_of
-from .models import model_named
+from .common.app import Batch, Device, Model, Precision, Steps, Where, command, device_of, dtype_of, err, out, size_of
+from .common.models import model_named
 
 
 @command

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from .app import command, out
-from .models import published_model
+from .common.app import command, out
+from .common.models import published_model
 
 
 @command

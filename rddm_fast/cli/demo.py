@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..system.files import write_text_whole
-from .app import command, out, progress_bar
+from .common.app import command, out, progress_bar
 
 
 @command

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from .app import command
+from .common.app import command
 
 
 @command

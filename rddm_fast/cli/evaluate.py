@@ -12,7 +12,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from .app import Device, Where, command, device_of, err, out, progress_bar, size_of
+from .common.app import Device, Where, command, device_of, err, out, progress_bar, size_of
 
 
 class Space(str, Enum):

@@ -10,8 +10,8 @@ import typer
 from rich.markup import escape
 
 from ..system.files import write_text_whole
-from .app import Device, Where, command, device_of, out
-from .models import model_named
+from .common.app import Device, Where, command, device_of, out
+from .common.models import model_named
 
 
 @command

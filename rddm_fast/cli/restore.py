@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from .app import Device, Model, Precision, Steps, Where, command, device_of, dtype_of, err, out, progress_bar
-from .models import model_named
+from .common.app import Device, Model, Precision, Steps, Where, command, device_of, dtype_of, err, out, progress_bar
+from .common.models import model_named
 
 
 @command

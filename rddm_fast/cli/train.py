@@ -12,7 +12,7 @@ import typer
 from rich.markup import escape
 
 from ..training.settings import DataSettings, ModelSettings, Settings, TrainSettings
-from .app import command, err, out, progress_bar
+from .common.app import command, err, out, progress_bar
 
 _PANELS: dict[type[Settings], str | None] = {DataSettings: None, ModelSettings: "Network", TrainSettings: "Run"}
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..theory.objective import Objective, Prediction, at_test, read_out, stacked, targets
 from ..theory.schedule import Schedule
-from ..theory.steps import Step, ancestral_steps, check_eta, few_steps, step_indices
+from ..theory.steps import Step, ancestral_steps, check_eta, diffuir_steps, few_steps, step_indices, two_pass
 from .reverse import reverse
 from .start import Start, noise_source, to_signed, watcher
 
@@ -27,10 +27,14 @@ LOSSES = {"l1": F.l1_loss, "l2": F.mse_loss}
 def _adopt_coefficients(module: nn.Module, _keys: Any) -> None:
     """After a state dict is loaded, sample with its coefficients: those of the training."""
     assert isinstance(module, ResidualDiffusion)
-    tables = module.alphas_cumsum.double().cpu(), module.betas_cumsum.double().cpu()
-    ours = module.schedule.alpha_bar, module.schedule.beta_bar
-    if not all(np.allclose(table, own, rtol=0, atol=1e-3) for table, own in zip(tables, ours, strict=True)):
-        module.schedule = Schedule.from_tables(*tables, sum_scale=module.schedule.sum_scale)
+    schedule = module.schedule
+    ours = {"alphas_cumsum": schedule.alpha_bar, "betas_cumsum": schedule.beta_bar}
+    if schedule.delta_bar is not None:
+        ours["delta_cumsum"] = schedule.delta_bar
+    tables = [module.get_buffer(name).double().cpu() for name in ours]
+    if not all(np.allclose(table, own, rtol=0, atol=1e-3) for table, own in zip(tables, ours.values(), strict=True)):
+        alpha_bar, beta_bar, *delta_bar = tables
+        module.schedule = Schedule.from_tables(alpha_bar, beta_bar, schedule.sum_scale, *delta_bar)
 
 
 class ResidualDiffusion(nn.Module):
@@ -45,6 +49,8 @@ class ResidualDiffusion(nn.Module):
         input_condition_mask: that image stays in [0, 1]; otherwise it is mapped to [-1, 1].
         img_to_img_translation: sampling starts from the degraded image, but the network does not see it.
         path_independent: the networks see alpha_bar_t T and beta_bar_t T as their times instead of t.
+        official_two_pass: few-step sampling takes a pass for the residual and then a pass for the noise, as the
+            published path-independent experiment does (`theory.steps.two_pass`).
         test_res_or_noise: sample with one of two networks only: "res", "noise", or None for both.
         loss_type: "l1" or "l2".
         sampling_timesteps: number of steps of `sample`; None for T, the ancestral sampler.
@@ -70,6 +76,7 @@ class ResidualDiffusion(nn.Module):
         input_condition_mask: bool = False,
         img_to_img_translation: bool = False,
         path_independent: bool = False,
+        official_two_pass: bool = False,
         test_res_or_noise: str | None = None,
         loss_type: str = "l1",
         sampling_timesteps: int | None = None,
@@ -95,6 +102,7 @@ class ResidualDiffusion(nn.Module):
         self.input_condition_mask = input_condition_mask
         self.img_to_img_translation = img_to_img_translation
         self.path_independent = path_independent
+        self.official_two_pass = official_two_pass
         self.test_res_or_noise = test_res_or_noise
         self.loss_type = loss_type
         self.sampling_timesteps = schedule.timesteps if sampling_timesteps is None else sampling_timesteps
@@ -106,6 +114,8 @@ class ResidualDiffusion(nn.Module):
         self.register_load_state_dict_post_hook(_adopt_coefficients)
         # A bad number of steps raises here, not when sampling.
         step_indices(schedule.timesteps, self.sampling_timesteps)
+        if schedule.delta_bar is not None and not condition:
+            raise ValueError("a schedule with delta_bar takes away the degraded image: it needs condition=True")
         if self.sampling_timesteps < schedule.timesteps:  # the ancestral sampler has no eta
             check_eta(eta)
 
@@ -184,9 +194,17 @@ class ResidualDiffusion(nn.Module):
         return getattr(self, name)[t][:, None, None, None]
 
     def q_sample(self, I_0: Tensor, I_res: Tensor, t: Tensor, /, noise: Tensor | None = None) -> Tensor:
-        """Return I_t = I_0 + alpha_bar_t I_res + beta_bar_t epsilon (RDDM, eq. 7); images (B, C, H, W), `t` (B,)."""
-        noise = torch.randn_like(I_0) if noise is None else noise
-        return I_0 + self._at("alphas_cumsum", t) * I_res + self._at("betas_cumsum", t) * noise
+        """Return `noised`, with fresh noise if none is given."""
+        return self.noised(I_0, I_res, t, torch.randn_like(I_0) if noise is None else noise)
+
+    def noised(self, I_0: Tensor, I_res: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """Return I_t = I_0 + alpha_bar_t I_res + beta_bar_t epsilon (RDDM, eq. 7); images (B, C, H, W), `t` (B,).
+
+        DiffUIR's schedule takes away delta_bar_t I_in too. The package itself calls this method: the published classes
+        have a `q_sample` of their own.
+        """
+        I_t = I_0 + self._at("alphas_cumsum", t) * I_res + self._at("betas_cumsum", t) * noise
+        return I_t if self.schedule.delta_bar is None else I_t - self._at("delta_cumsum", t) * (I_0 + I_res)
 
     def losses(
         self,
@@ -203,7 +221,7 @@ class ResidualDiffusion(nn.Module):
         """
         noise = torch.randn_like(I_0) if noise is None else noise
         I_res = -I_0 if I_in is None else I_in - I_0
-        I_t = self.q_sample(I_0, I_res, t, noise)
+        I_t = self.noised(I_0, I_res, t, noise)
         if self.self_condition and x_self_cond is None and random.random() < 0.5:
             with torch.no_grad():
                 x_self_cond = self.predict(I_t, t, I_in, mask).pred_x_start
@@ -226,7 +244,7 @@ class ResidualDiffusion(nn.Module):
     ) -> Prediction:
         """Predict residual, noise and clean image at indices `t` (B,), all (B, C, H, W) in [-1, 1]."""
         out = self.outputs(I_t, t, I_in, mask, x_self_cond, self.read_outputs)
-        return read_out(
+        read = read_out(
             self.read_objective,
             I_t,
             out[0],
@@ -238,15 +256,24 @@ class ResidualDiffusion(nn.Module):
             clip_res=self.clip_res if clip else math.inf,
             clip_0=self.clip_0 if clip else math.inf,
         )
+        if self.schedule.delta_bar is not None and self.read_objective in (Objective.pred_res, Objective.pred_x0):
+            # DiffUIR's I_t lacks delta_bar I_in, which the noise of a residual must not contain.
+            assert I_in is not None
+            missing = self._at("delta_cumsum", t) * I_in / self._at("betas_cumsum", t)
+            read = read._replace(pred_noise=read.pred_noise + missing)
+        return read
 
     # -- reverse process ----------------------------------------------------------------------------------
 
     def steps(self, sampling_timesteps: int | None = None, eta: float | None = None) -> list[Step]:
         """Make the reverse steps: ancestral for T steps, few-step for fewer. None takes the model's own settings."""
         count = self.sampling_timesteps if sampling_timesteps is None else sampling_timesteps
+        if self.schedule.delta_bar is not None:
+            return diffuir_steps(self.schedule, count, self.eta if eta is None else eta)
         if count == self.num_timesteps:
             return ancestral_steps(self.schedule)
-        return few_steps(self.schedule, count, self.eta if eta is None else eta)
+        steps = few_steps(self.schedule, count, self.eta if eta is None else eta)
+        return two_pass(steps) if self.official_two_pass else steps
 
     def start(
         self,
@@ -275,7 +302,8 @@ class ResidualDiffusion(nn.Module):
             mask = mask if self.input_condition and self.input_condition_mask else to_signed(mask)
         needed = 1 + sum(step.draws for step in steps)  # one more for I_T
         draw = noise_source(shape, self.device, needed, generator, draws)
-        I_T = draw() if I_in is None else I_in + math.sqrt(self.schedule.sum_scale) * draw()
+        noise = math.sqrt(self.schedule.sum_scale) * draw() if I_in is not None else draw()
+        I_T = noise if I_in is None else self.schedule.start_scale * I_in + noise
         images: list[Tensor] = []
         on_step = watcher(images if every_step else None, callback)
         return Start(I_T, I_in, mask, steps if progress is None else progress(steps), draw, on_step, images)

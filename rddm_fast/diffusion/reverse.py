@@ -47,7 +47,6 @@ def reverse(
     Returns:
         The image after the last step, (B, C, H, W).
     """
-    I_in = I_in if objective.needs_input else None
     known: dict[str, Any] = {"objective": objective, "I_in": I_in, "clip_res": clip_res, "clip_0": clip_0}
     I_0: Tensor | None = None
     for i, step in enumerate(steps):

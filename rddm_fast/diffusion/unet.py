@@ -199,6 +199,7 @@ class _UnetBase(nn.Module):
         condition: bool = False,
         input_condition: bool = False,
         img_to_img_translation: bool = False,
+        padding_factor: int | None = None,
     ) -> None:
         super().__init__()
         concatenated = [self_condition, condition and not img_to_img_translation, input_condition]
@@ -206,7 +207,7 @@ class _UnetBase(nn.Module):
         self.self_condition = self_condition
         self.input_channels = channels * (1 + sum(concatenated))
         self.out_dim = out_dim or channels
-        self.factor = 2 ** (len(dim_mults) - 1)
+        self.factor = padding_factor or 2 ** (len(dim_mults) - 1)
 
         init_dim = init_dim or dim
         self.init_dim, self.time_dim, self.groups = init_dim, dim * 4, resnet_block_groups
@@ -293,6 +294,8 @@ class Unet(_UnetBase):
         self_condition: the previous step's clean image is prepended to the input.
         condition: the degraded image is concatenated (not with `img_to_img_translation`).
         input_condition: a mask or other image is concatenated.
+        padding_factor: the sides of the image are padded to a multiple of it; None pads as far as the stages need,
+            2 to their number less 1. DiffUIR pads to 2 to their number.
     """
 
     def __init__(self, dim: int, *args: Any, **kwargs: Any) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..diffusion.residual import ResidualDiffusion
 from ..diffusion.start import Start
 from ..models.folder import load_model
-from ..models.published import from_published
+from ..models.published_object import from_published
 from ..ops.group_norm_silu import GROUP_NORM_SILU
 from ..ops.reverse_step import REVERSE_STEP_IN_PLACE
 from .fold import fold_for, packs
@@ -37,9 +37,9 @@ class FastSampler:
     seed gives the images of `diffusion.sample`, within rounding.
 
     Args:
-        diffusion: a `ResidualDiffusion` (ours, `compat`'s, or an object of the published class: see
-            `models.published.from_published`) whose networks are RDDM's U-Nets, a built-in model's name, or a model
-            folder. It is not modified, and later changes of its weights do not reach this sampler.
+        diffusion: a `ResidualDiffusion` (ours, `compat`'s, or an object of a published class: see
+            `models.published_object`) whose networks are RDDM's U-Nets, a built-in model's name, or a model folder. It
+            is not modified, and later changes of its weights do not reach this sampler.
         steps, eta: number of sampling steps and their stochasticity, 0 to 1; None takes the model's own.
         dtype: the dtype of the networks' computation: float32, bfloat16 or float16. The default is bfloat16 on a GPU
             and the weights' own dtype on a CPU. The image, the norms' statistics and the steps stay in float32.
@@ -48,6 +48,8 @@ class FastSampler:
         parallel: compute two networks at once: on two CUDA streams inside a graph, or each on half of a CPU's threads.
             The default is True if that is known to work: in graphs, and on a CPU without `compile`.
         max_graphs: number of sizes whose graphs are kept; the least recently used is dropped first.
+        experiment: the published experiment of an object of the published class, by name or folder number
+            (`theory.experiments`). Objects of the later generation (`num_unet`) need it.
 
     Raises:
         TypeError: networks that cannot be folded.
@@ -66,11 +68,15 @@ class FastSampler:
         graphs: bool | None = None,
         parallel: bool | None = None,
         max_graphs: int = 8,
+        experiment: str | int | None = None,
     ) -> None:
         if isinstance(diffusion, str | PathLike):
             diffusion = load_model(diffusion)
         elif not isinstance(diffusion, ResidualDiffusion):
-            diffusion = from_published(diffusion)
+            diffusion = from_published(diffusion, experiment)
+            experiment = None
+        if experiment is not None:
+            raise ValueError("experiment is for objects of the published class; this model says itself how it samples")
         device = diffusion.device
         on_gpu = device.type == "cuda"
         if dtype is not None and dtype not in DTYPES:

@@ -70,7 +70,7 @@ class ExportedLoop(nn.Module):
         self.inputs = [name for name, is_taken in taken.items() if is_taken]
         self.shown = diffusion.condition and not diffusion.img_to_img_translation
         self.mask_is_signed = not diffusion.input_condition_mask
-        self.noise_scale = math.sqrt(diffusion.schedule.sum_scale)
+        self.noise_scale, self.start_scale = math.sqrt(diffusion.schedule.sum_scale), diffusion.schedule.start_scale
         self.objective, self.only, self.clip_res = diffusion.read_objective, diffusion.read_outputs, diffusion.clip_res
 
     def forward(self, *tensors: Tensor) -> Tensor:
@@ -95,7 +95,7 @@ class ExportedLoop(nn.Module):
             I_s, I_0 = self._update(I_t, [image.float() for image in outputs], I_in, number, noise)
             return number + 1, I_s, *(I_0.clone() for _ in previous)
 
-        I_T = noise[0].clone() if I_in is None else I_in + self.noise_scale * noise[0]
+        I_T = noise[0].clone() if I_in is None else self.start_scale * I_in + self.noise_scale * noise[0]
         previous = [torch.zeros_like(I_T)] if self.networks.self_condition else []
         number = torch.zeros(1, dtype=torch.int64, device=I_T.device)
         result = torch.while_loop(unfinished, step, (number, I_T, *previous))
@@ -119,7 +119,7 @@ class ExportedLoop(nn.Module):
             self.clip_res,
         )
         draw = noise.index_select(0, self.draw.index_select(0, number))[0] if self.draws > 1 else None
-        return combined({**k, "offset": 0.0}, read, I_t, draw), read.pred_x_start
+        return combined({**k, "offset": 0.0}, read, I_t, I_in, draw), read.pred_x_start
 
 
 def _without_our_ops(networks: nn.Module, device: torch.device) -> None:

@@ -41,6 +41,7 @@ class PairedImages(Dataset[Item]):
         length: number of items. Item i belongs to pass i // len(pairs); each pass has its own random order. None takes
             each pair once, in the order given.
         grey: read images as one channel (1, H, W), the mean of the colours, instead of (3, H, W).
+        one_size: the images of a pair must have one size; False for unpaired images, which are resized afterwards.
         seed: seed of all random choices, not negative.
 
     Raises:
@@ -57,6 +58,7 @@ class PairedImages(Dataset[Item]):
         flip: float | None = None,
         length: int | None = None,
         grey: bool = False,
+        one_size: bool = True,
         seed: int = 0,
     ) -> None:
         if not pairs:
@@ -74,7 +76,7 @@ class PairedImages(Dataset[Item]):
         self.flip = flip
         self.shuffled = length is not None
         self.length = len(self.pairs) if length is None else length
-        self.grey = grey
+        self.grey, self.one_size = grey, one_size
         self.seed = seed
 
     def __len__(self) -> int:
@@ -111,7 +113,7 @@ class PairedImages(Dataset[Item]):
                 if not pair.origin:
                     raise
                 raise ImageError(f"{error} (named in {pair.origin})") from error
-            if images and pixels.shape[1:] != images["input"].shape[1:]:
+            if self.one_size and images and pixels.shape[1:] != images["input"].shape[1:]:
                 raise DataError(f"{pair.input} is {sides(images['input'])} but its {key} {path} is {sides(pixels)}")
             images[key] = pixels
         one_channel = {"input", "target", "mask"} if self.grey else {"mask"}

@@ -34,6 +34,24 @@ def resized(image: Tensor, size: int | tuple[int, int]) -> Tensor:
     return F.interpolate(image[None], size, mode="bicubic", antialias=True)[0].clamp(0, 1)
 
 
+FACE = (57, 25, 128)
+"""Top, left and side of the face in an aligned CelebA image of 178x218, as the published code crops it."""
+
+
+def face(image: Tensor) -> Tensor:
+    """Crop (C, 218, 178), an aligned CelebA image, to its face; an image of another size is returned as it is."""
+    top, left, side = FACE
+    return image[:, top : top + side, left : left + side] if image.shape[1:] == (218, 178) else image
+
+
+def without_centre(image: Tensor) -> Tensor:
+    """Return (C, H, W) with the middle half of each side grey, 0.5, as the published inpainting trains."""
+    height, width = image.shape[1:]
+    holed = image.clone()
+    holed[:, height // 4 : height // 4 + height // 2, width // 4 : width // 4 + width // 2] = 0.5
+    return holed
+
+
 class Prepared(Dataset[Item]):
     """The items of another data set, prepared for training.
 
@@ -43,6 +61,8 @@ class Prepared(Dataset[Item]):
             them as they are.
         equalize_input: equalise the input's histogram (`equalized`).
         input_is_target: rename `input` to `target`, for images without a partner, which are read as inputs.
+        crop_faces: crop aligned CelebA images to their faces (`face`).
+        centre_hole: let the input be the target without its centre (`without_centre`).
     """
 
     def __init__(
@@ -52,8 +72,10 @@ class Prepared(Dataset[Item]):
         size: int | None = None,
         equalize_input: bool = False,
         input_is_target: bool = False,
+        crop_faces: bool = False,
+        centre_hole: bool = False,
     ) -> None:
-        self.items, self.size = items, size
+        self.items, self.size, self.crop_faces, self.centre_hole = items, size, crop_faces, centre_hole
         self.equalize_input, self.input_is_target = equalize_input, input_is_target
 
     def __len__(self) -> int:
@@ -63,9 +85,13 @@ class Prepared(Dataset[Item]):
         item = dict(self.items[index])
         if self.input_is_target:
             item["target"] = item.pop("input")
+        if self.crop_faces:
+            item.update({key: face(image) for key, image in item.items() if isinstance(image, Tensor)})
         if self.equalize_input:
             item["input"] = equalized(item["input"])
         if self.size is not None:
             images = {key: value for key, value in item.items() if isinstance(value, Tensor)}
             item.update({key: resized(image, self.size) for key, image in images.items()})
+        if self.centre_hole:
+            item["input"] = without_centre(item["target"])
         return item

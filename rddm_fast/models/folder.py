@@ -22,7 +22,8 @@ from ..system.errors import one_line
 from ..system.extras import require
 from ..system.files import write_text_whole, write_whole
 from ..theory.schedule import Schedule
-from .published import ModelError, load_networks
+from .architecture import load_networks
+from .errors import ModelError
 
 FORMAT = "rddm_fast model"
 VERSION = 1
@@ -33,6 +34,7 @@ _DIFFUSION_FIELDS = (
     "input_condition_mask",
     "img_to_img_translation",
     "path_independent",
+    "official_two_pass",
     "test_res_or_noise",
     "loss_type",
     "sampling_timesteps",
@@ -76,6 +78,8 @@ def save_model(
     if config["schedule"]["family"] == "tables":
         tensors["schedule.alpha_bar"] = torch.from_numpy(diffusion.schedule.alpha_bar)
         tensors["schedule.beta_bar"] = torch.from_numpy(diffusion.schedule.beta_bar)
+        if diffusion.schedule.delta_bar is not None:
+            tensors["schedule.delta_bar"] = torch.from_numpy(diffusion.schedule.delta_bar)
     # Before any file is written: an `info` that JSON cannot hold fails here.
     text = json.dumps(config, indent=2) + "\n"
     folder = Path(folder)
@@ -148,7 +152,8 @@ def _built(config: dict[str, Any], tensors: dict[str, Tensor]) -> ResidualDiffus
         if missing := [name for name in names if name not in tensors]:
             raise ModelError(f"model.safetensors holds no {missing[0]}, which config.json says it does: save it again")
         tables = [tensors.pop(name) for name in names]
-        schedule = Schedule.from_tables(tables[0], tables[1], sum_scale=recipe["sum_scale"])
+        delta_bar = tensors.pop("schedule.delta_bar", None)
+        schedule = Schedule.from_tables(tables[0], tables[1], recipe["sum_scale"], delta_bar)
     else:
         schedule = Schedule.from_recipe(recipe)
     return ResidualDiffusion(

@@ -32,17 +32,20 @@ def check_alike(image_name: str, image: Tensor, out0: Tensor | None = None, **ot
 
     They are checked in order. "out1" must have the dtype of "out0" instead, which may be a half beside float32.
     """
+    # Reading a tensor's attributes costs as much as comparing them, and a call checks up to five tensors.
+    shape, device, dtype = image.shape, image.device, image.dtype
+    of_outputs = None if out0 is None else out0.dtype
     for name, x in {"out0": out0, **others}.items():
         if x is None:
             continue
-        if x.shape != image.shape:
-            shapes = f"{tuple(x.shape)} and {image_name} has {tuple(image.shape)}"
+        if x.shape != shape:
+            shapes = f"{tuple(x.shape)} and {image_name} has {tuple(shape)}"
             raise ValueError(f"{name} has shape {shapes}: they must be equal")
-        if x.device != image.device:
-            raise ValueError(f"{name} is on {x.device} and {image_name} on {image.device}: move one to the other")
-        like_name, like = ("out0", out0) if name in ("out0", "out1") else (image_name, image)
-        if like is not None and x.dtype != like.dtype:
-            raise TypeError(f"{name} is {x.dtype} and {like_name} is {like.dtype}: convert {name} to that")
+        if x.device != device:
+            raise ValueError(f"{name} is on {x.device} and {image_name} on {device}: move one to the other")
+        like_name, like = ("out0", of_outputs) if name in ("out0", "out1") else (image_name, dtype)
+        if like is not None and x.dtype != like:
+            raise TypeError(f"{name} is {x.dtype} and {like_name} is {like}: convert {name} to that")
 
 
 def check_outputs(
@@ -65,5 +68,8 @@ def check_outputs(
 
 def check_no_gradient(op: str, *tensors: Tensor | None, advice: str = _DETACH) -> None:
     """Raise RuntimeError if a gradient through `op` is needed: it has none."""
-    if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors):
-        raise RuntimeError(f"{op} has no gradient: {advice}")
+    if not torch.is_grad_enabled():
+        return
+    for x in tensors:
+        if x is not None and x.requires_grad:
+            raise RuntimeError(f"{op} has no gradient: {advice}")

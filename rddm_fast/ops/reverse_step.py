@@ -22,13 +22,14 @@ from .step_table import FIELDS, StepTable, step_numbers
 _INPUTS = "Tensor out0, Tensor? out1, Tensor? I_in, Tensor? noise, int? seed"
 
 
-def combined(k: Mapping[str, Any], read: Prediction, I_t: Tensor, noise: Tensor | None) -> Tensor:
-    """offset + k_t I_t + k_res I_res + k_noise epsilon + k_0 I_0 + sigma noise: the sum that defines a step.
+def combined(k: Mapping[str, Any], read: Prediction, I_t: Tensor, I_in: Tensor | None, noise: Tensor | None) -> Tensor:
+    """The sum that defines a step: offset + k_t I_t + k_res I_res + k_noise epsilon + k_0 I_0 + k_in I_in + sigma z.
 
     A term whose coefficient is 0 is left out, not multiplied: at the last step epsilon may be infinite. The values of
     `k` are floats, or tensors of one number.
     """
-    terms = {"k_t": I_t, "k_res": read.pred_res, "k_noise": read.pred_noise, "k_0": read.pred_x_start, "sigma": noise}
+    of_prediction = {"k_res": read.pred_res, "k_noise": read.pred_noise, "k_0": read.pred_x_start}
+    terms = {"k_t": I_t, **of_prediction, "k_in": I_in, "sigma": noise}
     result = torch.full_like(I_t, k["offset"])
     for name, x in terms.items():
         if isinstance(k[name], Tensor) and x is not None:
@@ -52,12 +53,13 @@ def _stepped(
     """Return the next image and I_0, in float32 (float64 for float64 images), from the numbers of FIELDS by name."""
     compute = torch.float64 if I_t.dtype == torch.float64 else torch.float32
     x, out0 = I_t.to(compute), out0.to(compute)
+    I_in = None if I_in is None else I_in.to(compute)
     read = read_out(
         Objective(objective),
         x,
         out0,
         None if out1 is None else out1.to(compute),
-        0.0 if I_in is None else I_in.to(compute),
+        0.0 if I_in is None else I_in,
         k["alpha_bar"],
         k["beta_bar"],
         1.0 / k["inv_one_minus_alpha_bar"],
@@ -67,7 +69,7 @@ def _stepped(
     if k["sigma"] != 0 and noise is None:
         assert seed is not None
         noise = draw(I_t.shape, seed, stream, I_t.device)
-    return combined(k, read, x, None if noise is None else noise.to(compute)), read.pred_x_start
+    return combined(k, read, x, I_in, None if noise is None else noise.to(compute)), read.pred_x_start
 
 
 def reverse_step_reference(
@@ -149,6 +151,7 @@ def reverse_step(
     k_res: float,
     k_noise: float,
     k_0: float,
+    k_in: float = 0.0,
     sigma: float = 0.0,
     offset: float = 0.0,
     I_in: Tensor | None = None,
@@ -164,12 +167,13 @@ def reverse_step(
     Reads the residual I_res, the noise epsilon and the clean image I_0 out of the outputs as
     `objective.read_out` does, and returns
 
-        offset + k_t I_t + k_res I_res + k_noise epsilon + k_0 I_0 + sigma noise
+        offset + k_t I_t + k_res I_res + k_noise epsilon + k_0 I_0 + k_in I_in + sigma noise
 
     This form covers every sampler of the paper (RDDM, Liu et al., CVPR 2024): the generalised step, its eq. 13
     (k_t = 1, k_res = -(alpha_bar_t - alpha_bar_s), k_noise = -(beta_bar_t - sqrt(beta_bar_s^2 - sigma^2))),
-    the last step (k_0 = 1), and the mean of the posterior (k_t, k_res, k_0). A term whose coefficient is
-    exactly 0 is left out, not multiplied: an infinite epsilon (beta_bar = 0) does not spoil a last step.
+    the last step (k_0 = 1), and the mean of the posterior (k_t, k_res, k_0). DiffUIR's step (Zheng et al., CVPR 2024)
+    also adds a share of the degraded image (k_in). A term whose coefficient is exactly 0 is left out, not multiplied:
+    an infinite epsilon (beta_bar = 0) does not spoil a last step.
 
     Args:
         I_t: the current image, of any shape, in float32, bfloat16 or float16 (float64: on the CPU only).
@@ -178,9 +182,9 @@ def reverse_step(
         objective: what the outputs mean, an `Objective` or its name.
         alpha_bar, beta_bar: the schedule's cumulative coefficients at t, which I_t was made with.
         one_minus_alpha_bar: 1 - alpha_bar, if the schedule knows it more exactly than the subtraction.
-        k_t, k_res, k_noise, k_0, sigma, offset: the coefficients of the sum above. k_0 = offset = 1/2 is the clean
-            image in [0, 1].
-        I_in: the degraded image, of I_t's shape and dtype. None means 0, as in generation.
+        k_t, k_res, k_noise, k_0, k_in, sigma, offset: the coefficients of the sum above. k_0 = offset = 1/2 is the
+            clean image in [0, 1].
+        I_in: the degraded image, of I_t's shape and dtype. None means 0, as in generation; it needs `k_in` 0.
         noise: standard normal noise of I_t's shape and dtype. If `sigma` is not 0, pass either this or `seed`.
         seed, stream: 64-bit integers from which the kernel draws the noise (`ops.noise`), in float32 for every
             dtype. All backends draw the same noise to 1e-6.
@@ -203,6 +207,8 @@ def reverse_step(
         raise ValueError(
             f"sigma is {sigma}, but there is no noise: pass a seed, or a standard normal draw of I_t's shape"
         )
+    if k_in != 0 and I_in is None:
+        raise ValueError(f"k_in is {k_in}, but there is no degraded image: pass I_in")
     if not (clip_res >= 0 and clip_0 >= 0):
         raise ValueError(
             f"clip_res={clip_res} and clip_0={clip_0} must be half-widths, 0 or more; math.inf clamps nothing"
@@ -216,13 +222,14 @@ def reverse_step(
         I_t,
         out0,
         out1,
-        I_in if objective.needs_input else None,
+        I_in if objective.needs_input or k_in != 0 else None,
         noise if sigma != 0 else None,
         None if seed is None or sigma == 0 else signed64(seed),
         signed64(stream),
         int(objective),
         step_numbers(
-            *(alpha_bar, beta_bar, one_minus_alpha_bar, k_t, k_res, k_noise, k_0, sigma, offset, clip_res, clip_0)
+            *(alpha_bar, beta_bar, one_minus_alpha_bar),
+            *(k_t, k_res, k_noise, k_0, k_in, sigma, offset, clip_res, clip_0),
         ),
     )
 
@@ -278,13 +285,15 @@ def reverse_step_(
     stochastic = any(table.stochastic) if isinstance(step, Tensor) else table.stochastic[step]
     if stochastic and noise is None and seed is None:
         raise ValueError("this step is stochastic: pass a seed, or a standard normal draw of I_t's shape")
+    if table.adds_input and I_in is None:
+        raise ValueError("a step of this table adds the degraded image: pass I_in")
     run = REVERSE_STEP_IN_PLACE(impl, I_t.device)
     check_no_gradient("reverse_step_", I_t, out0, out1, I_in, noise, advice="call it under torch.no_grad()")
     run(
         I_t,
         out0,
         out1,
-        I_in if objective.needs_input else None,
+        I_in if objective.needs_input or table.adds_input else None,
         noise if stochastic else None,
         None if seed is None else 0 if isinstance(seed, Tensor) else signed64(seed),
         seed if isinstance(seed, Tensor) else None,

@@ -23,6 +23,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from .families import increments
 from .schedule import LAST_ONE_MINUS_ALPHA_BAR, Schedule
 from .steps import Step, check_eta, step_indices
 
@@ -53,6 +54,21 @@ def converted(betas: Tensor) -> Schedule:
         raise ValueError("DDPM's variances (betas) must be a table of numbers above 0 and below 1")
     a = torch.cumprod(1 - betas, 0).double().cpu()
     return Schedule.from_tables(1 - a.sqrt(), (1 - a).sqrt(), sum_scale=1.0)
+
+
+def readjusted_alpha(schedule: Schedule, shape: str, ratio: float = 1.0) -> Schedule:
+    """Make the schedule that follows another alpha_bar and keeps beta_bar, for `ddim_steps(readjusted=)`.
+
+    Args:
+        schedule: the trained one.
+        shape, ratio: alpha_bar is the cumulative sum of these increments (`families.increments`), in float64 as
+            published. The paper's P(1 - x, a) is "decreased" with ratio a, P(x, a) is "increased".
+
+    Raises:
+        ValueError: an unknown shape.
+    """
+    alpha_bar = increments(schedule.timesteps, shape, ratio=ratio).cumsum(0).clip(0, 1)
+    return Schedule.from_tables(alpha_bar, schedule.beta_bar, schedule.sum_scale)
 
 
 def ddim_steps(

@@ -139,6 +139,14 @@ def _straight(recipe: dict[str, Any], dtype: torch.dtype) -> tuple[Tensor, Tenso
     return from_curves(line, recipe["sum_scale"] ** 0.5 * line)
 
 
+def delta_increments(timesteps: int, delta_end: float, dtype: torch.dtype = torch.float64) -> Tensor:
+    """Return the shares of the degraded image that DiffUIR's forward process takes away, shape (timesteps,).
+
+    They grow from 1e-6 to `delta_end`, as in the code of DiffUIR (Zheng et al., CVPR 2024).
+    """
+    return torch.linspace(1e-6, delta_end, timesteps, dtype=dtype)
+
+
 FAMILIES: dict[str, Callable[[dict[str, Any], torch.dtype], tuple[Tensor, Tensor, Tensor, Tensor]]] = {
     "triangular": _summed,
     "power": _summed,

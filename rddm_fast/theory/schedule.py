@@ -1,6 +1,7 @@
 """The coefficient schedules of RDDM: alpha_bar and beta_bar in float64 on the host.
 
     I_t = I_0 + alpha_bar_t * I_res + beta_bar_t * epsilon          (RDDM, eq. 7)
+    I_t = I_0 + alpha_bar_t * I_res + beta_bar_t * epsilon - delta_bar_t * I_in          (DiffUIR)
 
 alpha_bar_t is the cumulative sum of the residual increments alpha_t. beta_bar_t is the root of the cumulative
 sum of the noise-variance increments beta_t^2. Index t = 0 .. T-1 is the paper's step t + 1. Index -1 is the clean
@@ -19,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .families import FAMILIES, from_curves
+from .families import FAMILIES, delta_increments, from_curves
 
 BUFFER_NAMES = (
     "alphas",
@@ -37,6 +38,9 @@ BUFFER_NAMES = (
 )
 """The buffers of the published class, in the order in which it registers them."""
 
+DELTA_NAMES = ("delta", "delta_cumsum")
+"""The buffers that DiffUIR's class has besides."""
+
 LAST_ONE_MINUS_ALPHA_BAR = 1e-6
 """The published value of 1 - alpha_bar at the last index. SM-N divides by it."""
 
@@ -46,6 +50,7 @@ class Schedule:
     """alpha_bar and beta_bar, float64 arrays of shape (T,), and the recipe they come from.
 
     `sum_scale` is the variance of the noise that sampling starts from; in the summed families it is beta_bar_T^2.
+    `delta_bar` is DiffUIR's third table, (T,), or None.
 
     Raises:
         ValueError: tables of different lengths, or a table that decreases.
@@ -55,6 +60,7 @@ class Schedule:
     beta_bar: np.ndarray
     sum_scale: float
     recipe: dict[str, Any] = field(default_factory=dict)
+    delta_bar: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if self.alpha_bar.shape != self.beta_bar.shape or self.alpha_bar.ndim != 1 or not len(self.alpha_bar):
@@ -63,6 +69,8 @@ class Schedule:
             )
         if (np.diff(self.alpha_bar) < -1e-6).any() or (np.diff(self.beta_bar) < -1e-6).any():
             raise ValueError("alpha_bar and beta_bar must not decrease with t: they are cumulative sums")
+        if self.delta_bar is not None and self.delta_bar.shape != self.alpha_bar.shape:
+            raise ValueError(f"delta_bar has shape {self.delta_bar.shape} and alpha_bar {self.alpha_bar.shape}")
 
     # -- the families -------------------------------------------------------------------------------------
 
@@ -73,7 +81,10 @@ class Schedule:
         if family not in FAMILIES:
             raise ValueError(f"unknown schedule family {family!r}: choose one of {', '.join(FAMILIES)}")
         _, _, alpha_bar, beta2_bar = FAMILIES[family](recipe, torch.float64)
-        return cls(alpha_bar.numpy(), beta2_bar.sqrt().numpy(), float(recipe["sum_scale"]), dict(recipe))
+        delta_bar = None
+        if "delta_end" in recipe:
+            delta_bar = delta_increments(recipe["timesteps"], recipe["delta_end"]).cumsum(0).clip(0, 1).numpy()
+        return cls(alpha_bar.numpy(), beta2_bar.sqrt().numpy(), float(recipe["sum_scale"]), dict(recipe), delta_bar)
 
     @classmethod
     def triangular(
@@ -144,6 +155,12 @@ class Schedule:
         return cls.from_recipe(recipe)
 
     @classmethod
+    def diffuir(cls, timesteps: int = 1000, delta_end: float = 1.5e-3, sum_scale: float = 0.01) -> Schedule:
+        """Make DiffUIR's schedule (Zheng et al., CVPR 2024): DDPM's linear one, and delta up to `delta_end`."""
+        recipe = {"family": "ddim", "timesteps": timesteps, "beta_schedule": "linear", "boundary": "train"}
+        return cls.from_recipe({**recipe, "delta_end": delta_end, "sum_scale": sum_scale})
+
+    @classmethod
     def resshift(
         cls, timesteps: int = 15, kappa: float = 2.0, power: float = 0.3, min_noise_level: float = 0.04
     ) -> Schedule:
@@ -182,12 +199,14 @@ class Schedule:
         return cls.from_recipe({"family": "straight", "timesteps": timesteps, "sum_scale": sum_scale})
 
     @classmethod
-    def from_tables(cls, alpha_bar: Any, beta_bar: Any, sum_scale: float | None = None) -> Schedule:
-        """Make a schedule from its two tables, for instance from a published checkpoint's buffers."""
+    def from_tables(
+        cls, alpha_bar: Any, beta_bar: Any, sum_scale: float | None = None, delta_bar: Any = None
+    ) -> Schedule:
+        """Make a schedule from its tables, for instance from a published checkpoint's buffers."""
         a, b = (np.asarray(x, dtype=np.float64).copy() for x in (alpha_bar, beta_bar))
-        return cls(
-            a, b, float(b[-1] ** 2 if sum_scale is None else sum_scale), {"family": "tables", "timesteps": len(a)}
-        )
+        d = None if delta_bar is None else np.asarray(delta_bar, dtype=np.float64).copy()
+        scale = float(b[-1] ** 2 if sum_scale is None else sum_scale)
+        return cls(a, b, scale, {"family": "tables", "timesteps": len(a)}, d)
 
     # -- what is read from it -----------------------------------------------------------------------------
 
@@ -203,6 +222,15 @@ class Schedule:
         """Return beta_bar_t; 0 at t = -1, the clean image."""
         return 0.0 if t < 0 else float(self.beta_bar[t])
 
+    def delta_bar_at(self, t: int) -> float:
+        """Return delta_bar_t; 0 at t = -1, and where the schedule has none."""
+        return 0.0 if t < 0 or self.delta_bar is None else float(self.delta_bar[t])
+
+    @property
+    def start_scale(self) -> float:
+        """The factor on the degraded image that sampling starts from: 1 - delta_bar_T."""
+        return 1.0 - self.delta_bar_at(self.timesteps - 1)
+
     def one_minus_alpha_bar_at(self, t: int) -> float:
         """Return 1 - alpha_bar_t, by which SM-N divides.
 
@@ -214,7 +242,7 @@ class Schedule:
         return max(1.0 - self.alpha_bar_at(t), LAST_ONE_MINUS_ALPHA_BAR)
 
     def buffers(self) -> dict[str, Tensor]:
-        """Make the twelve buffers of the published class, float32, shape (T,), in its order.
+        """Make the twelve buffers of the published class, float32, shape (T,), in its order, and DiffUIR's two.
 
         They are computed in the published code's precision: float64 for the triangular form, float32 for the others.
         Some are differences of nearly equal numbers, of which float32 keeps few digits; checkpoints hold those.
@@ -249,4 +277,9 @@ class Schedule:
             variance,
             variance.clamp(min=1e-20).log(),
         )
-        return {name: value.float() for name, value in zip(BUFFER_NAMES, values, strict=True)}
+        buffers = {name: value.float() for name, value in zip(BUFFER_NAMES, values, strict=True)}
+        if self.delta_bar is not None:
+            delta_bar = torch.from_numpy(self.delta_bar)
+            delta = delta_bar.diff(prepend=delta_bar.new_zeros(1))
+            buffers.update(zip(DELTA_NAMES, (delta.float(), delta_bar.float()), strict=True))
+        return buffers

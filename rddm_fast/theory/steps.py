@@ -2,7 +2,7 @@
 
 Every step is a linear form, so one fused kernel, `ops.reverse_step`, serves every sampler:
 
-    I_s = k_t I_t + k_res I_res + k_noise epsilon + k_0 I_0 + sigma z
+    I_s = k_t I_t + k_res I_res + k_noise epsilon + k_0 I_0 + k_in I_in + sigma z
 
 `few_steps` makes the generalised (DDIM-like) steps, `ancestral_steps` the full-length posterior sampler, `path` the
 steps of partially path-independent generation. `diffusion.reverse` walks them.
@@ -26,7 +26,7 @@ class Step:
 
     Attributes:
         alpha_bar, beta_bar, one_minus_alpha_bar: the schedule at `t`; the network's outputs are read out with them.
-        k_t, k_res, k_noise, k_0, sigma: the coefficients of the linear form above.
+        k_t, k_res, k_noise, k_0, k_in, sigma: the coefficients of the linear form above.
         draws: whether the published loop draws noise at this step. It draws even where sigma is 0, and the order of
             the draws depends on it.
     """
@@ -42,6 +42,7 @@ class Step:
     k_0: float
     sigma: float
     draws: bool
+    k_in: float = 0.0
 
     @property
     def numbers(self) -> dict[str, Any]:
@@ -51,10 +52,10 @@ class Step:
     @property
     def to_clean(self) -> Step:
         """Return the step from `t` straight to the clean image."""
-        return replace(self, s=-1, k_t=0.0, k_res=0.0, k_noise=0.0, k_0=1.0, sigma=0.0, draws=False)
+        return replace(self, s=-1, k_t=0.0, k_res=0.0, k_noise=0.0, k_0=1.0, k_in=0.0, sigma=0.0, draws=False)
 
 
-_NUMBERS = ("alpha_bar", "beta_bar", "one_minus_alpha_bar", "k_t", "k_res", "k_noise", "k_0", "sigma")
+_NUMBERS = ("alpha_bar", "beta_bar", "one_minus_alpha_bar", "k_t", "k_res", "k_noise", "k_0", "k_in", "sigma")
 
 
 def step_indices(timesteps: int, sampling_timesteps: int, *, exact: bool = False) -> list[int]:
@@ -149,6 +150,26 @@ def ancestral_steps(schedule: Schedule) -> list[Step]:
         )
 
     return [posterior(t) for t in reversed(range(schedule.timesteps))]
+
+
+def diffuir_steps(schedule: Schedule, count: int, eta: float = 0.0) -> list[Step]:
+    """Make the steps of DiffUIR (Zheng et al., CVPR 2024) for a schedule with delta_bar.
+
+        I_s = I_t - Delta alpha_bar I_res + Delta delta_bar I_in + sigma z
+
+    with the sigma of `few_steps`. As in its code, no step removes noise; the last one takes the clean image.
+
+    Raises:
+        ValueError: a count or an eta out of range, or a schedule without delta_bar.
+    """
+    if schedule.delta_bar is None:
+        raise ValueError("DiffUIR's steps need a schedule with delta_bar: Schedule.diffuir")
+
+    def diffuir(step: Step) -> Step:
+        put_back = schedule.delta_bar_at(step.t) - schedule.delta_bar_at(step.s)
+        return step if step.s < 0 else replace(step, k_noise=0.0, k_in=put_back)
+
+    return [diffuir(step) for step in few_steps(schedule, count, eta)]
 
 
 ORDERS = ("together", "residual_first", "noise_first")

@@ -129,7 +129,7 @@ class AutoObjective(nn.Module):
         """`aosa_loss` at indices `t` (B,) of images in [-1, 1]. `options` go to `ResidualDiffusion.outputs`."""
         diffusion = self.diffusion
         I_res = -I_0 if I_in is None else I_in - I_0
-        I_t = diffusion.q_sample(I_0, I_res, t, noise)
+        I_t = diffusion.noised(I_0, I_res, t, noise)
         (f,) = diffusion.outputs(I_t, t, I_in, mask, only=(0,), **options)
         per_sample = (-1, 1, 1, 1)
         alpha_bar, beta_bar = diffusion.alphas_cumsum[t].view(per_sample), diffusion.betas_cumsum[t].view(per_sample)

@@ -100,6 +100,8 @@ class JointLosses(Losses):
         diffusion, drawn = self.diffusion, draws.in_kernels(I_0)
         # Noise the images.
         I_t = forward_diffuse(I_0, I_in, t, diffusion.alphas_cumsum, diffusion.betas_cumsum, **drawn)
+        if diffusion.schedule.delta_bar is not None and I_in is not None:
+            I_t -= diffusion.get_buffer("delta_cumsum")[t].view(-1, 1, 1, 1) * I_in
         # Show the network its own estimate, half of the time.
         estimate = None
         if diffusion.self_condition and random.random() < 0.5:

@@ -113,6 +113,7 @@ def trainer_of(folder: Any, **options: Any) -> Trainer:
     kinds = {"condition": True, "input_condition": False, **options.pop("network", {})}
     networks = options.get("num_unet", 2)
     losses = {"objective": "pred_res_noise" if networks == 2 else "pred_res", "loss_type": "l2"}
+    losses["experiment"] = "generation"
     diffusion = published_model({"num_unet": networks}, test_res_or_noise="res_noise", sum_scale=1, **losses, **kinds)
     settings = {"train_batch_size": 2, "num_samples": 1, "train_num_steps": 2, "save_and_sample_every": 1, **options}
     return Trainer(diffusion, folder, condition=kinds["condition"], **settings)
@@ -138,7 +139,7 @@ def test_a_published_script_runs(raindrops: Path, monkeypatch: pytest.MonkeyPatc
     assert (content["ema"]["initted"].shape, content["ema"]["step"].shape) == ((1,), (1,))
 
     # `load_published` reads the model that was tested: the same noise gives the same image.
-    loaded = load_published("results/sample/model-2.pt", objective="pred_res_noise", path_independent=False)
+    loaded = load_published("results/sample/model-2.pt", experiment="restoration")
     x = images(1, 3, 16, 16)
     draws = [torch.randn(1, 3, 16, 16)]
     theirs = trainer.ema_model.sample([x], draws=iter(draws))[-1]
@@ -183,7 +184,12 @@ def test_masks_are_the_third_of_six(raindrops: Path) -> None:
     trainer.test()
     for i in range(2):  # whole images, each of its own size
         assert read_image(f"results/sample/{i}_rain.png").pixels.shape == (3, 40 + 8 * i, 60)
+    trainer.set_results_folder("results/by_folder")
+    trainer.sub_dir = True
+    trainer.test()
+    assert sorted(p.name for p in Path("results/by_folder").iterdir()) == ["input_0_rain.png", "input_1_rain.png"]
     trainer.set_results_folder("results/all")
+    trainer.sub_dir = False
     trainer.test(sample=True)
     assert read_image("results/all/0_rain.png").pixels.shape == (3, 4 * 42 - 2, 60)
 
@@ -221,7 +227,7 @@ def test_atdp_then_a_trainer_of_what_was_decided(raindrops: Path) -> None:
 
     def get_trainer(predict_res_or_noise: int | None, train_lr: float) -> Trainer:
         automatic: dict[str, Any] = {"objective": "auto_res_noise", "test_res_or_noise": "res_noise"}
-        ddim = {"sum_scale": 1, "convert_to_ddim": True, "alpha_res_to_0_or_1": predict_res_or_noise}
+        ddim = {"sum_scale": 1, "experiment": "aosa", "alpha_res_to_0_or_1": predict_res_or_noise}
         diffusion = published_model({"num_unet": 1, **automatic}, **automatic, **ddim)
         settings: dict[str, Any] = {"train_num_steps": 6, "save_and_sample_every": 3, "num_samples": 1, "num_unet": 1}
         settings |= {"train_batch_size": 1, "train_lr": train_lr, "condition": True, "generation": True}
@@ -243,6 +249,26 @@ def test_atdp_then_a_trainer_of_what_was_decided(raindrops: Path) -> None:
     assert read_image("results/sample/1_rain.png").pixels.shape == (3, 16, 16)
     with pytest.raises(ValueError, match="build the model with objective='auto_res_noise'"):
         second.train(ATDP=True)
+
+
+def test_an_undecided_training_is_saved_as_it_is_or_refused(raindrops: Path) -> None:
+    automatic = {"objective": "auto_res_noise", "test_res_or_noise": "res_noise"}
+    sources = lists("train_gt", "train_input", "test_input")
+
+    def undecided(**options: Any) -> Trainer:
+        diffusion = published_model({"num_unet": 1, **automatic}, sum_scale=1, experiment="aosa", **automatic)
+        settings = {"train_num_steps": 10, "save_and_sample_every": 1, "num_samples": 1, "train_lr": 1e-6, **options}
+        return Trainer(diffusion, sources, train_batch_size=1, num_unet=1, condition=True, **settings)
+
+    trainer = undecided()
+    with pytest.warns(
+        UserWarning, match=r"within 0\.01 of 1/2, so nothing is decided: .*; the script goes on undecided"
+    ):
+        assert trainer.train() is None
+    saved = torch.load("results/sample/model-10.pt", weights_only=True)
+    assert saved["step"] == 10 and 0 < abs(float(saved["model"]["alpha_res"]) - 0.5) < 0.01
+    with pytest.raises(ValueError, match=r"within 0\.01 of 1/2, so nothing is decided"):
+        undecided(strict=True).train(ATDP=True)
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ import rddm_fast
 from rddm_fast import FastSampler, ResidualDiffusion
 from rddm_fast.fast.export import ExportedLoop, ExportError, export, load
 from rddm_fast.models.folder import save_model
+from rddm_fast.theory.schedule import Schedule
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SHAPE = (1, 3, 18, 15)
@@ -185,8 +186,10 @@ def plain_loop(unfinished: Callable[..., Tensor], step: Callable[..., Any], stat
         {"objective": "pred_x0", "img_to_img_translation": True},
         {"objective": "pred_res_noise", "path_independent": True, "test_res_or_noise": "res"},
         {"objective": "pred_noise", "condition": False, "eta": 1.0},
+        {"objective": "pred_res_noise", "condition": False, "official_two_pass": True},
+        {"objective": "pred_res", "schedule": Schedule.diffuir(), "padding_factor": 8, "eta": 0.3},
     ],
-    ids=lambda options: "-".join(map(str, options.values())),
+    ids=lambda options: "-".join(name for name in map(str, options.values()) if "(" not in name),
 )
 def test_the_loop_is_the_sampler(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "while_loop", plain_loop)

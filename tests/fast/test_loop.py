@@ -19,6 +19,21 @@ def test_stochastic_steps_draw_the_same_noise() -> None:
     assert (noisy - still).abs().max() > 1e-2
 
 
+def test_diffuir_s_loop_is_fast_too() -> None:
+    """Its steps add the degraded image, and an image of 12x12 is padded to 16, not to 12."""
+    diffusion = small_model("pred_res", schedule=Schedule.diffuir(), padding_factor=8, path_independent=True)
+    still, noisy = (
+        assert_fast_is_eager(diffusion, images(1, 3, 12, 12), every_step=True, eta=eta) for eta in (0.0, 0.4)
+    )
+    assert (noisy - still).abs().max() > 1e-3
+
+
+def test_two_passes_are_fast_too() -> None:
+    diffusion = small_model(condition=False, schedule=Schedule.from_ddim(1000), official_two_pass=True)
+    assert_fast_is_eager(diffusion, every_step=True, batch_size=1, eta=0.5)
+    assert len(diffusion.steps(3)) == 6 and len(FastSampler(diffusion, steps=3).steps) == 6
+
+
 def test_what_it_returns_is_the_caller_s() -> None:
     sampler, x = FastSampler(small_model()), images(1, 3, 16, 16)
     first = sampler.sample(x, generator=seeded(0), every_step=True)

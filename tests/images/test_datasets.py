@@ -96,6 +96,15 @@ def test_sizes_of_a_pair_are_compared(tmp_path):
         PairedImages(find_pairs(tmp_path / "in", tmp_path / "out"))[0]
 
 
+def test_unpaired_images_may_differ_in_size(tmp_path):
+    image(tmp_path / "in" / "a.png", (12, 10))
+    image(tmp_path / "out" / "a.png", (9, 11))
+    item = PairedImages(find_pairs(tmp_path / "in", tmp_path / "out"), one_size=False, flip=1.0)[0]
+    assert item["input"].shape == (3, 10, 12) and item["target"].shape == (3, 11, 9)
+    straight = np.asarray(Image.open(tmp_path / "out" / "a.png")).transpose(2, 0, 1) / np.float32(255)
+    assert np.array_equal(item["target"].numpy(), straight[:, :, ::-1])  # both are mirrored
+
+
 def test_an_unreadable_image_is_named_with_its_line(tmp_path):
     image(tmp_path / "a.png")
     (tmp_path / "b.png").write_text("no picture")

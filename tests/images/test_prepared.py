@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
-from rddm_fast.images.prepared import Prepared, equalized, resized
+from rddm_fast.images.prepared import Prepared, equalized, face, resized, without_centre
 
 
 class Items(Dataset[dict[str, Any]]):
@@ -45,6 +45,42 @@ def test_the_input_alone_is_equalised_and_before_it_is_resized() -> None:
 def test_images_alone_become_targets() -> None:
     made = Prepared(Items(), input_is_target=True)[0]
     assert "input" not in made and torch.equal(made["target"], Items()[0]["input"])
+
+
+def test_a_face_is_128_pixels_about_the_point_89_121_of_an_aligned_image() -> None:
+    aligned = torch.arange(218 * 178.0).reshape(1, 218, 178)
+    found = face(aligned)
+    assert found.shape == (1, 128, 128)
+    assert float(found[0, 64, 64]) == 121 * 178 + 89
+    assert torch.equal(found, aligned[:, 57:185, 25:153])
+    other = torch.zeros(3, 178, 218)
+    assert face(other) is other
+
+
+@pytest.mark.parametrize(("height", "width"), [(8, 12), (9, 7)])
+def test_the_middle_half_of_each_side_becomes_grey(height: int, width: int) -> None:
+    image = torch.ones(3, height, width)
+    holed = without_centre(image)
+    assert int((holed == 0.5).sum()) == 3 * (height // 2) * (width // 2)
+    rows, columns = ((holed[0] == 0.5).any(axis).nonzero().flatten() for axis in (1, 0))
+    assert rows.tolist() == list(range(height // 4, height // 4 + height // 2))
+    assert columns.tolist() == list(range(width // 4, width // 4 + width // 2))
+    assert image.min() == 1  # The given image stays as it was.
+
+
+def test_the_hole_is_cut_after_resizing_and_the_target_is_whole() -> None:
+    made = Prepared(Items(), size=8, input_is_target=True, centre_hole=True)[1]
+    assert torch.equal(made["target"], resized(Items()[1]["input"], 8))
+    assert torch.equal(made["input"], without_centre(made["target"])) and made["input"].shape == (3, 8, 8)
+
+
+def test_faces_are_cropped_before_they_are_resized() -> None:
+    class Faces(Items):
+        def __getitem__(self, index: int) -> dict[str, Any]:
+            return {"input": torch.rand(3, 218, 178, generator=torch.Generator().manual_seed(index)), "name": "a"}
+
+    made = Prepared(Faces(), size=8, crop_faces=True)[0]
+    assert made["name"] == "a" and torch.equal(made["input"], resized(face(Faces()[0]["input"]), 8))
 
 
 def test_resizing_is_bicubic_clamped_and_free_at_the_same_size() -> None:

@@ -55,8 +55,8 @@ def interpreted(workers):
 
 
 RESULTS = {
-    "reverse_step": 7 * 5 * 3,  # objectives, pairs of dtypes, steps (each in another layout)
-    "reverse_step_": 5 * 2 * 2 * 2 * 3 * 3,  # pairs, layouts, noises, sizes, steps, results
+    "reverse_step": 7 * 5 * 4,  # objectives, pairs of dtypes, steps (each in another layout)
+    "reverse_step_": 5 * 2 * 2 * 2 * 4 * 3,  # pairs, layouts, noises, sizes, steps, results
     "forward_diffuse": 3 * 3 * 2 * 2,  # dtypes, layouts, shapes, kinds of noise
     "joint_loss": 5 * 2 * 2 * (4 * 4 + 3 * 3),  # pairs, losses, noises, results per objective
     "group_norm_silu": 3 * 3 * 4 * 2,  # dtypes, layouts, shapes, with and without residual
@@ -72,6 +72,10 @@ def test_interpreted_kernel_is_as_exact_as_plain_torch(interpreted, op):
 
 def test_interpreted_kernels_treat_nan_and_infinity_as_the_references(interpreted):
     assert interpreted["non_finite"] and interpreted["network_ops_non_finite"]
+
+
+def test_interpreted_steps_are_those_that_diffuir_recorded(interpreted):
+    assert interpreted["diffuir"] <= 1e-5
 
 
 def test_interpreted_linear_attention_serves_the_folded_module(interpreted):

@@ -104,7 +104,9 @@ def compile_all(directory: Path) -> list[dict[str, object]]:
             read |= {"next_input": place, "clean": place}
             # Of a row of the table what the objective needs, the index, and the seed where noise is drawn.
             read_out_needs = {Objective.pred_res_noise: 2, Objective.pred_x0_add_noise: 0, Objective.pred_noise: 3}
-            scalars = {"": 0, "-in_place": 8 + read_out_needs[objective] + 1 + draws}
+            # Where there is a degraded image, its factor k_in too.
+            of_input = objective.needs_input
+            scalars = {"": 0, "-in_place": 8 + read_out_needs[objective] + of_input + 1 + draws}
             for form, fixed, known in (("", functional, types), ("-in_place", in_place, read)):
                 name = f"sm{capability}-{image}-{output}-{objective.name}{'-drawn' * draws}{form}"
                 compile_one(directory / name, reverse_step_kernel, capability, image, output, fixed, known, config)

@@ -10,7 +10,7 @@ import json
 
 import torch
 from cases import GRIDS
-from cases.reverse_step import noise_alone, with_nan_and_infinity
+from cases.reverse_step import noise_alone, recorded_diffuir, with_nan_and_infinity
 from oracle import LAYOUTS, check
 
 from rddm_fast.diffusion.unet import LinearAttention
@@ -72,6 +72,11 @@ def drawn() -> float:
     return max(differences)
 
 
+def diffuir() -> float:
+    """The greatest difference of a step from what DiffUIR's own code recorded."""
+    return recorded_diffuir("triton")
+
+
 def non_finite() -> bool:
     """Whether NaN and infinity come out of reverse_step where they come out of the reference."""
     calls = itertools.chain.from_iterable(with_nan_and_infinity(objective) for objective in Objective)
@@ -82,6 +87,6 @@ def non_finite() -> bool:
 if __name__ == "__main__":
     attention_kernels.PIECES = 4  # so that a small image has pieces of several tiles, and the last one is not full
     found: dict[str, object] = {op: grid(op) for op in GRIDS}
-    for check_ in (non_finite, drawn, network_ops_non_finite, folded):
+    for check_ in (non_finite, drawn, diffuir, network_ops_non_finite, folded):
         found[check_.__name__] = check_()
     print(json.dumps(found))

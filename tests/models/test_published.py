@@ -1,4 +1,4 @@
-"""Published models: objects of the published class, here with its attributes alone, and training checkpoints."""
+"""Published training checkpoints: what they hold, what they do not store, and which experiment they are of."""
 
 import re
 from pathlib import Path
@@ -7,92 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from golden import Golden, golden_cases
 from small_models import assert_same_bits, assert_same_images, images, seeded, small_model
-from torch import Tensor, nn
 
-from rddm_fast.compat import UnetRes
 from rddm_fast.diffusion import ResidualDiffusion
-from rddm_fast.fast import FastSampler
+from rddm_fast.models.errors import ModelError
 from rddm_fast.models.folder import load_model, save_model
-from rddm_fast.models.published import MissingArgument, ModelError, from_published, load_published, recognised
+from rddm_fast.models.published import load_published, recognised
 from rddm_fast.theory.schedule import Schedule
-
-SETTINGS = {"condition": True, "input_condition": False, "input_condition_mask": False, "self_condition": False}
-
-
-class PublishedLike(nn.Module):
-    """All that a sampler reads of a published diffusion object: attributes, buffers and the call of its networks."""
-
-    def __init__(self, network: nn.Module, schedule: Schedule, times: str = "t", **settings: Any) -> None:
-        super().__init__()
-        self.model, self.times, self.channels, self.loss_type = network, times, 3, "l1"
-        for name, value in {**SETTINGS, **settings}.items():
-            setattr(self, name, value)
-        self.num_timesteps, self.sum_scale = schedule.timesteps, schedule.sum_scale
-        for name, values in schedule.buffers().items():
-            self.register_buffer(name, values)
-
-    def model_predictions(self, x_input: Any, x: Tensor, t: Tensor, x_input_condition: Any = 0) -> None:
-        given = [image for image in (x, x_input, x_input_condition) if isinstance(image, Tensor)]
-        if self.times == "coefficients":
-            seen: Any = [self.alphas_cumsum[t] * self.num_timesteps, self.betas_cumsum[t] * self.num_timesteps]
-        else:
-            seen = [t, t] if self.times == "two" else t * (3 if self.times == "foreign" else 1)
-        self.model(torch.cat(given, dim=1), seen)
-
-
-@pytest.mark.parametrize("golden", golden_cases("sample"))
-def test_the_published_images_come_out(golden: Golden) -> None:
-    model = golden.model()
-    names = ("condition", "sampling_timesteps", "image_size", "ddim_sampling_eta")
-    settings = {"objective": golden.case["objective"], **{name: getattr(model, name) for name in names}}
-    recorded = golden.numbered("image")
-    found = FastSampler(PublishedLike(model.model, model.schedule, test_res_or_noise="None", **settings)).sample(
-        golden.tensors.get("x_input"), batch_size=2, draws=golden.numbered("noise"), every_step=True
-    )
-    torch.testing.assert_close(found, recorded, rtol=0, atol=1e-4)
-
-
-def theirs(times: str = "t", **settings: Any) -> PublishedLike:
-    torch.manual_seed(0)
-    network = UnetRes(8, dim_mults=[1, 2], num_unet=2, condition=True)
-    settings = {"objective": "pred_res_noise", "test_res_or_noise": "res_noise", "sampling_timesteps": 2, **settings}
-    return PublishedLike(network, Schedule.power(1000, 1.0), times, **settings)
-
-
-@pytest.mark.parametrize(("times", "independent"), [("t", False), ("two", False), ("coefficients", True)])
-def test_the_times_are_found_out(times: str, independent: bool) -> None:
-    ours = from_published(theirs(times))
-    assert ours.path_independent is independent and ours.sampling_timesteps == 2 and ours.schedule.sum_scale == 1
-    assert ours.schedule.recipe["family"] == "power" and ours.read_outputs == (0, 1)
-
-
-def test_other_times_are_refused() -> None:
-    sentence = "gives its networks the time .* at t = 500, which is neither t nor alpha_bar_t"
-    with pytest.raises(ModelError, match=sentence):
-        FastSampler(theirs("foreign"))
-
-
-def test_the_published_object_stays_as_it_was() -> None:
-    diffusion = theirs()
-    before = {name: value.clone() for name, value in diffusion.state_dict().items()}
-    FastSampler(diffusion)(images(1, 3, 16, 16))
-    assert not diffusion.model._forward_pre_hooks
-    assert_same_bits(diffusion.state_dict(), before)
-
-
-def test_eta_of_a_restoring_object_is_zero_as_published() -> None:
-    assert from_published(theirs(ddim_sampling_eta=1.0)).eta == 0
-
-
-def test_anything_else_is_refused() -> None:
-    with pytest.raises(ModelError, match="Linear is not an RDDM diffusion object, it has no attribute 'model': pass a"):
-        FastSampler(nn.Linear(2, 2))
-    network = theirs()
-    network.model = nn.Conv2d(6, 3, 1)
-    with pytest.raises(ModelError, match="not an RDDM U-Net"):
-        FastSampler(network)
 
 
 def published(path: Path, diffusion: ResidualDiffusion, generation: str, raw: ResidualDiffusion | None = None) -> Path:
@@ -115,8 +36,8 @@ def published(path: Path, diffusion: ResidualDiffusion, generation: str, raw: Re
     return path
 
 
-KNOWN = {"objective": "pred_res_noise", "path_independent": False}
-"""What a checkpoint of two networks does not store."""
+KNOWN = {"objective": "pred_res_noise", "path_independent": False, "official_two_pass": False}
+"""What a checkpoint of two networks, of no published experiment, does not store."""
 KINDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "two": ({}, {}),
     "shared": ({"networks": "shared"}, {}),
@@ -136,7 +57,7 @@ def test_a_published_checkpoint_gives_its_model_s_images(kind: str, generation: 
     diffusion = small_model(**options, sampling_timesteps=2)
     path = published(tmp_path / "model-80.pt", diffusion, generation, raw=small_model(**options, seed=9))
     objective = options.get("objective", "pred_res_noise")
-    loaded = load_published(path, objective=objective, path_independent=False, image_size=16, **arguments)
+    loaded = load_published(path, **{**KNOWN, "objective": objective}, image_size=16, **arguments)
     assert_same_bits(loaded.model.state_dict(), diffusion.model.state_dict())
     for name in ("alphas_cumsum", "betas_cumsum"):
         torch.testing.assert_close(getattr(loaded, name), getattr(diffusion, name), rtol=1e-5, atol=1e-6)
@@ -183,7 +104,7 @@ def test_path_independent_networks_get_their_own_times(tmp_path: Path) -> None:
     diffusion = small_model(condition=False, path_independent=True, schedule=Schedule.from_ddim(1000))
     path = published(tmp_path / "m.pt", diffusion, "newer")
     loaded, other = (
-        load_published(path, objective="pred_res_noise", path_independent=own, condition=False, image_size=16)
+        load_published(path, **{**KNOWN, "path_independent": own}, condition=False, image_size=16)
         for own in (True, False)
     )
     I_t, t = images(1, 3, 16, 16) * 2 - 1, torch.tensor([700])
@@ -205,24 +126,21 @@ def test_wrappers_prefixes_do_not_matter(prefix: str, tmp_path: Path) -> None:
     }
     torch.save(content, tmp_path / "m.pt")
     for weights in ("model", "ema"):
-        loaded = load_published(tmp_path / "m.pt", objective="pred_res", path_independent=False, weights=weights)
+        loaded = load_published(tmp_path / "m.pt", **{**KNOWN, "objective": "pred_res"}, weights=weights)
         assert_same_bits(loaded.model.state_dict(), diffusion.model.state_dict())
 
 
-@pytest.mark.parametrize(("alpha_res", "objective"), [(0.52, "pred_res"), (0.0, "pred_noise"), (0.504, None)])
+@pytest.mark.parametrize(("alpha_res", "objective"), [(0.52, "pred_res"), (0.0, "pred_noise"), (0.5, "pred_noise")])
 def test_the_learnt_weight_of_automatic_selection_says_the_objective(
-    alpha_res: float, objective: str | None, tmp_path: Path
+    alpha_res: float, objective: str, tmp_path: Path
 ) -> None:
-    """It is not a weight of the network. Within the threshold of 1/2 it decides nothing."""
-    diffusion = small_model(objective or "pred_res")
-    content = {"model": {"alpha_res": torch.tensor([alpha_res]), **diffusion.state_dict()}}
+    """It is not a weight of the network. As published, 1/2 itself reads the noise."""
+    diffusion = small_model(objective, schedule=Schedule.from_ddim(1000))
+    content = {"opt0": {}, "model": {"alpha_res": torch.tensor([alpha_res]), **diffusion.state_dict()}}
     torch.save(content, tmp_path / "m.pt")
-    given = {"path_independent": False, "weights": "model"}
-    if objective is None:
-        with pytest.raises(MissingArgument, match="does not store objective"):
-            load_published(tmp_path / "m.pt", **given)
-    loaded = load_published(tmp_path / "m.pt", objective=None if objective else "pred_res", **given)
-    assert_same_images(loaded, diffusion)
+    with pytest.raises(ModelError, match=r"holds 'alpha_res', the weight by which AOSA .*: pass experiment='aosa'"):
+        load_published(tmp_path / "m.pt", weights="model", objective=objective)
+    assert_same_images(load_published(tmp_path / "m.pt", weights="model", experiment="aosa"), diffusion)
 
 
 def test_a_checkpoint_cut_short_is_named_in_one_sentence(tmp_path: Path) -> None:
@@ -245,8 +163,14 @@ def test_the_raw_weights_on_request(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "arguments", "sentence"),
     [
-        ({}, {}, "does not store objective: pass objective="),
-        ({}, {"objective": "pred_res_noise"}, "does not store path_independent: pass path_independent="),
+        (
+            {},
+            {},
+            "does not store which published experiment it is of, and so not its time input and its sampling loop: "
+            "pass experiment= ('path-independent', ",
+        ),
+        ({}, {"objective": "pred_res_noise"}, "pass experiment="),
+        ({}, {"path_independent": False}, "does not store objective: pass objective="),
         ({"condition": False}, KNOWN, "pass condition= "),
         ({"input_condition": True}, KNOWN, "pass input_condition"),
         ({}, {**KNOWN, "condition": False}, "do not add up"),
@@ -274,7 +198,7 @@ class _Attack:
 def test_a_checkpoint_with_code_in_it_is_not_run(tmp_path: Path) -> None:
     torch.save({"ema": _Attack(tmp_path / "pwned")}, tmp_path / "m.pt")
     with pytest.raises(ModelError, match="holds more than tensors and plain values and is not loaded"):
-        load_published(tmp_path / "m.pt", objective="pred_res", path_independent=False)
+        load_published(tmp_path / "m.pt", experiment="restoration")
     assert not (tmp_path / "pwned").exists()
 
 
@@ -293,7 +217,7 @@ def test_other_files_are_named(content: Any, sentence: str, tmp_path: Path) -> N
     path = tmp_path / "m.pt"
     path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
     with pytest.raises(ModelError, match=sentence) as raised:
-        load_published(path, objective="pred_res", path_independent=False)
+        load_published(path, experiment="restoration")
     assert "\n" not in str(raised.value)
 
 
@@ -301,8 +225,7 @@ def test_other_files_are_named(content: Any, sentence: str, tmp_path: Path) -> N
     "schedule", [Schedule.triangular(1000, 0.01), Schedule.power(500, 1.0), Schedule.from_ddim(1000)]
 )
 def test_published_schedules_are_recognised_from_float32_tables(schedule: Schedule) -> None:
-    found = recognised(*(torch.from_numpy(table).float() for table in (schedule.alpha_bar, schedule.beta_bar)))
-    assert found.recipe == schedule.recipe
+    assert recognised(schedule.buffers()).recipe == schedule.recipe
 
 
 @pytest.mark.parametrize(
@@ -314,9 +237,103 @@ def test_published_schedules_are_recognised_from_float32_tables(schedule: Schedu
     ],
 )
 def test_other_schedules_are_kept_as_their_tables(schedule: Schedule) -> None:
-    tables = [torch.from_numpy(table).float() for table in (schedule.alpha_bar, schedule.beta_bar)]
-    found = recognised(*tables)
+    state = schedule.buffers()
+    tables = [state[name] for name in ("alphas_cumsum", "betas_cumsum")]
+    found = recognised(state)
     assert found.recipe == {"family": "tables", "timesteps": schedule.timesteps}
     assert found.sum_scale == pytest.approx(float(schedule.beta_bar[-1]) ** 2, abs=5e-5)
     for ours, theirs in zip((found.alpha_bar, found.beta_bar), tables, strict=True):
         assert np.array_equal(ours, theirs.double().numpy())
+
+
+def test_diffuir_s_schedule_is_recognised_with_its_delta() -> None:
+    found = recognised(Schedule.diffuir(1000, 0.0018).buffers())
+    assert found.recipe["family"] == "ddim" and found.recipe["delta_end"] == pytest.approx(0.0018)
+    assert found.start_scale == pytest.approx(1 - 0.9005, abs=1e-4)
+
+
+DIFFUIR = {"schedule": Schedule.diffuir(1000, 0.0018), "path_independent": True}
+TRAINED: dict[str, dict[str, Any]] = {
+    "path-independent": {"condition": False, "schedule": Schedule.from_ddim(1000), "path_independent": True},
+    "restoration": {},
+    "inpainting": {
+        "img_to_img_translation": True,
+        "schedule": Schedule.power(1000, 1.0),
+        "path_independent": True,
+    },
+    "translation": {
+        "img_to_img_translation": True,
+        "schedule": Schedule.from_ddim(1000),
+        "path_independent": True,
+    },
+    "generation": {"condition": False, "schedule": Schedule.power(1000, 1.0)},
+    "diffuir": {"objective": "pred_res", "padding_factor": 4, **DIFFUIR},
+}
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_the_experiment_s_name_is_all_that_a_file_needs(name: str, tmp_path: Path) -> None:
+    diffusion = small_model(**TRAINED[name], official_two_pass=name == "path-independent")
+    path = published(tmp_path / "model-80.pt", diffusion, "older" if name == "restoration" else "newer")
+    loaded = load_published(path, experiment=name, image_size=16)
+    assert (loaded.path_independent, loaded.official_two_pass, loaded.objective) == (
+        diffusion.path_independent,
+        diffusion.official_two_pass,
+        diffusion.objective,
+    )
+    # A model folder keeps all of it.
+    save_model(tmp_path / "ours", loaded)
+    given = [images(1, 3, 16, 16)] if diffusion.condition else []
+    samplings = [
+        model.sample(*given, batch_size=1, sampling_timesteps=2, generator=seeded(0))
+        for model in (diffusion, loaded, load_model(tmp_path / "ours"))
+    ]
+    for other in samplings[1:]:
+        torch.testing.assert_close(other, samplings[0], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", [name for name in TRAINED if name != "restoration"])
+def test_a_file_of_the_later_generation_is_not_loaded_without_its_experiment(name: str, tmp_path: Path) -> None:
+    path = published(tmp_path / "m.pt", small_model(**TRAINED[name]), "newer")
+    own_settings = {"objective": "pred_res", "path_independent": True, "condition": True}
+    with pytest.raises(ModelError, match=r"pass experiment="):
+        load_published(path, **own_settings)
+
+
+@pytest.mark.parametrize(
+    ("trained", "named", "sentence"),
+    [
+        ("diffuir", "translation", "holds 'delta', the share of the degraded image .*: pass experiment='diffuir'"),
+        ("diffuir", None, "holds 'delta', the share of the degraded image .*: pass experiment='diffuir'"),
+        ("translation", "diffuir", "holds no 'delta', which experiment diffuir has"),
+        ("translation", "aosa", "holds no 'alpha_res', which experiment aosa .folder 3. has"),
+        ("translation", "inpainting", "has the ddim schedule, and experiment inpainting .folder 4. has the power one"),
+        ("generation", 0, "has the power schedule, and experiment path-independent .folder 0. has the ddim one"),
+        ("translation", "restoration", "is of the later generation .num_unet., which experiment restoration"),
+        ("restoration", 6, "is of the earlier generation .share_encoder., which experiment generation"),
+        ("translation", "ddim-conversion", "samples pipelines of diffusers: run rddm-fast ddim FOLDER"),
+        ("translation", "dog to cat", "there is no experiment 'dog to cat': choose one of 'path-independent', "),
+    ],
+)
+def test_another_experiment_than_the_file_s_is_refused(
+    trained: str, named: str | int | None, sentence: str, tmp_path: Path
+) -> None:
+    generation = "older" if trained == "restoration" else "newer"
+    path = published(tmp_path / "m.pt", small_model(**TRAINED[trained]), generation)
+    with pytest.raises(ModelError, match=sentence):
+        load_published(path, experiment=named)
+
+
+@pytest.mark.parametrize(("name", "value"), [("path_independent", False), ("official_two_pass", True)])
+def test_a_setting_that_contradicts_the_experiment_is_refused(name: str, value: bool, tmp_path: Path) -> None:
+    path = published(tmp_path / "m.pt", small_model(**TRAINED["translation"]), "newer")
+    with pytest.raises(ModelError, match=f"{name}={value} contradicts experiment translation .folder 5.: leave one"):
+        load_published(path, experiment=5, **{name: value})
+
+
+def test_a_buffer_that_no_published_model_has_is_refused(tmp_path: Path) -> None:
+    diffusion = small_model()
+    diffusion.register_buffer("gamma_cumsum", torch.zeros(1000))
+    path = published(tmp_path / "m.pt", diffusion, "older")
+    with pytest.raises(ModelError, match="holds 'gamma_cumsum', which no published RDDM model has"):
+        load_published(path, experiment="restoration")

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 from cases import SLOW
-from cases.reverse_step import STEPS, arguments, case, few, with_nan_and_infinity
+from cases.reverse_step import STEPS, arguments, case, few, recorded_diffuir, with_nan_and_infinity
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import ALL_PAIRS, BF16, F16, F32, LAYOUTS, check, pair_name
@@ -51,6 +51,11 @@ def test_cpp_is_as_exact_as_plain_torch(objective, pair, step):
 def test_cpp_passes_the_slow_backends_grids(backend):
     for one in few(backend):
         check(one, "cpp", relative=1e-6 * one.sums)
+
+
+@pytest.mark.parametrize("impl", ["cpp", "reference"])
+def test_diffuir_s_recorded_steps_come_out(impl):
+    assert recorded_diffuir(impl) <= 1e-5
 
 
 @pytest.mark.parametrize("first", LAYOUTS)
@@ -134,10 +139,11 @@ def calls(draw):
     layouts = draw(st.lists(st.sampled_from(list(LAYOUTS)), min_size=1, max_size=5))
     call = arguments(objective, image, output, shape, layouts, draw(st.integers(0, 99)))
     coefficient = st.just(0.0) | st.floats(-2, 2, width=32)
-    call |= {name: draw(coefficient) for name in ("k_t", "k_res", "k_noise", "k_0", "sigma", "offset")}
+    call |= {name: draw(coefficient) for name in ("k_t", "k_res", "k_noise", "k_0", "k_in", "sigma", "offset")}
     call |= {name: draw(st.floats(0, 2) | st.just(math.inf)) for name in ("clip_res", "clip_0")}
     call |= {"alpha_bar": draw(st.floats(0, 0.99)), "beta_bar": draw(st.just(0.0) | st.floats(0.01, 1))}
-    return call | {"I_in": draw(st.sampled_from((call["I_in"], None)))}
+    # Without a degraded image nothing of it can be added.
+    return call | draw(st.sampled_from(({}, {"I_in": None, "k_in": 0.0})))
 
 
 @settings(max_examples=150, deadline=None, derandomize=True)
@@ -147,7 +153,7 @@ def test_any_call_is_as_exact_as_plain_torch(call):
     numbers = [x.double().abs().max().item() for x in call.values() if isinstance(x, torch.Tensor) and x.numel()]
     divisors = (call["beta_bar"], 1 - call["alpha_bar"])
     read_out = 3 * max(numbers, default=0.0) * max(1 / d if d else 1.0 for d in divisors)
-    weight = sum(abs(call[name]) for name in ("k_t", "k_res", "k_noise", "k_0", "sigma"))
+    weight = sum(abs(call[name]) for name in ("k_t", "k_res", "k_noise", "k_0", "k_in", "sigma"))
     assert_as_exact_as_torch(call, "cpp", magnitude=weight * read_out)
 
 
@@ -156,8 +162,8 @@ def test_opcheck(objective):
     for layout in ("contiguous", "channels_last", "sliced"):
         call = arguments(objective, F32, BF16, (2, 3, 4, 5), [layout])
         tensors = [call.pop(name) for name in ("I_t", "out0", "out1", "I_in", "noise")]
-        k = [call[name] for name in ("k_t", "k_res", "k_noise", "k_0", "sigma")]
-        numbers = step_numbers(call["alpha_bar"], call["beta_bar"], 0.4, *k, 0.5, 1.0, 1.0)
+        k = [call[name] for name in ("k_t", "k_res", "k_noise", "k_0")]
+        numbers = step_numbers(call["alpha_bar"], call["beta_bar"], 0.4, *k, 0.1, call["sigma"], 0.5, 1.0, 1.0)
         op = torch.ops.rddm_fast.reverse_step.default
         torch.library.opcheck(op, (*tensors, None, 0, int(objective), numbers))
         torch.library.opcheck(op, (*tensors[:4], None, 7, 3, int(objective), numbers))
@@ -195,6 +201,7 @@ BAD_CALLS = {
         ValueError,
         r"out0 has shape \(2, 3\) and I_t has \(2, 3, 4, 5\)",
     ),
+    "k_in": (dict(k_in=0.1, I_in=None), ValueError, "k_in is 0.1, but there is no degraded image: pass I_in"),
     "noise shape": (dict(noise=torch.zeros(3)), ValueError, "noise has shape"),
     "image dtype": (dict(I_t=torch.zeros(2, 3, 4, 5, dtype=torch.int32)), TypeError, "convert it to float32"),
     "output dtype": (dict(out0=torch.zeros(2, 3, 4, 5).double()), TypeError, "out0 is torch.float64 beside"),
@@ -240,7 +247,7 @@ def test_mistakes_are_named(name, monkeypatch):
 
 def test_the_op_itself_refuses_what_it_cannot_read():
     op, x = torch.ops.rddm_fast.reverse_step.default, torch.zeros(2, 3)
-    numbers = (0.5, 0.5, 0.5, 1.0, 0.0, 0.0, 0.0)
+    numbers = (0.5, 0.5, 0.5, 1.0, 0.0, 0.0, 0.0, 0.0)
     for tensors, objective, sigma, sentence in (
         ((x, torch.zeros(3), x, None, None), 0, 0.0, "out0 must have the image's shape"),
         ((x, x, None, None, None), 0, 0.0, "out1 must be given exactly where"),
@@ -250,7 +257,7 @@ def test_the_op_itself_refuses_what_it_cannot_read():
     ):
         with pytest.raises(RuntimeError, match=sentence):
             op(*tensors, None, 0, objective, step_numbers(*numbers, sigma, 0.0, 1.0, 1.0))
-    with pytest.raises(RuntimeError, match="a step has 13 numbers, not 2"):
+    with pytest.raises(RuntimeError, match="a step has 14 numbers, not 2"):
         op(x, x, x, None, None, None, 0, 0, [0.5, 0.5])
 
 

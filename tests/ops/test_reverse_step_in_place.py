@@ -139,9 +139,9 @@ def test_nan_and_infinity_stay_in_their_places(impl: str) -> None:
 
 def test_a_sampler_s_steps_make_a_table() -> None:
     steps = small_model(sampling_timesteps=4, eta=0.5).steps()
-    names = ("alpha_bar", "beta_bar", "one_minus_alpha_bar", "k_t", "k_res", "k_noise", "k_0", "sigma")
+    names = ("alpha_bar", "beta_bar", "one_minus_alpha_bar", "k_t", "k_res", "k_noise", "k_0", "k_in", "sigma")
     table = StepTable.of([{name: getattr(step, name) for name in names} for step in steps])
-    assert table.rows.shape == (4, 13) and table.rows.dtype == F32 and table.stochastic == (True, True, True, False)
+    assert table.rows.shape == (4, 14) and table.rows.dtype == F32 and table.stochastic == (True, True, True, False)
     call = images(Objective.pred_res_noise, F32, F32, (1, 3, 8, 8), "contiguous")
     for number, step in enumerate(steps):
         z = torch.randn(1, 3, 8, 8)
@@ -197,6 +197,11 @@ MISTAKES: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "next_input's dtype": (dict(next_input=X.half()), TypeError, "next_input is torch.float16 and out0 is"),
     "clean's layout": (dict(clean=torch.zeros(2, 3, 5, 4).mT), ValueError, "clean has strides .* must be channels"),
     "table's device": (dict(table=StepTable(TABLE.rows.to("meta"), (True,) * 4)), ValueError, "the table is on meta"),
+    "k_in": (
+        dict(table=StepTable.of([{**step, "k_in": 0.1} for step in STEPS]), I_in=None),
+        ValueError,
+        "a step of this table adds the degraded image: pass I_in",
+    ),
     "gradient": (dict(out1=X.clone().requires_grad_()), RuntimeError, "reverse_step_ has no gradient: call it under"),
 }
 

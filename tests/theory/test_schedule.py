@@ -50,8 +50,8 @@ def test_schedule_buffers(golden: Golden) -> None:
         schedule = Schedule.triangular(case["timesteps"], case["sum_scale"])
     ours = schedule.buffers()
     assert tuple(ours) == BUFFER_NAMES
-    # DDIM's alpha_bar is 1 minus a float32 root. MKL rounds roots as the processor's maker and model will have it, so its
-    # last bit, 6e-8, differs between machines; a difference of two differs by twice that.
+    # DDIM's alpha_bar is 1 minus a float32 root. MKL does not round roots alike on all processors, so the last bit,
+    # 6e-8, differs between machines; a difference of two of them differs by twice that.
     of_roots = ("alphas", "alphas_cumsum", "one_minus_alphas_cumsum", "posterior_mean_coef2")
     for name, recorded in golden.tensors.items():
         atol = 2 * 2.0**-24 if "source" in case and name in of_roots else 0.0

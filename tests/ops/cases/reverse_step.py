@@ -21,7 +21,8 @@ STEPS: dict[str, dict[str, float]] = {
     "last": dict(k_t=0.0, k_res=0.0, k_noise=0.0, k_0=1.0, sigma=0.0),
     "last in [0, 1]": dict(k_t=0.0, k_res=0.0, k_noise=0.0, k_0=0.5, sigma=0.0, offset=0.5),
     "ancestral": dict(k_t=0.7, k_res=0.2, k_noise=0.0, k_0=0.3, sigma=0.1),
-    "all terms": dict(k_t=1.0, k_res=-0.1, k_noise=-0.2, k_0=0.1, sigma=0.2),
+    "DiffUIR": dict(k_t=1.0, k_res=-0.1, k_noise=0.0, k_0=0.0, k_in=0.05, sigma=0.0),
+    "all terms": dict(k_t=1.0, k_res=-0.1, k_noise=-0.2, k_0=0.1, k_in=-0.3, sigma=0.2),
 }
 SHAPES = {"interpreted": [(2, 3, 7, 11)], "gpu": [(2, 3, 5, 7), (1, 3, 64, 64)]}
 DRAWN = functools.cache(noise)  # The reference's noise costs as much as a step.
@@ -75,6 +76,7 @@ def few(backend: str, device: torch.device | str = "cpu") -> Iterator[Case]:
             ("generalised", ["contiguous"], False),
             ("last", ["channels_last"], False),
             ("ancestral", ["sliced"], False),
+            ("DiffUIR", ["contiguous"], False),
         ],
         "gpu": [
             ("all terms", [layout, "contiguous", "contiguous", layout, layout], drawn)
@@ -88,14 +90,39 @@ def few(backend: str, device: torch.device | str = "cpu") -> Iterator[Case]:
             yield case(call, f"{objective.name} {pair} {shape} {step} {layouts} {drawn}", drawn)
 
 
+def recorded_diffuir(impl: str | None) -> float:
+    """The greatest difference of a step from the image that DiffUIR's own code recorded, over all recorded cases.
+
+    Each step starts from the recorded image before it, so that one wrong step is not hidden by the next.
+    """
+    # Only here: the GPU's machine runs the other cases without the packages that these need.
+    from golden import golden_cases
+
+    from rddm_fast.compat import diffuir
+
+    worst = 0.0
+    for parameter in golden_cases("diffuir", "experiments"):
+        (golden,) = parameter.values
+        network = diffuir.UnetRes(**golden.case["unet"])
+        network.load_state_dict({name: x.float() for name, x in golden.weights.items()})
+        model = diffuir.ResidualDiffusion(network, **golden.case["diffusion"])
+        I_in, recorded = golden.tensors["x_input"] * 2 - 1, [image * 2 - 1 for image in golden.numbered("image")]
+        for step, I_t, following in zip(model.steps(), recorded[:-1], recorded[1:], strict=True):
+            with torch.no_grad():
+                (out0,) = model.outputs(I_t, torch.tensor([step.t]), I_in)
+            ours = reverse_step(I_t, out0, objective=model.objective, **step.numbers, I_in=I_in, impl=impl)
+            worst = max(worst, float((ours - following).abs().max()))
+    return worst
+
+
 TABLE = [STEPS["generalised"], STEPS["last"], STEPS["ancestral"], {**STEPS["all terms"], "k_0": 0.5}]
 
 
 def few_in_place(backend: str, device: torch.device | str = "cpu") -> Iterator[Case]:
-    """Every pair of dtypes in both layouts: with three steps, both noises and two sizes, or with every objective."""
+    """Every pair of dtypes in both layouts: with four steps, both noises and two sizes, or with every objective."""
     layouts = ("contiguous", "channels_last")
     if backend == "interpreted":
-        objectives = (Objective.pred_res_noise, Objective.pred_noise, Objective.pred_x0_noise)
+        objectives = (Objective.pred_res_noise, Objective.pred_noise, Objective.pred_x0_noise, Objective.pred_res)
         for pair, layout, drawn, side in itertools.product(PAIRS, layouts, (False, True), (7, 32)):
             for number, objective in enumerate(objectives):
                 yield _in_place(objective, pair, (2, 4, side, side), layout, number, drawn, device)

@@ -20,7 +20,7 @@ except ModuleNotFoundError as missing:
 
 import torch
 
-from ..system.version import __version__
+from ...system.version import __version__
 from .models import published_model
 
 app = typer.Typer(

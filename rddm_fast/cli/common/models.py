@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ..diffusion.residual import ResidualDiffusion
-from ..theory.schedule import Schedule
+from ...diffusion.residual import ResidualDiffusion
+from ...theory.schedule import Schedule
 
 PUBLISHED = "What a published .pt does not store"
 
@@ -21,9 +21,15 @@ def _option(help: str) -> Any:
 def published_model(
     path: Path,
     *,
+    experiment: Annotated[
+        str | None, _option("The experiment that trained it, such as translation, or its folder's number.")
+    ] = None,
     objective: Annotated[str | None, _option("What the networks predict, such as pred_res_noise.")] = None,
     path_independent: Annotated[
         bool | None, _option("The networks take the coefficients as their times, instead of t.")
+    ] = None,
+    official_two_pass: Annotated[
+        bool | None, _option("Few steps take a pass for the residual, then one for the noise.")
     ] = None,
     condition: Annotated[bool | None, _option("The model restores images, instead of generating them.")] = None,
     input_condition: Annotated[bool | None, _option("The model takes a mask.")] = None,
@@ -33,13 +39,15 @@ def published_model(
     schedule: Annotated[str | None, _option("triangular, power or ddim; default: the file's coefficients.")] = None,
 ) -> ResidualDiffusion:
     """Load a published checkpoint. The keyword arguments are the options of every command that takes one."""
-    from ..models.published import MissingArgument, load_published
+    from ...models.published import MissingArgument, load_published
 
     try:
         return load_published(
             path,
+            experiment=experiment,
             objective=objective,
             path_independent=path_independent,
+            official_two_pass=official_two_pass,
             condition=condition,
             input_condition=input_condition,
             self_condition=self_condition,
@@ -49,7 +57,7 @@ def published_model(
         )
     except MissingArgument as missing:
         option = "--" + missing.name.replace("_", "-")
-        spelling = option if missing.name == "objective" else f"{option} or --no-{option[2:]}"
+        spelling = option if missing.name in ("experiment", "objective") else f"{option} or --no-{option[2:]}"
         raise ValueError(f"{path}: {missing.reason}: pass {spelling} ({missing.choices})") from missing
 
 
@@ -66,7 +74,7 @@ def _schedule(name: str) -> Schedule:
 
 def model_named(name: str, **published: Any) -> ResidualDiffusion:
     """Load a built-in model, a model folder or a published checkpoint."""
-    from ..models.folder import load_model
+    from ...models.folder import load_model
 
     path = Path(name)
     if path.suffix.lower() in (".pt", ".pth", ".ckpt") and not path.is_dir():

@@ -2,16 +2,18 @@
 
 import copy
 import random
+import re
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from golden import Golden, golden_cases
-from small_models import images, published_model
+from small_models import images, published_model, seeded
 
 from rddm_fast.compat import UnetRes, set_seed
 from rddm_fast.fast import FastSampler
+from rddm_fast.theory.experiments import EXPERIMENTS
 from rddm_fast.theory.schedule import Schedule
 
 
@@ -269,3 +271,71 @@ def test_loss_and_gradients(golden: Golden) -> None:
     # Biases before a norm have no gradient: their recorded norms are rounding, which depends on the threads.
     rounding = 1e-6 * float(tensors["grad_norms"].max())
     torch.testing.assert_close(norms, tensors["grad_norms"], rtol=1e-4, atol=rounding)
+
+
+AOSA = {"network": {"num_unet": 1, "objective": "auto_res_noise"}, "objective": "auto_res_noise", "sum_scale": 1}
+
+
+def test_sampling_reads_alpha_res_when_it_is_used() -> None:
+    """As published: set or trained in place, the next sampling sees it. A fast sampler keeps what it was built with."""
+    diffusion, x = published_model(**AOSA, experiment="aosa"), images(1, 3, 16, 16)
+    made = {}
+    for weight, objective in ((0.5, "pred_noise"), (0.9, "pred_res"), (0.1, "pred_noise")):
+        with torch.no_grad():
+            diffusion.alpha_res.fill_(weight)
+        assert diffusion.objective.name == diffusion.read_objective.name == objective
+        made[weight] = diffusion.sample([x], generator=seeded(0))[-1]
+        fast = FastSampler(diffusion)(x, generator=seeded(0))
+        torch.testing.assert_close(fast, made[weight].clamp(0, 1), rtol=0, atol=1e-4)
+    assert torch.equal(made[0.5], made[0.1]) and (made[0.9] - made[0.1]).abs().max() > 0.1
+
+
+def test_a_decision_is_fixed_by_asking_for_a_loss_and_by_loading() -> None:
+    diffusion, x = published_model(**AOSA, experiment="aosa"), images(2, 3, 16, 16)
+    t = torch.tensor([100, 500])
+    undecided = diffusion.p_losses([x, x], t, noise=torch.zeros_like(x))
+    assert len(undecided) == 2 and all(float(loss) > 0 for loss in undecided)
+    with torch.no_grad():
+        diffusion.alpha_res.fill_(0.3)
+    assert diffusion.alpha_res_to_0_or_1 is None
+    residual, noise = diffusion.p_losses([x, x], t)
+    assert diffusion.alpha_res_to_0_or_1 == 0 and float(residual) == 0 and float(noise) > 0
+    other = published_model(**AOSA, experiment="aosa")
+    other.load_state_dict(diffusion.state_dict())
+    assert other.alpha_res_to_0_or_1 == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (
+            {"experiment": "translation", "path_independent": False},
+            "path_independent=False contradicts experiment trans",
+        ),
+        (
+            {"experiment": 6, "convert_to_ddim": True},
+            "convert_to_ddim=True contradicts experiment generation (folder 6)",
+        ),
+        ({"experiment": "0", "official_two_pass": False}, "official_two_pass=False contradicts experiment path-ind"),
+        ({"experiment": 2}, "experiment restoration (folder 2) has networks chosen by share_encoder"),
+        ({"experiment": 1}, "experiment ddim-conversion (folder 1) samples pipelines of diffusers: run rddm-fast ddim"),
+        ({"experiment": 7}, "there is no experiment 7: choose one of 'path-independent', "),
+        ({"experiment": 5, "delta_end": 0.1}, "delta_end is DiffUIR's: pass experiment='diffuir' with it"),
+    ],
+)
+def test_what_contradicts_the_experiment_is_refused(options: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        published_model({"num_unet": 2}, sum_scale=1, **options)
+
+
+def test_the_networks_experiment_is_the_model_s() -> None:
+    network = {"num_unet": 2, "experiment": "inpainting"}
+    diffusion = published_model(network)
+    assert diffusion.experiment is EXPERIMENTS["inpainting"] and diffusion.path_independent
+    with pytest.raises(
+        ValueError, match=r"two experiments are named, inpainting .folder 4. and translation .folder 5.:"
+    ):
+        published_model(network, experiment="translation")
+    with pytest.raises(ValueError, match=r"experiment generation .folder 6. chooses its networks by num_unet, not by"):
+        UnetRes(8, share_encoder=0, experiment="generation")
+    assert UnetRes(8, dim_mults=(1,), experiment="diffuir").unet0.factor == 2

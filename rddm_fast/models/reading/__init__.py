@@ -1,0 +1,1 @@
+"""Reads a published source by its syntax tree, without running it: `reader` follows it, `facts` and `loops` ask."""
