@@ -19,7 +19,7 @@ PIECES = 128  # largest number of pieces of a group
 
 @triton.jit
 def tile(begin, end, channels, by_channel, by_pixel, pixels: tl.constexpr, width: tl.constexpr):
-    """Where the values of pixels `begin` ... of a group are, from its first value on, and which of them exist."""
+    """Return the offsets of a tile of a group's values from the group's first value, and which of them exist."""
     p = begin + tl.arange(0, pixels)
     c = tl.arange(0, width)
     exists = (p < end)[:, None] & (c < channels)[None, :]
@@ -144,7 +144,9 @@ def group_norm_silu(
     by_channel, by_pixel = (numel, 1) if together == 1 else (1, all_channels)
     width = triton.next_power_of_2(channels)
     pixels = max(1, min(TILE // width, triton.next_power_of_2(numel)))
-    tiles = triton.next_power_of_2(triton.cdiv(numel, pixels * PIECES))  # per piece; a power of 2, to compile few
+    tiles = triton.next_power_of_2(
+        triton.cdiv(numel, pixels * PIECES)
+    )  # per piece; a power of 2, so that few programs are compiled
     of_piece = tiles * pixels
     pieces = triton.cdiv(numel, of_piece)
     parts = torch.empty((samples * groups, pieces, 2), dtype=torch.float32, device=x.device)

@@ -25,7 +25,7 @@ TF32 has 11 bits, which hold bfloat16 and float16 values exactly. The other fact
 
 @triton.jit
 def head_start(program, heads, features, by_sample, by_channel):
-    # Where a head of a sample begins: its queries, or in an image of a third of the channels its result.
+    # The offset of a sample's head: of its queries, or of its result in an image with a third of the channels.
     return program.to(tl.int64) // heads * by_sample + program.to(tl.int64) % heads * features * by_channel
 
 

@@ -98,7 +98,7 @@ class ResidualDiffusion(_ResidualDiffusion):
             schedule = _schedule(known, timesteps, scale, bool(convert_to_ddim), later_generation, delta_end)
         elif sum_scale:
             schedule = replace(schedule, sum_scale=sum_scale)
-        # The parts of the published `test_res_or_noise` that the networks were built with.
+        # Without a test mode of its own, the model takes the one that its networks were built with.
         mode = test_res_or_noise
         if later_generation and mode in (None, "None"):
             mode = getattr(model, "test_res_or_noise", None)

@@ -123,7 +123,7 @@ _WEIGHTS = {Part.generation: 4.0, Part.rebuilt: 0.5, Part.optimiser: 0.5}
 
 
 def _distance(found: Diagnosis, facts: SourceFacts) -> tuple[float, bool, bool, int]:
-    """How far a source is from an experiment. Of two as near, the folder's name decides, then what reproduces it."""
+    """Return how far a source is from an experiment. Between two as near, the folder's name decides, then keywords."""
     parts = {difference.part for difference in found.differences}
     row = found.experiment
     # Folders 4 and 5 alone take img_to_img_translation, which changes no image that is made without it.

@@ -142,7 +142,7 @@ def _step(
     t: int, s: int, at_t: tuple[float, float, float], at_s: tuple[float, float, float], eta: float, form: str, kind: str
 ) -> Step:
     (alpha_bar, followed_t, beta_bar), (alpha_bar_s, followed_s, beta_bar_s) = at_t, at_s
-    root_t, root_s = 1 - alpha_bar, 1 - alpha_bar_s  # of a_t and a_s
+    root_t, root_s = 1 - alpha_bar, 1 - alpha_bar_s  # the roots of a_t and a_s
     between = max(beta_bar**2 - beta_bar_s**2, 0.0)
     share = beta_bar_s**2 / beta_bar**2 if beta_bar else 0.0
     sigma2 = between * share * (eta if kind == "rddm" else eta**2 / root_s**2)
@@ -177,7 +177,7 @@ def is_converted(schedule: Schedule) -> bool:
 
 def _indices(timesteps: int, count: int, spacing: str, steps_offset: int) -> list[int]:
     """Return the indices visited, in descending order, followed by -1."""
-    indices = step_indices(timesteps, count)  # the error for a count that is out of range, too
+    indices = step_indices(timesteps, count)  # It also raises for a count out of range.
     if spacing == "rddm":
         return indices
     upwards: npt.NDArray[Any]
