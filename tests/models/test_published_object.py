@@ -70,10 +70,11 @@ class WithLoop(PublishedLike):
         moves = {1: [(1.0, 1.0)], 2: [(1.0, 0.0), (0.0, 1.0)]}[self.passes]
         for residual, of_noise in moves:
             for t, s in pairwise(indices):
-                outputs = self.model_predictions(I_in, I_t, torch.full((len(I_t),), t))
-                I_res, epsilon = outputs[0].clamp(-1, 1), outputs[1]
+                out0, epsilon, *clean = self.model_predictions(I_in, I_t, torch.full((len(I_t),), t))
+                I_res = out0.clamp(-1, 1)
                 if s < 0:
-                    I_t = (I_t - self.alphas_cumsum[t] * I_res - self.betas_cumsum[t] * epsilon).clamp(-1, 1)
+                    of_both = I_t - self.alphas_cumsum[t] * I_res - self.betas_cumsum[t] * epsilon
+                    I_t = clean[0] if clean else of_both.clamp(-1, 1)
                 else:
                     between = self.betas2_cumsum[t] - self.betas2_cumsum[s]
                     sigma2 = eta * between * self.betas2_cumsum[s] / self.betas2_cumsum[t]
@@ -216,3 +217,35 @@ def test_anything_else_is_refused() -> None:
 def test_our_own_models_need_no_experiment() -> None:
     with pytest.raises(ValueError, match="experiment is for objects of the published class"):
         FastSampler("derain", experiment="restoration")
+
+
+class Selecting(WithLoop):
+    """AOSA's class: one network, whose output `alpha_res` reads as the residual above 1/2, else as the noise."""
+
+    eta_is_0 = True
+
+    def model_predictions(self, x_input: Any, x: Tensor, t: Tensor, x_input_condition: Any = 0) -> Any:
+        (f,) = self.model(torch.cat([x, x_input], dim=1), [t, t])
+        alpha_bar, beta_bar = (table[t].view(-1, 1, 1, 1) for table in (self.alphas_cumsum, self.betas_cumsum))
+        if self.alpha_res > 0.5:
+            I_res = f.clamp(-1, 1)
+            return [I_res, (x - x_input - (alpha_bar - 1) * I_res) / beta_bar, (x_input - I_res).clamp(-1, 1)]
+        below = self.one_minus_alphas_cumsum[t].view(-1, 1, 1, 1)
+        I_0 = ((x - alpha_bar * x_input - beta_bar * f) / below).clamp(-1, 1)
+        return [(x_input - I_0).clamp(-1, 1), f, I_0]
+
+
+@pytest.mark.parametrize("alpha_res", [0.7, 0.3])
+def test_an_object_of_aosa_is_read_by_its_alpha_res(alpha_res: float) -> None:
+    torch.manual_seed(0)
+    network = UnetRes(8, dim_mults=[1, 2], num_unet=1, objective="auto_res_noise", condition=True)
+    settings = {"objective": "auto_res_noise", "test_res_or_noise": "res_noise", "sampling_timesteps": 3}
+    diffusion = Selecting(network, DDIM, "two", **settings)
+    diffusion.alpha_res = nn.Parameter(torch.tensor([alpha_res]))
+    x = images(1, 3, 16, 16)
+    torch.manual_seed(3)
+    recorded = diffusion.sample([x], last=True)[-1]
+    torch.manual_seed(3)
+    found = FastSampler(diffusion, experiment="aosa").sample(x)[-1]
+    assert recorded.std() > 0.05
+    torch.testing.assert_close(found, recorded, rtol=0, atol=2e-4)
