@@ -20,7 +20,9 @@ SPILLED = 0 if triton.__version__.startswith("3.6.") else 8
 
 
 def start(name: str, *arguments: str, **environment: str) -> subprocess.Popen:
-    environment["PYTHONPATH"] = os.pathsep.join((str(TESTS), str(TESTS / "ops"), os.environ.get("PYTHONPATH", "")))
+    # An empty entry would be the current folder, and with it the sources that are not compiled.
+    path = (str(TESTS), str(TESTS / "ops"), os.environ.get("PYTHONPATH"))
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, path))
     inherited = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     return subprocess.Popen(
         [sys.executable, str(HERE / name), *arguments],

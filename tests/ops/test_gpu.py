@@ -83,7 +83,8 @@ def test_a_step_that_the_table_does_not_have_is_nan(backend: str) -> None:
     x = torch.zeros(1, 3, 8, 8, device=CUDA)
     step = torch.ones(1, dtype=torch.int64, device=CUDA)
     out = torch.ones_like(x)
-    reverse_step_(x, out, out, objective="pred_res_noise", table=table, step=step, seed=1, impl=backend)
+    images = {"I_t": x, "out0": out, "out1": out, "I_in": out}
+    reverse_step_(**images, objective="pred_res_noise", table=table, step=step, seed=1, impl=backend)
     assert x.isnan().all()
 
 

@@ -219,10 +219,11 @@ def test_a_published_checkpoint(tmp_path: Path) -> None:
     state = {f"ema_model.{name}": value for name, value in diffusion.state_dict().items()}
     torch.save({"step": 1, "model": diffusion.state_dict(), "ema": state}, tmp_path / "model-1.pt")
     picture = photo(tmp_path / "a.png")
-    assert "does not store objective: pass --objective (" in refused(tmp_path / "model-1.pt", tmp_path, picture)
     line = refused(tmp_path / "model-1.pt", tmp_path, picture, "--objective", "pred_res")
-    assert "pass --path-independent or --no-path-independent" in line
-    options = ["--objective", "pred_res", "--no-path-independent"]
+    assert "does not store which published experiment it is of" in line and ": pass --experiment ('path-inde" in line
+    line = refused(tmp_path / "model-1.pt", tmp_path, picture, "--experiment", "restoration")
+    assert "does not store objective: pass --objective (" in line
+    options = ["--objective", "pred_res", "--experiment", "restoration"]
     succeeded(restore(tmp_path / "model-1.pt", tmp_path / "out", picture, "--steps", "2", *options))
 
     succeeded(run("convert", tmp_path / "model-1.pt", "--output", tmp_path / "ours", *options))
