@@ -14,7 +14,7 @@ SOURCES = {
     "rddm_fast.kernels": ROOT / "kernels",
     "rddm_fast.benchmarks": ROOT / "benchmarks",
 }
-BELOW_FAST = ("system", "theory", "ops", "images", "diffusion", "models")
+BELOW_FAST = ("system", "theory", "ops", "images", "diffusion", "models", "inverse")
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "kernels": (),
     "theory": (),
@@ -23,6 +23,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "images": ("system",),
     "diffusion": ("ops", "theory", "system"),
     "models": ("diffusion", "ops", "theory", "system"),
+    "inverse": ("diffusion", "ops", "theory", "system"),
     "fast": ("models", "diffusion", "ops", "theory", "system"),
     "training": ("fast", *BELOW_FAST),
     "restoration": ("fast", *BELOW_FAST),
@@ -31,7 +32,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "benchmarks": ("compat", "training", "restoration", "fast", "kernels", *BELOW_FAST),
 }
 """Folder -> the folders that it may import, besides itself."""
-CORE = ("theory", "system", "ops", "diffusion", "models", "fast")
+CORE = ("theory", "system", "ops", "diffusion", "models", "inverse", "fast")
 """These import with torch and numpy alone."""
 FOLDERS = ("rddm_fast", "kernels", "csrc", "benchmarks", "tests")
 ENDINGS = (".py", ".h", ".cuh", ".cpp", ".cu")

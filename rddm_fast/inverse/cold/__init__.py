@@ -1,0 +1,25 @@
+"""Cold Diffusion (Bansal et al., 2022): restoring from any degradation that comes in levels, without noise."""
+
+from .animorphosis import Animorphosis
+from .blur import Blur
+from .decolour import Decolour
+from .degradation import Blend, Degradation
+from .fade import Fade, random_offsets
+from .resolution import Resolution
+from .sample import ColdStep, cold_steps, sample
+from .snow import Snow
+
+__all__ = [
+    "Animorphosis",
+    "Blend",
+    "Blur",
+    "ColdStep",
+    "Decolour",
+    "Degradation",
+    "Fade",
+    "Resolution",
+    "Snow",
+    "cold_steps",
+    "random_offsets",
+    "sample",
+]

@@ -1,0 +1,110 @@
+"""DDRM (Kawar et al., NeurIPS 2022): every spectral coefficient of the image follows y as far as y is cleaner than it.
+
+A coefficient of x_0 is known from y with noise of deviation sigma_y / s, where s is its singular value. It is compared
+with Sigma, the noise of the level arrived at:
+
+    s = 0               unobserved    x_0 + q Sigma epsilon + eta Sigma z                        q = sqrt(1 - eta^2)
+    Sigma < sigma_y/s   y noisier     x_0 + q Sigma (y - x_0) s / sigma_y + eta Sigma z
+    Sigma >= sigma_y/s  y cleaner     (1 - eta_b) x_0 + eta_b y + sqrt(Sigma^2 - eta_b^2 sigma_y^2 / s^2) z
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from .operator import SpectralOperator
+from .solver_steps import Draw, OnStep, Predict, SolverStep
+from .spectral import measured
+
+
+def ddrm_start(
+    y: Tensor, operator: SpectralOperator, first: SolverStep, sigma_y: float, z: Tensor, official: bool = False
+) -> Tensor:
+    """Return x_T, the image that DDRM starts from: y where it is cleaner than Sigma_T, with noise up to Sigma_T.
+
+    Args:
+        y: the measurement, (B, *operator.measured).
+        operator: A.
+        first: the first step; its `t` is T.
+        sigma_y: the noise of y, a deviation in the scale of images in [-1, 1].
+        z: a standard normal draw, (B, C, H, W).
+        official: divide by Sigma_T, as the published code does, where sqrt(1 + Sigma_T^2) is due. At index 950 the
+            difference is 5e-5 of the image.
+    """
+    s, inverse, y_bar = measured(operator, y)
+    not_cleaner = s * first.Sigma_t <= sigma_y
+    mean = y_bar.masked_fill(not_cleaner, 0.0)
+    variance = first.Sigma_t**2 - ((sigma_y * inverse) ** 2).masked_fill(not_cleaner, 0.0)
+    x_bar = mean + variance.sqrt() * operator.Vt(z)
+    return operator.V(x_bar / first.Sigma_t if official else first.root_a_t * x_bar)
+
+
+def ddrm(
+    predict: Predict,
+    x_T: Tensor,
+    y: Tensor,
+    operator: SpectralOperator,
+    steps: Iterable[SolverStep],
+    *,
+    sigma_y: float,
+    draw: Draw,
+    eta: float = 0.85,
+    eta_b: float = 1.0,
+    official: bool = False,
+    on_step: OnStep | None = None,
+) -> Tensor:
+    """Walk `steps` from x_T to the restored image.
+
+    The state stays in spectral coordinates. A step transforms epsilon and the draw to them, and the image back.
+
+    Args:
+        predict: the prior.
+        x_T: the first image, (B, C, H, W), from `ddrm_start`.
+        y: the measurement, (B, *operator.measured).
+        operator: A.
+        steps: steps downwards only (`solver_steps`).
+        sigma_y: the noise of y, a deviation in the scale of images in [-1, 1].
+        draw: gives one draw a step. The last one has no effect, but the published code draws it.
+        eta: the share of new noise where y is noisier or says nothing, 0 to 1. At 1 a noisier y is ignored.
+        eta_b: the weight of y where y is cleaner, 0 to 1.
+        official: the published strict inequality: a coefficient where Sigma = sigma_y / s counts as unobserved. With
+            sigma_y = 0 that is every coefficient of the last step, so the result is x_0 and does not fit y exactly.
+        on_step: called after every step.
+
+    Returns:
+        The image, (B, C, H, W) in [-1, 1], not clamped.
+    """
+    s, inverse, y_bar = measured(operator, y)
+    q = (1.0 - eta**2) ** 0.5
+    per_sigma_y = s / sigma_y if sigma_y > 0 else torch.zeros_like(s)  # Without noise y is nowhere the noisier one.
+    x_t, x = x_T, operator.Vt(x_T)
+    for i, step in enumerate(steps):
+        # Ask the network.
+        epsilon = operator.Vt(predict(x_t, step.t))
+
+        # The clean image that its noise implies.
+        x_0 = (x - step.sigma_t * epsilon) / step.root_a_t
+
+        # Three ways to the level Sigma.
+        z, Sigma = operator.Vt(draw()), step.Sigma_s
+        unobserved = x_0 + q * Sigma * epsilon + eta * Sigma * z
+        y_noisier = x_0 + q * Sigma * (y_bar - x_0) * per_sigma_y + eta * Sigma * z
+        new_noise = (Sigma**2 - (eta_b * sigma_y * inverse) ** 2).clamp(min=0).sqrt()
+        y_cleaner = (1 - eta_b) * x_0 + eta_b * y_bar + new_noise * z
+
+        # Each coefficient takes its own.
+        is_noisier = (s > 0) & (s * Sigma < sigma_y)
+        is_cleaner = s * Sigma > sigma_y if official else (s > 0) & (s * Sigma >= sigma_y)
+        x_bar = torch.where(is_cleaner, y_cleaner, torch.where(is_noisier, y_noisier, unobserved))
+
+        # Back to the scale of x_s, and to an image.
+        x = step.root_a_s * x_bar
+        x_t = operator.V(x)
+
+        # Show the image.
+        if on_step is not None:
+            on_step(i, step, x_t)
+    return x_t

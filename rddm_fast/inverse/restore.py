@@ -1,0 +1,159 @@
+"""`restore`: a picture from its measurement y = A x + n, by DDRM or DDNM with any prior."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..diffusion.start import noise_source
+from ..theory.schedule import Schedule
+from .ddnm import ddnm, ddnm_plus, ddnm_steps
+from .ddrm import ddrm, ddrm_start
+from .operator import Operator, SpectralOperator
+from .solver_steps import OnStep, Predict, solver_indices, solver_steps
+from .travel import up_from_x_0, up_from_x_t, visited
+
+METHODS = {"ddnm": ("ddnm", 100), "ddnm+": ("ddnm", 100), "ddnm+eq19": ("ddnm", 100), "ddrm": ("ddrm", 20)}
+"""The methods of `restore` by name, each with the published rule for its indices and the published number of steps."""
+
+
+@torch.no_grad()
+def restore(
+    y: Tensor,
+    operator: Operator,
+    predict: Predict,
+    method: str = "ddnm",
+    sigma_y: float = 0.0,
+    steps: int | None = None,
+    *,
+    eta: float = 0.85,
+    eta_b: float = 1.0,
+    travel: tuple[int, int] = (1, 1),
+    official: bool = False,
+    indices: str | None = None,
+    schedule: Schedule | None = None,
+    noise: Iterable[Tensor] | None = None,
+    generator: torch.Generator | None = None,
+    on_step: OnStep | None = None,
+    progress: Callable[[Sequence[Any]], Iterable[Any]] | None = None,
+) -> Tensor:
+    """Restore images from the measurement `y`. Everything is in the scale of images in [-1, 1].
+
+    Args:
+        y: the measurement, (B, *operator.measured), float32 or float64. The work is done on its device in its dtype.
+        operator: A.
+        predict: the prior, `predict(x_t, t) -> epsilon`; `predictor(diffusion)` makes one.
+        method: "ddnm" takes any operator: without noise it is DDNM's Algorithm 1, and with sigma_y > 0 it is DDNM+, by
+            eq. 51 if the operator has a decomposition and by eq. 19 if not. "ddnm+" is eq. 51, "ddnm+eq19" eq. 19, for
+            every sigma_y. "ddrm" and "ddnm+" need an operator with a decomposition, a `SpectralOperator`.
+        sigma_y: the noise of y, a standard deviation. For an 8-bit picture it is twice that in [0, 1].
+        steps: the number of steps; None for the published one, 20 for DDRM and 100 for DDNM.
+        eta: the share of new noise, 0 to 1. It is DDRM's, not DDIM's: at 1 a step forgets epsilon.
+        eta_b: DDRM's weight of y where y is cleaner than the step, 0 to 1. DDNM takes none.
+        travel: DDNM's time travel (l, r); (1, 1) for none. Each step back up goes from x_t.
+        official: as the published code does. DDRM: the strict inequality and the start divided by Sigma_T. "ddnm" and
+            "ddnm+eq19": the simplified code, whose noise is scaled twice. All: the published indices, and travel from
+            the last x_0. "ddnm+" keeps epsilon in its right basis.
+        indices: "exact", "ddrm" or "ddnm": the rule for the indices visited (`solver_indices`). None is "exact", and
+            the method's own published rule if official.
+        schedule: what the prior was trained with. None is `predict.schedule`, and DDPM's linear schedule of 1000 steps
+            where `predict` has none.
+        noise: the standard normal draws as images (B, C, H, W), in order: one for the start, then one for each step.
+            Draws are images even where the method works in spectral coordinates, so the basis has no influence.
+        generator: the generator of the draws, on the device of `y`, if `noise` is None; torch's global one if None.
+        on_step: called after every step with its number, the step and the image.
+        progress: wraps the list of steps, as tqdm does.
+
+    Returns:
+        The images, (B, C, H, W) in [-1, 1], not clamped.
+
+    Raises:
+        TypeError: an operator that is not an `Operator`, or a `y` that is not floating point.
+        ValueError: arguments that are out of range or do not fit each other; the sentence says which.
+    """
+    spectral = _check(y, operator, method, sigma_y, eta, eta_b, travel)
+    schedule = schedule or getattr(predict, "schedule", None) or Schedule.from_ddim()
+    published_rule, published_steps = METHODS[method]
+    count = min(published_steps, schedule.timesteps) if steps is None else steps
+    rule = indices or (published_rule if official else "exact")
+    walk = solver_steps(schedule, visited(solver_indices(schedule.timesteps, count, rule), *travel))
+    shape, needed = (len(y), *operator.image), 1 + len(walk)
+    source = noise_source(shape, y.device, needed, generator, _checked_noise(noise, needed, shape))
+
+    def draw() -> Tensor:
+        return source().to(y.dtype)
+
+    def ask(x_t: Tensor, t: int) -> Tensor:
+        epsilon = predict(x_t, t)
+        if epsilon.shape != x_t.shape:
+            raise ValueError(
+                f"predict returned {tuple(epsilon.shape)} for images of {tuple(x_t.shape)}: it must return the noise "
+                f"alone, in the shape of the image"
+            )
+        return epsilon.to(x_t.dtype)
+
+    def shown(walk: Sequence[Any]) -> Iterable[Any]:
+        return walk if progress is None else progress(walk)
+
+    x_T = draw()
+    if method == "ddrm":
+        assert spectral is not None
+        x_T = ddrm_start(y, spectral, walk[0], sigma_y, x_T, official)
+        numbers: dict[str, Any] = {"sigma_y": sigma_y, "eta": eta, "eta_b": eta_b, "official": official}
+        return ddrm(ask, x_T, y, spectral, shown(walk), draw=draw, on_step=on_step, **numbers)
+    back_up = up_from_x_0 if official else up_from_x_t
+    by_singular_value = method == "ddnm+" or (method == "ddnm" and sigma_y > 0 and not official)
+    if spectral is not None and by_singular_value:
+        numbers = {"sigma_y": sigma_y, "eta": eta, "back_up": back_up}
+        return ddnm_plus(ask, x_T, y, spectral, shown(walk), draw=draw, on_step=on_step, **numbers)
+    with_numbers = ddnm_steps(walk, eta, sigma_y, official=official)
+    return ddnm(ask, x_T, y, operator, shown(with_numbers), draw=draw, back_up=back_up, on_step=on_step)
+
+
+def _check(
+    y: Tensor, operator: Operator, method: str, sigma_y: float, eta: float, eta_b: float, travel: tuple[int, int]
+) -> SpectralOperator | None:
+    """Raise a sentence for what does not fit; return the operator if it has a decomposition."""
+    if not isinstance(operator, Operator):
+        raise TypeError(f"operator is {type(operator).__name__}: pass an rddm_fast.inverse Operator")
+    if not y.is_floating_point():
+        raise TypeError(f"the measurement y is {y.dtype}: pass floating-point values in the scale [-1, 1]")
+    if tuple(y.shape[1:]) != tuple(operator.measured):
+        expected = ", ".join(map(str, ("B", *operator.measured)))
+        raise ValueError(f"the measurement y has shape {tuple(y.shape)}, and this operator measures ({expected})")
+    if method not in METHODS:
+        raise ValueError(f"method is {method!r}: choose one of {', '.join(METHODS)}")
+    if not (math.isfinite(sigma_y) and sigma_y >= 0):
+        raise ValueError(f"sigma_y must be a standard deviation of 0 or more, not {sigma_y}")
+    for name, share in (("eta", eta), ("eta_b", eta_b)):
+        if not 0.0 <= share <= 1.0:
+            raise ValueError(f"{name} must be between 0 and 1, not {share}")
+    if method == "ddrm" and tuple(travel) != (1, 1):
+        raise ValueError(
+            f"DDRM has no time travel: leave travel at (1, 1) instead of {tuple(travel)}, or choose 'ddnm'"
+        )
+    spectral = operator if isinstance(operator, SpectralOperator) else None
+    if spectral is None and method in ("ddrm", "ddnm+"):
+        raise ValueError(
+            f"{method!r} needs an operator with a singular value decomposition (SpectralOperator), and "
+            f"{type(operator).__name__} has none: choose 'ddnm', which needs only A and its pseudo-inverse"
+        )
+    return spectral
+
+
+def _checked_noise(noise: Iterable[Tensor] | None, needed: int, shape: tuple[int, ...]) -> list[Tensor] | None:
+    if noise is None:
+        return None
+    draws = list(noise)
+    if len(draws) != needed:
+        raise ValueError(
+            f"noise holds {len(draws)} draws, and this walk takes {needed}: one to start, one for each step"
+        )
+    for number, z in enumerate(draws):
+        if tuple(z.shape) != shape:
+            raise ValueError(f"draw {number} of noise has shape {tuple(z.shape)}: each must be an image of {shape}")
+    return draws

@@ -1,0 +1,22 @@
+"""A measurement in spectral coordinates, where A is a multiplication by the singular values."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from .operator import SpectralOperator
+
+
+def measured(operator: SpectralOperator, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the singular values s, 1/s and y_bar = U^T y / s, in the layout of `operator.Vt`.
+
+    1/s and y_bar are 0 where s = 0. y_bar is V^T x_0 plus noise of deviation sigma_y / s.
+
+    Args:
+        operator: A.
+        y: the measurement, (B, *operator.measured).
+    """
+    s = operator.singulars(y)
+    unobserved = s == 0
+    inverse = s.masked_fill(unobserved, 1.0).reciprocal().masked_fill(unobserved, 0.0)
+    return s, inverse, operator.Ut(y) * inverse
