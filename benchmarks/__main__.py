@@ -13,6 +13,7 @@ BENCHMARKS = {
     "joint_loss": ("ops.joint_loss", "the joint loss, forward and backward"),
     "network": ("end_to_end.network", "one evaluation of the networks, folded and eager"),
     "sampler": ("end_to_end.sampler", "whole images, against the eager reference and torch.compile of it"),
+    "prior": ("end_to_end.prior", "a whole DDNM run, its prior folded and eager"),
     "training": ("end_to_end.training", "a training step: time and memory"),
     "profile": ("end_to_end.profile", "where a restored image's time goes, by kernel"),
     "launches": ("end_to_end.launches", "kernels per op call, and their time on a GPU"),

@@ -75,6 +75,7 @@ wait
 step launches 30 "${run[@]}" launches --json "$out/launches.json"
 step ops 60 "${run[@]}" ops --no-compile --json "$out/ops.json"
 step sampler 60 "${run[@]}" sampler --sizes 256 --json "$out/sampler.json"
+step prior 30 "${run[@]}" prior --steps 20
 step training 40 "${run[@]}" training --dim 64 --size 128 --batch 16 --dtype bfloat16 --json "$out/training.json"
 # torch.compile comes last, because it may take all the time that is left.
 step profile 60 "${run[@]}" profile --size 256

@@ -1,7 +1,9 @@
 """The same computation as `rddm_fast.diffusion`, fast: work that does not depend on the image is done once."""
 
 from .engine import FastSampler
+from .prior import FastPrior
 
 __all__ = [
+    "FastPrior",
     "FastSampler",
 ]

@@ -5,7 +5,7 @@
     operator = operators.named("sr:4", (3, 64, 64))
     images = restore(y, operator, predictor(diffusion), method="ddrm", sigma_y=0.1)
 
-Cold Diffusion is `rddm_fast.inverse.cold`.
+`rddm_fast.fast.FastPrior(diffusion)` is the same prior on folded networks. Cold Diffusion is `rddm_fast.inverse.cold`.
 """
 
 from .predictor import predictor

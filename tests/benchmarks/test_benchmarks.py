@@ -18,11 +18,12 @@ from torch import nn
 
 from rddm_fast.benchmarks import draw, harness, report
 from rddm_fast.benchmarks.__main__ import BENCHMARKS
-from rddm_fast.benchmarks.end_to_end import profile, sampler, training
+from rddm_fast.benchmarks.end_to_end import prior, profile, sampler, training
 from rddm_fast.benchmarks.ops import forward_diffuse, joint_loss, reverse_step
 from rddm_fast.diffusion import ResidualDiffusion
 from rddm_fast.fast import FastSampler
 from rddm_fast.fast.together import can_be_together
+from rddm_fast.theory.schedule import Schedule
 
 ROOT = Path(__file__).parents[2]
 OPS = [*reverse_step.OPS, *forward_diffuse.OPS, *joint_loss.OPS]
@@ -126,7 +127,7 @@ def test_on_gpu_runs_each_step_and_keeps_its_deadline(tmp_path: Path) -> None:
     assert len(set(re.findall(r"--json (\S.*?\.json)", dry.stdout))) <= 6
     assert all((ROOT / file).is_file() for file in re.findall(r"tests/\S+\.py", dry.stdout))
     named = re.findall(r"-m rddm_fast\.benchmarks (\w+)", dry.stdout)
-    assert len(named) == 11 and set(named) <= BENCHMARKS.keys()
+    assert len(named) == 12 and set(named) <= BENCHMARKS.keys()
     assert subprocess.run([script], capture_output=True).returncode == 2
 
 
@@ -216,6 +217,22 @@ def test_a_wrong_image_is_not_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(SystemExit, match="wrong, in 1 cases; the first: folded differs by up to"):
         sampler.main(["--sizes", "16", "--dtypes", "float32", "--repeats", "3", "--json", str(tmp_path / "a.json")])
     assert {row["provider"] for row in json.loads((tmp_path / "a.json").read_text())["rows"]} == {"eager"}
+
+
+def test_the_prior_s_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.setattr(
+        prior, "model", lambda *_: small_model("pred_noise", condition=False, schedule=Schedule.from_ddim(50))
+    )
+    small = ["--size", "16", "--steps", "3", "--repeats", "3"]
+    prior.main([*small, "--json", str(tmp_path / "a.json")])
+    found = json.loads((tmp_path / "a.json").read_text())
+    assert list(found["ms"]) == ["eager", "folded", "folded, bfloat16", "no network"]
+    for name, factor in found["speedup"].items():
+        assert factor == pytest.approx(found["ms"]["eager"]["p50"] / found["ms"][name]["p50"])
+    assert 0 < found["difference"]["folded"] < 1e-4 and capsys.readouterr().out.count(" ms ") == 4
+    monkeypatch.setattr(prior, "TOLERANCE", 0.0)
+    with pytest.raises(AssertionError, match=r"folded differs by up to \d"):
+        prior.main(small)
 
 
 def test_the_profile_names_what_runs(capsys: pytest.CaptureFixture[str]) -> None:

@@ -262,7 +262,7 @@ def test_an_undecided_training_is_saved_as_it_is_or_refused(raindrops: Path) -> 
 
     trainer = undecided()
     with pytest.warns(
-        UserWarning, match=r"within 0\.01 of 1/2, so nothing is decided: .*; the script goes on undecided"
+        UserWarning, match=r"within 0\.01 of 1/2, so nothing is decided: .*; the script continues undecided"
     ):
         assert trainer.train() is None
     saved = torch.load("results/sample/model-10.pt", weights_only=True)

@@ -73,7 +73,7 @@ def executed(run: Run, root: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str,
         warnings.simplefilter("always")
         exec(script, names)
     sentences = [str(warning.message) for warning in caught if issubclass(warning.category, UserWarning)]
-    undecided = [sentence for sentence in sentences if "the script goes on undecided, as published" in sentence]
+    undecided = [sentence for sentence in sentences if "the script continues undecided, as published" in sentence]
     assert len(undecided) == (run.title == "AOSA, undecided") and sentences == undecided
     return names
 

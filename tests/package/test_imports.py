@@ -24,7 +24,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "diffusion": ("ops", "theory", "system"),
     "models": ("diffusion", "ops", "theory", "system"),
     "inverse": ("diffusion", "ops", "theory", "system"),
-    "fast": ("models", "diffusion", "ops", "theory", "system"),
+    "fast": ("models", "inverse", "diffusion", "ops", "theory", "system"),
     "training": ("fast", *BELOW_FAST),
     "restoration": ("fast", *BELOW_FAST),
     "compat": ("training", "restoration", "fast", *BELOW_FAST),

@@ -26,7 +26,7 @@ class PublishedRun:
         results_folder: where everything is written.
         settings: how to train.
         save_and_sample_every: steps between sheets of samples; at every tenth, and at the end, the model is saved.
-        strict: raise Undecided if AOSA decides nothing in its steps; otherwise warn and go on, as published.
+        strict: raise Undecided if AOSA decides nothing in its steps; otherwise warn and continue, as published.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class PublishedRun:
             if self.strict:
                 raise
             undecided = True
-            warnings.warn(f"{error}; the script goes on undecided, as published", stacklevel=2)
+            warnings.warn(f"{error}; the script continues undecided, as published", stacklevel=2)
             if ATDP:
                 return None
         if ATDP:

@@ -1,0 +1,130 @@
+"""A whole DDNM run: the prior's network as it is, by torch.compile, and folded.
+
+    rddm-fast bench prior [--dim 64] [--size 64] [--steps 100] [--compile] [--json FILE]
+
+Super-resolution by 4 with a network of random weights. Every provider starts from the same draws, and is checked
+against the unfolded network before it is timed: in float32 to 1e-4, in bfloat16 by its PSNR, both of the image scaled
+to [-1, 1], because the values of random weights' images are far outside. The row "no network" is the arithmetic alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from rddm_fast.compat import UnetRes
+from rddm_fast.diffusion import ResidualDiffusion
+from rddm_fast.fast import FastPrior
+from rddm_fast.inverse import operators, predictor, restore
+from rddm_fast.system.files import write_text_whole
+from rddm_fast.theory.schedule import Schedule
+
+from ..timing import machine, side_by_side
+from .sampler import LEAST_PSNR, TOLERANCE, matrix_rate
+
+
+def model(dim: int, device: str) -> ResidualDiffusion:
+    """A model of the noise with random weights."""
+    torch.manual_seed(0)
+    unets = UnetRes(dim, share_encoder=-1, condition=False)
+    return ResidualDiffusion(unets, Schedule.from_ddim(), objective="pred_noise").eval().to(device)
+
+
+@torch.no_grad()
+def measure(
+    dim: int = 64,
+    size: int = 64,
+    batch: int = 1,
+    steps: int = 100,
+    *,
+    compiled: bool = False,
+    repeats: int = 5,
+    device: str = "cpu",
+) -> dict[str, Any]:
+    """Check all providers against the unfolded network, then time them.
+
+    Raises AssertionError if the images differ by more than the tolerance.
+    """
+    diffusion = model(dim, device)
+    operator = operators.named("sr:4", (3, size, size))
+    y = operator.A(2 * torch.rand(batch, 3, size, size, generator=torch.Generator().manual_seed(2)) - 1).to(device)
+    generator = torch.Generator().manual_seed(1)
+    noise = [torch.randn(batch, 3, size, size, generator=generator).to(device) for _ in range(steps + 1)]
+
+    def of(prior: Callable[[Tensor, int], Tensor]) -> Callable[[], Tensor]:
+        return lambda: restore(y, operator, prior, steps=steps, schedule=diffusion.schedule, noise=noise)
+
+    priors: dict[str, Callable[[Tensor, int], Tensor]] = {"eager": predictor(diffusion)}
+    if compiled:
+        network = torch.compile(diffusion.model, dynamic=False)
+        priors["torch.compile"] = lambda x, t: network(x, torch.full((len(x),), t, device=device))[0]
+    for dtype in (torch.float32, torch.bfloat16):
+        name = "folded" + ", bfloat16" * (dtype == torch.bfloat16)
+        priors[name] = FastPrior(diffusion, dtype=dtype, compile=False)
+        if compiled:
+            priors[f"{name}, compiled"] = FastPrior(diffusion, dtype=dtype, compile=True)
+    calls = {name: of(prior) for name, prior in priors.items()}
+
+    with FlopCounterMode(display=False) as counter:
+        expected = calls["eager"]()
+    differences = {}
+    for name, call in calls.items():
+        difference = (call() - expected).abs() / expected.abs().max()
+        differences[name] = float(difference.max())
+        square = float((difference / 2).square().mean())  # of images in [0, 1]
+        psnr = -10 * math.log10(square) if square else math.inf
+        right = psnr >= LEAST_PSNR if "bfloat16" in name else differences[name] <= TOLERANCE
+        assert right, f"{name} differs by up to {differences[name]:.1e} ({psnr:.1f} dB)"
+    times = side_by_side({**calls, "no network": of(lambda x, t: torch.zeros_like(x))}, device, repeats)
+    return {
+        "machine": machine(),
+        "device": torch.cuda.get_device_name() if device == "cuda" else device,
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "dim": dim,
+        "shape": [batch, 3, size, size],
+        "steps": steps,
+        "difference": differences,
+        "ms": {name: vars(timing) for name, timing in times.items()},
+        "tflop_per_s": {name: counter.get_total_flops() / times[name].p50 / 1e9 for name in calls},
+        "conv_tflop_per_s": matrix_rate(device, torch.float32, 9),
+        "speedup": {name: times["eager"].p50 / times[name].p50 for name in calls},
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dim", type=int, default=64)
+    parser.add_argument("--size", type=int, default=64, help="side of the image in pixels")
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--compile", action="store_true", help="also torch.compile's; it takes minutes")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--json", type=Path, help="write the numbers there")
+    options = parser.parse_args(argv)
+    result = measure(
+        *(options.dim, options.size, options.batch, options.steps),
+        compiled=options.compile,
+        repeats=options.repeats,
+        device=options.device,
+    )
+    print(
+        f"DDNM, {options.steps} steps, dim {options.dim}, {'x'.join(map(str, result['shape']))}, "
+        f"{result['threads']} threads; one large float32 convolution: {result['conv_tflop_per_s']:.3f} TFLOP/s"
+    )
+    for name, ms in result["ms"].items():
+        line = f"{name:26} {ms['p50']:9.1f} ms  ({ms['p20']:.1f} to {ms['p80']:.1f})"
+        if name in result["speedup"]:
+            line += f"  {result['tflop_per_s'][name]:.3f} TFLOP/s  {result['speedup'][name]:.2f} times eager"
+        print(line)
+    if options.json is not None:
+        write_text_whole(options.json, json.dumps(result, indent=2) + "\n")
