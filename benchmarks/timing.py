@@ -9,6 +9,7 @@ import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -20,6 +21,16 @@ def machine() -> str:
     info = Path("/proc/cpuinfo")
     names = re.findall(r"^model name\s*:\s*(.+)$", info.read_text(), re.MULTILINE) if info.exists() else []
     return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores"
+
+
+def conditions(device: str) -> dict[str, Any]:
+    """Return where a benchmark ran: the machine, the device's name, torch's version and the number of threads."""
+    return {
+        "machine": machine(),
+        "device": torch.cuda.get_device_name() if device == "cuda" else device,
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+    }
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from rddm_fast.compat import ResidualDiffusion, UnetRes
 from rddm_fast.fast import FastSampler
 from rddm_fast.system.files import write_text_whole
 
-from ..timing import machine, side_by_side
+from ..timing import conditions, side_by_side
 
 TOLERANCE = 1e-4
 NETWORKS = {"two": 0, "shared": 1, "one": -1}
@@ -70,10 +70,7 @@ def measure(
         "one convolution": 2 * 9 * 256**2 * 64**2,
     }
     return {
-        "machine": machine(),
-        "device": torch.cuda.get_device_name() if device == "cuda" else device,
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
+        **conditions(device),
         "networks": networks,
         "shape": list(x.shape),
         "dim": dim,

@@ -27,7 +27,7 @@ from rddm_fast.inverse import operators, predictor, restore
 from rddm_fast.system.files import write_text_whole
 from rddm_fast.theory.schedule import Schedule
 
-from ..timing import machine, side_by_side
+from ..timing import conditions, side_by_side
 from .sampler import LEAST_PSNR, TOLERANCE, matrix_rate
 
 
@@ -85,10 +85,7 @@ def measure(
         assert right, f"{name} differs by up to {differences[name]:.1e} ({psnr:.1f} dB)"
     times = side_by_side({**calls, "no network": of(lambda x, t: torch.zeros_like(x))}, device, repeats)
     return {
-        "machine": machine(),
-        "device": torch.cuda.get_device_name() if device == "cuda" else device,
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
+        **conditions(device),
         "dim": dim,
         "shape": [batch, 3, size, size],
         "steps": steps,

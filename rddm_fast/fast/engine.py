@@ -20,14 +20,12 @@ from ..models.folder import load_model
 from ..models.published_object import from_published
 from ..ops.group_norm_silu import GROUP_NORM_SILU
 from ..ops.reverse_step import REVERSE_STEP_IN_PLACE
-from .fold import fold_for, packs
+from .fold import fold_for, network_dtype, packs
 from .folded import implementation
 from .graphs import CapturedLoop
 from .loop import Loop
 from .time_shares import shares
 from .together import can_be_together
-
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 class FastSampler:
@@ -79,8 +77,7 @@ class FastSampler:
             raise ValueError("experiment is for objects of the published class; this model says itself how it samples")
         device = diffusion.device
         on_gpu = device.type == "cuda"
-        if dtype is not None and dtype not in DTYPES:
-            raise ValueError(f"dtype is {dtype}: choose torch.float32, torch.bfloat16 or torch.float16")
+        dtype = network_dtype(dtype, device)
         if graphs and not on_gpu:
             raise ValueError(f"there are no CUDA graphs on {device}: leave graphs out, or move the model to a GPU")
         if max_graphs < 1:
@@ -93,7 +90,7 @@ class FastSampler:
         self.max_graphs = max_graphs
 
         # Fold the networks for the times of these steps.
-        self.networks = fold_for(diffusion, self.steps, dtype=torch.bfloat16 if dtype is None and on_gpu else dtype)
+        self.networks = fold_for(diffusion, self.steps, dtype=dtype)
         self.loop = self._loop((self.graphs or not (on_gpu or self.compile)) if parallel is None else parallel)
         self._graphs: OrderedDict[tuple[Any, ...], CapturedLoop] = OrderedDict()
         self._seen: set[tuple[int, ...]] = set()

@@ -28,8 +28,7 @@ from ..system.files import write_whole
 from ..system.version import __version__
 from ..theory.objective import read_out
 from ..theory.steps import Step
-from .engine import DTYPES
-from .fold import fold_for
+from .fold import fold_for, network_dtype
 from .folded import LastAxisNorm, NormSilu, PixelsFirstLinearAttention
 
 FORMAT = "rddm_fast sampler"
@@ -179,9 +178,11 @@ def export(
     """
     path = Path(path)
     device = diffusion.device
-    if dtype is None and device.type == "cuda":
-        dtype = torch.bfloat16
-    _check(path, size, batch, dtype)
+    _check(path, size, batch)
+    try:
+        dtype = network_dtype(dtype, device)
+    except ValueError as error:
+        raise ExportError(str(error)) from None
     taken = diffusion.steps(steps, eta)
     loop = ExportedLoop(diffusion, taken, dtype)
     shape = (batch, diffusion.channels, *size)
@@ -219,15 +220,13 @@ def export(
     return path
 
 
-def _check(path: Path, size: tuple[int, int], batch: int, dtype: torch.dtype | None) -> None:
+def _check(path: Path, size: tuple[int, int], batch: int) -> None:
     if path.suffix != ".pt2":
         raise ExportError(f"{path} does not end in .pt2, as torch requires: choose such a name")
     if not path.parent.is_dir():
         raise ExportError(f"there is no folder {path.parent} to write {path.name} into: make it first")
     if len(size) != 2 or min(*size, batch) < 1:
         raise ExportError(f"size is {size} and batch {batch}: height, width and batch are 1 or more")
-    if dtype is not None and dtype not in DTYPES:
-        raise ExportError(f"dtype is {dtype}: choose torch.float32, torch.bfloat16 or torch.float16")
     from torch._inductor import cpp_builder, exc
 
     try:

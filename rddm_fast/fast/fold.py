@@ -33,6 +33,18 @@ from ..diffusion.unet import (
 from ..theory.steps import Step
 from .folded import FLOAT32_EPS, FoldedBlock, LastAxisNorm, PackedConv2d, PixelsFirstLinearAttention, SdpaAttention
 
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def network_dtype(dtype: torch.dtype | None, device: torch.device) -> torch.dtype | None:
+    """Return the dtype to fold for: the one asked for, else bfloat16 on a GPU, and None for the weights' own on a CPU.
+
+    Raises ValueError for a dtype that networks do not compute in.
+    """
+    if dtype is not None and dtype not in DTYPES:
+        raise ValueError(f"dtype is {dtype}: choose torch.float32, torch.bfloat16 or torch.float16")
+    return torch.bfloat16 if dtype is None and device.type == "cuda" else dtype
+
 
 class SplitStem(nn.Module):
     """A U-Net's first convolution split in two: one for the images that change at each step, one for the others."""

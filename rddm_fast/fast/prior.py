@@ -8,8 +8,7 @@ from torch import Tensor
 from ..diffusion.residual import ResidualDiffusion
 from ..inverse.predictor import predictor
 from ..theory.steps import few_steps
-from .engine import DTYPES
-from .fold import fold_for
+from .fold import fold_for, network_dtype
 from .loop import Loop
 
 
@@ -37,13 +36,11 @@ class FastPrior:
     def __init__(
         self, diffusion: ResidualDiffusion, *, dtype: torch.dtype | None = None, compile: bool | None = None
     ) -> None:
-        if dtype is not None and dtype not in DTYPES:
-            raise ValueError(f"dtype is {dtype}: choose torch.float32, torch.bfloat16 or torch.float16")
+        dtype = network_dtype(dtype, diffusion.device)
         self.schedule = predictor(diffusion).schedule
-        on_gpu = diffusion.device.type == "cuda"
         every_index = few_steps(self.schedule, self.schedule.timesteps)
-        networks = fold_for(diffusion, every_index, dtype=torch.bfloat16 if dtype is None and on_gpu else dtype)
-        compiled = on_gpu if compile is None else compile
+        networks = fold_for(diffusion, every_index, dtype=dtype)
+        compiled = diffusion.device.type == "cuda" if compile is None else compile
         self._loop = Loop(diffusion, networks, every_index, compiled=compiled, parallel=False)
         self._number = {step.t: number for number, step in enumerate(every_index)}
 

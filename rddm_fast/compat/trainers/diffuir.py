@@ -16,8 +16,7 @@ from torch.utils.data import Dataset
 
 from ...images.picture import Picture, write_image
 from ...restoration.metrics import luma, psnr, ssim
-from ...training.settings import TrainSettings
-from .run import PublishedRun
+from .run import PublishedRun, published_settings
 
 SHARES = (4, 1, 2, 2, 1)
 """Images of each data set in a batch: fog, low light, rain, snow, blur."""
@@ -97,20 +96,15 @@ class Trainer(PublishedRun):
         condition: bool = False,
         sub_dir: bool = False,
     ) -> None:
-        settings = TrainSettings(
+        settings = published_settings(
             steps=train_num_steps,
             batch_size=sum(SHARES),
             accumulate=gradient_accumulate_every,
             lr=train_lr,
-            lr_schedule="constant",
-            warmup=0,
             betas=adam_betas,
-            ema="published",
             ema_decay=ema_decay,
             ema_every=ema_update_every,
-            precision="float16" if fp16 else None,
-            seed=torch.initial_seed() % 2**31,
-            plot=False,
+            fp16=fp16,
         )
         training = opts.phase == "train"
         self.sample_dataset = None if training else dataset

@@ -17,6 +17,19 @@ from ...training.settings import TrainSettings
 from ...training.trainer import Trainer as TrainingRun
 
 
+def published_settings(*, fp16: bool, **options: Any) -> TrainSettings:
+    """Return `TrainSettings` with what all published trainers have: a constant rate, their EMA, and torch's seed."""
+    return TrainSettings(
+        lr_schedule="constant",
+        warmup=0,
+        ema="published",
+        precision="float16" if fp16 else None,
+        seed=torch.initial_seed() % 2**31,
+        plot=False,
+        **options,
+    )
+
+
 class PublishedRun:
     """A training that saves `model-N.pt` as the published code does, over `rddm_fast.training.trainer.Trainer`.
 

@@ -25,9 +25,8 @@ from ...images.picture import Picture, write_image
 from ...images.sheet import write_sheet
 from ...system.processes import world_size
 from ...theory.experiments import AOSA, Experiment
-from ...training.settings import TrainSettings
 from ..networks import experiment_of
-from .run import PublishedRun
+from .run import PublishedRun, published_settings
 from .sources import Sources
 
 
@@ -113,22 +112,17 @@ class Trainer(PublishedRun):
             )
         automatic = bool(getattr(diffusion_model, "automatic", False))
         radam = later and (num_unet == 2 or not (automatic or known is AOSA))
-        settings = TrainSettings(
+        settings = published_settings(
             steps=train_num_steps,
             batch_size=train_batch_size * (1 if split_batches else world_size()),
             accumulate=gradient_accumulate_every,
             lr=train_lr,
-            lr_schedule="constant",
-            warmup=0,
             optimizer="radam" if radam else "adam",
             optimizers="each" if later and num_unet == 2 else "one",
             betas=(0.9, 0.999) if radam else adam_betas,
-            ema="published",
             ema_decay=ema_decay,
             ema_every=ema_update_every,
-            precision="float16" if fp16 else None,
-            seed=torch.initial_seed() % 2**31,
-            plot=False,
+            fp16=fp16,
         )
         sources = Sources(
             folder,
