@@ -125,13 +125,13 @@ class PairedImages(Dataset[Item]):
 class PhotoPatches(Dataset[Item]):
     """Random patches of photographs, degraded when they are read.
 
-    An item holds `target` and `input`, float32 (3, patch, patch); `mask`, float32 (1, patch, patch), for the kinds that
-    have one; and `name`, the photograph's file name. The probability of a photograph is proportional to the square root
+    An item holds `target`, float32 (3, patch, patch), and `name`, the photograph's file name; with a degradation also
+    `input`, of the target's shape, and, for the kinds that have one, `mask`, float32 (1, patch, patch). The probability of a photograph is proportional to the square root
     of its area, so that small ones are not repeated as often as large ones.
 
     Args:
         photographs: image files; read once and kept in memory with 8 bits per sample.
-        kind: a degradation, a name in `rddm_fast.images.degrade.KINDS`.
+        kind: a degradation, a name in `rddm_fast.images.degrade.KINDS`; None degrades nothing, to learn to generate.
         patch: side of the square patches in pixels; every photograph must be at least that large.
         length: number of items. Item i depends only on (seed, i).
         seed: seed of all random choices, not negative.
@@ -147,7 +147,7 @@ class PhotoPatches(Dataset[Item]):
     def __init__(
         self,
         photographs: Sequence[str | PathLike[str]],
-        kind: str = "rain",
+        kind: str | None = "rain",
         *,
         patch: int = 64,
         length: int,
@@ -157,7 +157,7 @@ class PhotoPatches(Dataset[Item]):
     ) -> None:
         if not photographs:
             raise ValueError("no photographs given")
-        if kind not in KINDS:
+        if kind is not None and kind not in KINDS:
             raise ValueError(f"unknown degradation {kind!r}; choose one of {', '.join(KINDS)}")
         if patch < 1 or length < 0 or seed < 0 or shrink < 1:
             raise ValueError(
@@ -188,11 +188,12 @@ class PhotoPatches(Dataset[Item]):
         rng = np.random.default_rng((self.seed, index))
         which = min(int(np.searchsorted(self._cumulative, rng.random(), side="right")), len(self.paths) - 1)
         target = self._draw_patch(self._photographs[which], rng)
-        degraded = degrade(target, self.kind, rng)
-        item: Item = {"target": _to_tensor(target), "input": _to_tensor(degraded.image)}
-        item["name"] = self.paths[which].name
-        if degraded.mask is not None:
-            item["mask"] = torch.from_numpy(degraded.mask)[None]
+        item: Item = {"target": _to_tensor(target), "name": self.paths[which].name}
+        if self.kind is not None:
+            degraded = degrade(target, self.kind, rng)
+            item["input"] = _to_tensor(degraded.image)
+            if degraded.mask is not None:
+                item["mask"] = torch.from_numpy(degraded.mask)[None]
         return item
 
     def _draw_patch(self, photograph: npt.NDArray[np.uint8], rng: np.random.Generator) -> FloatImage:

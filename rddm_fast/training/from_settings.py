@@ -42,21 +42,22 @@ def dataset_of(data: DataSettings, kind: str, grey: bool, length: int, seed: int
 
     Raises SettingsError for settings that contradict each other, DataError and ImageError for unusable images.
     """
-    sources = [name for name in ("photos", "input", "digits") if getattr(data, name)]
-    if kind == "generate":
-        if data.digits == (data.target is not None) or data.photos or data.input:
-            raise SettingsError("to generate, pass either --target, images to learn from, or --digits")
-        if data.digits:
-            return Digits(data.side or 16, length=length, seed=seed), False
-        pairs = find_pairs(str(data.target))
-    elif len(sources) != 1 or data.digits:
+    generating = kind == "generate"
+    if generating and (data.input or [data.digits, bool(data.target), bool(data.photos)].count(True) != 1):
+        raise SettingsError("to generate, pass one of --target, images to learn from, --photos and --digits")
+    if not generating and (data.digits or bool(data.photos) == bool(data.input)):
         raise SettingsError("pass either --photos, photographs to degrade, or --input and --target, pairs of images")
-    elif data.photos:
+    if data.digits:
+        return Digits(data.side or 16, length=length, seed=seed), False
+    if data.photos:
         if data.patch is None:
-            raise SettingsError("photographs are degraded in patches: pass --patch, their side in pixels")
+            raise SettingsError("photographs are read in patches: pass --patch, their side in pixels")
         options: dict[str, Any] = {"patch": data.patch, "length": length, "seed": seed, "flip": data.flip}
-        patches = PhotoPatches(find_images(data.photos), data.degradation, shrink=SHRINK, **options)
-        return _prepared(patches, data, kind), data.degradation in WITH_MASK
+        degradation = None if generating else data.degradation
+        patches = PhotoPatches(find_images(data.photos), degradation, shrink=SHRINK, **options)
+        return patches if generating else _prepared(patches, data, kind), degradation in WITH_MASK
+    if generating:
+        pairs = find_pairs(str(data.target))
     else:
         pairs = find_pairs(str(data.input), data.target, data.mask)
         if any(pair.target is None for pair in pairs):
@@ -142,5 +143,6 @@ def trainer_of(run: RunSettings, folder: str | PathLike[str]) -> Trainer:
     dataset, masked = dataset_of(data, model.kind, model.channels == 1, length, train.seed)
     torch.manual_seed(train.seed)
     untrained = model_of(model, masked, data.side)
-    task = data.degradation if data.photos else {"generate": "generation"}.get(model.kind, "pairs")
+    generating = model.kind == "generate"
+    task = "generation" if generating else data.degradation if data.photos else "pairs"
     return Trainer(untrained, dataset, folder, train, info={"task": task})

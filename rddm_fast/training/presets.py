@@ -82,6 +82,25 @@ def _photos(degradation: str, steps: int) -> Preset:
     }
 
 
+def _prior(steps: int, channels: int, batch_size: int, lr: float) -> Preset:
+    """A built-in prior of DDRM and DDNM: a small model of the noise in DDPM's images."""
+    return {
+        "model": {
+            "kind": "generate",
+            "networks": "one",
+            "dim": 24,
+            "mults": [1, 2, 4],
+            "channels": channels,
+            "objective": "pred_noise",
+            "loss_type": "l2",
+            "schedule": "ddim",
+            "sum_scale": 1.0,
+            "sampling_timesteps": 100,
+        },
+        "train": {"steps": steps, "batch_size": batch_size, "lr": lr, "lr_schedule": "cosine", "warmup": 200},
+    }
+
+
 PRESETS: dict[str, Preset] = {
     # The paper's experiments. Shadow removal and deblurring were not released as such: the first follows an unused
     # branch of the released scripts, the second is the deraining experiment on other images.
@@ -99,6 +118,9 @@ PRESETS: dict[str, Preset] = {
     "photos-denoise": _photos("noise", 2000),
     "photos-deshadow": _photos("shadow", 3000),
     "photos-inpaint": _photos("mask", 2000),
+    # The built-in priors: photographs in patches, and handwritten digits of 32 x 32 pixels as whole images.
+    "prior-photos": {**_prior(10_000, 3, 8, 4e-4), "data": {"patch": 64}},
+    "prior-digits": {**_prior(8_000, 1, 16, 4e-4), "data": {"patch": None, "size": 32, "flip": False}},
 }
 """Settings by the name of the experiment."""
 
