@@ -126,8 +126,9 @@ class PhotoPatches(Dataset[Item]):
     """Random patches of photographs, degraded when they are read.
 
     An item holds `target`, float32 (3, patch, patch), and `name`, the photograph's file name; with a degradation also
-    `input`, of the target's shape, and, for the kinds that have one, `mask`, float32 (1, patch, patch). The probability of a photograph is proportional to the square root
-    of its area, so that small ones are not repeated as often as large ones.
+    `input`, of the target's shape, and, for the kinds that have one, `mask`, float32 (1, patch, patch). The probability
+    of a photograph is proportional to the square root of its area, so that small ones are not repeated as often as
+    large ones.
 
     Args:
         photographs: image files; read once and kept in memory with 8 bits per sample.

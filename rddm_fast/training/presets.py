@@ -119,7 +119,7 @@ PRESETS: dict[str, Preset] = {
     "photos-deshadow": _photos("shadow", 3000),
     "photos-inpaint": _photos("mask", 2000),
     # The built-in priors: photographs in patches, and handwritten digits of 32 x 32 pixels as whole images.
-    "prior-photos": {**_prior(10_000, 3, 8, 4e-4), "data": {"patch": 64}},
+    "prior-photos": {**_prior(8_000, 3, 8, 4e-4), "data": {"patch": 64}},
     "prior-digits": {**_prior(8_000, 1, 16, 4e-4), "data": {"patch": None, "size": 32, "flip": False}},
 }
 """Settings by the name of the experiment."""

@@ -31,7 +31,7 @@ def test_every_preset_s_model_can_be_built(name: str) -> None:
     settings = RunSettings.of(preset(name), {"model": {"dim": 8}})
     model = model_of(settings.model, settings.model.mask or False, settings.data.side)
     diffusion = model.diffusion if isinstance(model, AutoObjective) else model
-    shape = (1, 3, 16, 16)
+    shape = (1, settings.model.channels, 16, 16)
     image = torch.zeros(shape)
     mask = image if diffusion.input_condition else None
     out = diffusion.outputs(image, torch.tensor([3]), image if diffusion.condition else None, mask)
@@ -56,7 +56,7 @@ def test_what_is_done_to_the_images(dark_pairs: tuple[Path, Path], tmp_path: Pat
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"data": {"photos": PHOTOS, "patch": None}}, "photographs are degraded in patches: pass --patch"),
+        ({"data": {"photos": PHOTOS, "patch": None}}, "photographs are read in patches: pass --patch"),
         ({"data": {"input": PHOTOS, "target": PHOTOS, "size": 16}}, "pass data.patch, random patches, or data.size"),
         ({"data": {"photos": PHOTOS}, "model": {"schedule": "ddim"}}, "ends at beta_bar_T = 1: pass model.sum_scale 1"),
         ({"data": {"photos": PHOTOS}, "model": {"mask": True}}, "this model takes a mask: pass --mask"),
