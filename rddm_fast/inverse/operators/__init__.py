@@ -11,7 +11,7 @@ from .general import General
 from .named import listing, named
 from .pixelwise import Colourisation, Denoising, Inpainting
 from .sensing import BlockSensing, WalshHadamard
-from .separable import AnisotropicBlur, Bicubic, GaussianBlur, Separable, SeparableBlur, UniformBlur
+from .separable import AnisotropicBlur, Bicubic, GaussianBlur, PublishedBlur, Separable, SeparableBlur, UniformBlur
 
 __all__ = [
     "AnisotropicBlur",
@@ -26,6 +26,7 @@ __all__ = [
     "General",
     "Inpainting",
     "OldPhotograph",
+    "PublishedBlur",
     "Separable",
     "SeparableBlur",
     "SuperResolution",

@@ -5,7 +5,7 @@ singular values are the products of both lists. 1-D singular values below `thres
 published (3e-2): a real degraded image then has parts that this A does not model. `threshold=0` keeps A as it is.
 
 The published blur classes drop the last tap of an odd kernel and pair the singular values with the wrong vectors. These
-are blurs.
+are blurs; `PublishedBlur` is what those are, to repeat published numbers.
 """
 
 from __future__ import annotations
@@ -185,6 +185,83 @@ class AnisotropicBlur(SeparableBlur):
         threshold: float = 3e-2,
     ) -> None:
         super().__init__(image, gaussian_kernel(taps, sigma_down), gaussian_kernel(taps, sigma_along), threshold)
+
+
+class PublishedBlur(SpectralOperator):
+    """What DDRM's and DDNM's published classes make of a blur, with both defects: it is no blur.
+
+    An odd kernel loses its last tap. The sorted singular values of one channel are repeated as a whole, while V lays
+    its vectors out pixel by pixel, channels innermost. So vector k has the singular value k mod H W, and each channel
+    is another operator. It stores U and V of the two matrices and the order, H W integers.
+
+    Args:
+        image: (C, H, W).
+        kernel_down, kernel_along, threshold: as for `SeparableBlur`, before the tap is lost.
+        order: which product of 1-D singular values comes first, second, …: (H W) integers into the H x W products, row
+            by row. Equal products have no order of their own, and the result depends on it; by default the first of
+            them comes first.
+
+    Attributes:
+        order: the order.
+
+    Raises:
+        ValueError: a kernel without taps, a bad threshold, or an order that is no permutation in descending order.
+    """
+
+    def __init__(
+        self,
+        image: Sequence[int],
+        kernel_down: Sequence[float] | Tensor,
+        kernel_along: Sequence[float] | Tensor | None = None,
+        threshold: float = 3e-2,
+        *,
+        order: Tensor | None = None,
+    ) -> None:
+        self.image = self.measured = c, height, width = check_image(image)
+        threshold = check_threshold(threshold)
+        kernel_along = kernel_down if kernel_along is None else kernel_along
+        sides = [
+            torch.linalg.svd(band(size, kernel[:-1] if len(kernel) % 2 else kernel).mT)
+            for size, kernel in ((height, kernel_down), (width, kernel_along))
+        ]
+        self._U = [Constant(U) for U, _, _ in sides]
+        self._V = [Constant(Vh.mT.contiguous()) for _, _, Vh in sides]
+        down, along = (torch.where(s < threshold, 0.0, s) for _, s, _ in sides)
+        products = torch.outer(down, along).flatten()
+        if order is None:
+            order = products.sort(descending=True, stable=True).indices
+        ordered = products[order]
+        if len(order.unique()) != len(products) or bool((ordered.diff() > 1e-12).any()):
+            raise ValueError(f"order must be the integers 0 to {len(products) - 1}, by descending singular value")
+        self._s = Constant(ordered.repeat(c)[None])
+        self.order = order
+        self._order, self._place = Constant(order), Constant(order.argsort())
+
+    def Vt(self, x: Tensor) -> Tensor:
+        return self._listed(self._V[0].like(x).mT @ x @ self._V[1].like(x))
+
+    def V(self, z: Tensor) -> Tensor:
+        return self._V[0].like(z) @ self._placed(z) @ self._V[1].like(z).mT
+
+    def Ut(self, y: Tensor) -> Tensor:
+        listed = self._listed(self._U[0].like(y).mT @ y @ self._U[1].like(y))
+        return listed.masked_fill(self._s.like(y) == 0, 0.0)
+
+    def U(self, z: Tensor) -> Tensor:
+        kept = z.masked_fill(self._s.like(z) == 0, 0.0)
+        return self._U[0].like(z) @ self._placed(kept) @ self._U[1].like(z).mT
+
+    def singulars(self, like: Tensor) -> Tensor:
+        return self._s.like(like)
+
+    def _listed(self, grid: Tensor) -> Tensor:
+        """(B, C, H, W) to the published list, (B, H W C)."""
+        return grid.flatten(2)[:, :, self._order.like(grid)].mT.flatten(1)
+
+    def _placed(self, listed: Tensor) -> Tensor:
+        """The published list, (B, H W C), to (B, C, H, W)."""
+        c, height, width = self.image
+        return listed.view(-1, height * width, c).mT[:, :, self._place.like(listed)].reshape(-1, c, height, width)
 
 
 def gaussian_kernel(taps: int, sigma: float) -> Tensor:
