@@ -1,8 +1,8 @@
-"""A whole few-step loop as one CUDA graph: one launch per image, however busy the host is."""
+"""A whole loop as one CUDA graph: one launch per image, however busy the host is."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -17,6 +17,30 @@ WARM_UP = 3  # runs before the capture, in which libraries choose their algorith
 
 class CaptureFailed(RuntimeError):
     """The loop could not be captured; the message says where, and what to do."""
+
+
+def capture(run: Callable[[], Tensor], device: torch.device) -> tuple[torch.cuda.CUDAGraph, Tensor]:
+    """Capture `run`, which reads and writes memory of fixed addresses; return the graph and what `run` returned in it.
+
+    Raises:
+        CaptureFailed: CUDA cannot capture it.
+    """
+    with torch.cuda.device(device):
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(WARM_UP):
+                run()
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph):
+                return graph, run()
+        except Exception as error:
+            raise CaptureFailed(
+                f"the sampling loop could not be captured as a CUDA graph ({type(error).__name__}: "
+                f"{one_line(error)[:300]}): pass graphs=False to run it without one"
+            ) from error
 
 
 class CapturedLoop:
@@ -42,22 +66,7 @@ class CapturedLoop:
             draws_ = iter(self.draws)
             return loop(replace(self.own, draw=lambda: next(draws_)))
 
-        with torch.cuda.device(start.I_T.device):
-            side = torch.cuda.Stream()
-            side.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(side):
-                for _ in range(WARM_UP):
-                    run()
-            torch.cuda.current_stream().wait_stream(side)
-            self.graph = torch.cuda.CUDAGraph()
-            try:
-                with torch.cuda.graph(self.graph):
-                    self.result = run()
-            except Exception as error:
-                raise CaptureFailed(
-                    f"the sampling loop could not be captured as a CUDA graph ({type(error).__name__}: "
-                    f"{one_line(error)[:300]}): pass graphs=False to run it without one"
-                ) from error
+        self.graph, self.result = capture(run, start.I_T.device)
 
     def _copy_in(self, start: Start, draws: Sequence[Tensor]) -> None:
         given = [start.I_T, start.I_in, start.mask, *draws]

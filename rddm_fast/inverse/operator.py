@@ -13,8 +13,26 @@ many elements as the image: `Vt` maps an image to them, `V` back, `singulars` ar
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 
 from torch import Tensor
+
+
+@dataclass(frozen=True)
+class RankOneBlocks:
+    """A+ A as a projector onto one vector of each block of pixels; the arguments of `ops.range_null_step`.
+
+    Attributes:
+        factor: the height and width of a block.
+        weights: of the channels, if a block has all of them; None if it has one.
+        mask: (H, W) or (B, H, W), 0 where a pixel is not measured.
+        s: the singular value, if all that are not 0 are equal.
+    """
+
+    factor: int = 1
+    weights: tuple[float, ...] | None = None
+    mask: Tensor | None = None
+    s: float | None = None
 
 
 class Operator(ABC):
@@ -43,6 +61,10 @@ class Operator(ABC):
     def project(self, x: Tensor) -> Tensor:
         """Return A+ A x, the projection onto what a measurement knows."""
         return self.pinv(self.A(x))
+
+    def rank_one_blocks(self, like: Tensor) -> RankOneBlocks | None:
+        """Return A+ A in that form, on the device of `like`, if it has it: then a solver's step is one op in pixels."""
+        return None
 
 
 class SpectralOperator(Operator):

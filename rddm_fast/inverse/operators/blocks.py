@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..operator import SpectralOperator
+from ..operator import RankOneBlocks, SpectralOperator
 from .arguments import Constant, check_image, check_mask, check_multiple, check_weights, fitting_mask
 
 _BLOCK = (2, 4, 6)
@@ -131,6 +131,9 @@ class SuperResolution(BlockRows):
         f = self.factor
         return self._image(self._spread(y).expand(-1, -1, 1, -1, f, -1, f))
 
+    def rank_one_blocks(self, like: Tensor) -> RankOneBlocks:
+        return RankOneBlocks(self.factor, s=1.0 / self.factor)
+
 
 class OldPhotograph(BlockRows):
     """A torn grey photograph, shrunk: the mean over f × f blocks of the kept pixels' grey (`mask_color_sr`).
@@ -162,3 +165,9 @@ class OldPhotograph(BlockRows):
         f, (_, h, w) = self.factor, self.measured
         mask = fitting_mask(self.mask, like).view(-1, 1, 1, h, f, w, f)
         return self.weights.like(like).view(1, 1, -1, 1, 1, 1, 1) * mask / f**2
+
+    def rank_one_blocks(self, like: Tensor) -> RankOneBlocks:
+        weights = tuple(self.weights.value.tolist())
+        return RankOneBlocks(
+            self.factor, weights, fitting_mask(self.mask, like)
+        )  # s depends on the block's kept pixels

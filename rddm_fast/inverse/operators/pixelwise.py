@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..operator import SpectralOperator
+from ..operator import RankOneBlocks, SpectralOperator
 from .arguments import Constant, check_image, check_mask, check_weights, fitting_mask
 from .blocks import BlockRows
 
@@ -48,6 +48,9 @@ class Denoising(SpectralOperator):
 
     def singulars(self, like: Tensor) -> Tensor:
         return like.new_ones(1, 1)
+
+    def rank_one_blocks(self, like: Tensor) -> RankOneBlocks:
+        return RankOneBlocks(s=1.0)
 
 
 class Inpainting(SpectralOperator):
@@ -99,6 +102,9 @@ class Inpainting(SpectralOperator):
         mask = fitting_mask(self.mask, like)[:, None].expand(-1, *self.image)
         return mask.flatten(1).to(like.dtype)
 
+    def rank_one_blocks(self, like: Tensor) -> RankOneBlocks:
+        return RankOneBlocks(mask=fitting_mask(self.mask, like), s=1.0)
+
 
 class Colourisation(BlockRows):
     """The grey of each pixel, a weighted sum of its channels; singular value |weights|. It stores C numbers.
@@ -120,3 +126,7 @@ class Colourisation(BlockRows):
 
     def rows(self, like: Tensor) -> Tensor:
         return self.weights.like(like).view(1, 1, -1, 1, 1, 1, 1)
+
+    def rank_one_blocks(self, like: Tensor) -> RankOneBlocks:
+        weights = self.weights.value
+        return RankOneBlocks(weights=tuple(weights.tolist()), s=float(weights.norm()))

@@ -1,0 +1,112 @@
+"""`FastSolver`: `inverse.restore` with its settings chosen once, and on a GPU the whole walk as one CUDA graph."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..diffusion.start import noise_source
+from ..inverse.operator import Operator
+from ..inverse.restore import restore, walk_of
+from .graphs import capture
+from .prior import FastPrior
+
+
+class FastSolver:
+    """Restore measurements of one operator by DDRM or DDNM, with the images of `inverse.restore`.
+
+    Args:
+        prior: the model of the noise.
+        operator: A; its tables move to the device of the first measurement.
+        method: as for `restore`.
+        graphs: capture the whole walk (the network, the steps and the transforms) as one CUDA graph for each shape of
+            measurement. The default is True on a GPU. An operator whose pseudo-inverse looks at its progress on the
+            host, as conjugate gradients with a tolerance do, cannot be captured.
+        max_graphs: number of shapes whose graphs are kept; the least recently used is dropped first. A graph keeps the
+            images of all draws, one for each step.
+        options: sigma_y, steps, eta, eta_b, travel, official and indices, as for `restore`.
+
+    Raises:
+        ValueError: options that are out of range, or graphs where there are none.
+    """
+
+    def __init__(
+        self,
+        prior: FastPrior,
+        operator: Operator,
+        method: str = "ddnm",
+        *,
+        graphs: bool | None = None,
+        max_graphs: int = 4,
+        **options: Any,
+    ) -> None:
+        on_gpu = prior.device.type == "cuda"
+        if graphs and not on_gpu:
+            raise ValueError(
+                f"there are no CUDA graphs on {prior.device}: leave graphs out, or move the model to a GPU"
+            )
+        if max_graphs < 1:
+            raise ValueError(f"max_graphs is {max_graphs}: at least one graph has to be kept")
+        self.prior, self.operator, self.method, self.options = prior, operator, method, options
+        self.graphs, self.max_graphs = on_gpu if graphs is None else graphs, max_graphs
+        plan = {name: options[name] for name in ("steps", "travel", "official", "indices") if name in options}
+        self.draws = 1 + len(walk_of(prior.schedule, method, **plan))
+        self._graphs: OrderedDict[tuple[Any, ...], CapturedWalk] = OrderedDict()
+
+    @torch.no_grad()
+    def __call__(
+        self, y: Tensor, *, noise: Iterable[Tensor] | None = None, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Return the images (B, C, H, W) in [-1, 1] of measurements (B, *operator.measured).
+
+        `noise` and `generator` are those of `restore`. Raises what `restore` raises, and CaptureFailed.
+        """
+        if not self.graphs:
+            return self._restored(y, noise, generator)
+        key = (tuple(y.shape), y.dtype, y.device)
+        shape = (len(y), *self.operator.image)
+        given = None if noise is None else list(noise)
+        if given is not None and len(given) != self.draws:
+            return self._restored(y, given, generator)  # raises the sentence
+        draw = noise_source(shape, y.device, self.draws, generator, given)
+        draws = [draw() for _ in range(self.draws)]
+        if key not in self._graphs:
+            while len(self._graphs) >= self.max_graphs:
+                self._graphs.popitem(last=False)
+            self._graphs[key] = CapturedWalk(lambda y, noise: self._restored(y, noise, None), y, draws)
+        self._graphs.move_to_end(key)
+        return self._graphs[key](y, draws)
+
+    def _restored(self, y: Tensor, noise: Iterable[Tensor] | None, generator: torch.Generator | None) -> Tensor:
+        return restore(y, self.operator, self.prior, self.method, noise=noise, generator=generator, **self.options)
+
+    def reset(self) -> None:
+        """Drop all captured graphs."""
+        self._graphs.clear()
+
+
+class CapturedWalk:
+    """A walk captured for measurements of one shape; a call copies its inputs in and the images out.
+
+    Args:
+        walk: called with a measurement and the draws.
+        y, draws: of that shape.
+
+    Raises:
+        CaptureFailed: CUDA cannot capture the walk.
+    """
+
+    def __init__(self, walk: Callable[[Tensor, list[Tensor]], Tensor], y: Tensor, draws: list[Tensor]) -> None:
+        self.y, self.draws = y.clone(), [z.clone() for z in draws]
+        self.graph, self.result = capture(lambda: walk(self.y, self.draws), y.device)
+
+    def __call__(self, y: Tensor, draws: list[Tensor]) -> Tensor:
+        """Replay the graph; return the images in memory of their own."""
+        for own, given in zip([self.y, *self.draws], [y, *draws], strict=True):
+            own.copy_(given)
+        self.graph.replay()
+        return self.result.clone()
