@@ -21,6 +21,7 @@ BENCHMARKS = {
     "draw": ("draw", "plots from a benchmark's JSON"),
     "table1": ("paper.table1", "the paper's Table 1 on a small scale"),
     "aosa": ("paper.aosa", "what AOSA decides, and when"),
+    "cold": ("paper.cold_gallery", "Cold Diffusion: naive sampling beside TACoS, with restorers that you trained"),
     "paths": ("paper.paths_digits", "whether generation is path-independent"),
 }
 """Name to the module, whose `main(argv)` runs it, and what it measures."""

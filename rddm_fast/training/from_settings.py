@@ -162,8 +162,8 @@ def _cold_recipe(data: DataSettings) -> Recipe | None:
     sources = [bool(data.photos), bool(data.target), data.digits].count(True)
     if data.input or data.mask or data.equalize_input or sources != 1:
         raise SettingsError(
-            f"{data.degradation} degrades clean images itself: pass one of --photos, --target and --digits, and neither "
-            "--input nor --mask"
+            f"{data.degradation} degrades clean images itself: pass one of --photos, --target and --digits, and "
+            "neither --input nor --mask"
         )
     if data.side is None:
         raise SettingsError(f"{data.degradation} is made for one size: pass --patch or --size")
