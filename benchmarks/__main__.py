@@ -22,6 +22,7 @@ BENCHMARKS = {
     "table1": ("paper.table1", "the paper's Table 1 on a small scale"),
     "aosa": ("paper.aosa", "what AOSA decides, and when"),
     "inverse": ("inverse.table", "the table of DDRM and DDNM on held-aside photographs and digits"),
+    "cold": ("paper.cold_gallery", "Cold Diffusion: naive sampling beside TACoS, with restorers that you trained"),
     "paths": ("paper.paths_digits", "whether generation is path-independent"),
 }
 """Name to the module, whose `main(argv)` runs it, and what it measures."""

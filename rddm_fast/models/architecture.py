@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..diffusion.cold_restorer import ColdRestorer
 from ..diffusion.residual import ResidualDiffusion
 from .errors import MissingArgument, ModelError
 
@@ -91,7 +92,7 @@ def architecture(
     return arguments, restoring
 
 
-def load_networks(diffusion: ResidualDiffusion, state: Mapping[str, Tensor], source: str) -> None:
+def load_networks(diffusion: ResidualDiffusion | ColdRestorer, state: Mapping[str, Tensor], source: str) -> None:
     expected = {name: t.shape for name, t in diffusion.model.state_dict().items()}
     problems = [
         *(f"{name} is missing" for name in expected.keys() - state.keys()),

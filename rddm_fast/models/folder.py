@@ -3,19 +3,22 @@
     MODEL/config.json         the network's arguments, the schedule and the objective, readable
     MODEL/model.safetensors   the weights, by their published names
 
+A restorer of Cold Diffusion is kept in the same way, under a format of its own, which `load_model` refuses.
 A published checkpoint stores neither objective, time input nor schedule recipe; `load_published` asks for them.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from ..diffusion.cold_restorer import ColdRestorer
 from ..diffusion.residual import ResidualDiffusion
 from ..diffusion.residual_unets import ResidualUnets
 from ..system.errors import one_line
@@ -26,8 +29,15 @@ from .architecture import load_networks
 from .errors import ModelError
 
 FORMAT = "rddm_fast model"
+COLD_FORMAT = "rddm_fast cold restorer"
 VERSION = 1
+_USED_BY = {
+    FORMAT: "an RDDM model, not a restorer of Cold Diffusion: use `rddm-fast restore` and `load_model`",
+    COLD_FORMAT: "a restorer of Cold Diffusion, not an RDDM model: use `rddm-fast cold` and `load_cold_restorer`",
+}
+"""What a folder of each format is, and what takes it."""
 MODELS = Path(__file__).parent / "built_in"
+M = TypeVar("M", ResidualDiffusion, ColdRestorer)
 _DIFFUSION_FIELDS = (
     "condition",
     "input_condition",
@@ -49,7 +59,7 @@ _DIFFUSION_FIELDS = (
 
 def save_model(
     folder: str | PathLike[str],
-    diffusion: ResidualDiffusion,
+    diffusion: ResidualDiffusion | ColdRestorer,
     *,
     dtype: torch.dtype | None = None,
     info: dict[str, Any] | None = None,
@@ -57,7 +67,7 @@ def save_model(
     """Write `diffusion` to `folder` as model.safetensors and config.json.
 
     Args:
-        diffusion: the model; its network must be `ResidualUnets`.
+        diffusion: the model, or a restorer of Cold Diffusion; its network must be `ResidualUnets`.
         folder: where to write; it is created if needed.
         dtype: the dtype to store the weights in. None keeps theirs; float16 halves the file.
         info: a JSON object to keep with the model: how it was trained, its licence.
@@ -74,8 +84,9 @@ def save_model(
         name: (value.to(dtype) if dtype else value).contiguous().cpu()
         for name, value in diffusion.model.state_dict().items()
     }
-    config = {"format": FORMAT, "version": VERSION, **described(diffusion), "info": info or {}}
-    if config["schedule"]["family"] == "tables":
+    form = COLD_FORMAT if isinstance(diffusion, ColdRestorer) else FORMAT
+    config = {"format": form, "version": VERSION, **described(diffusion), "info": info or {}}
+    if isinstance(diffusion, ResidualDiffusion) and config["schedule"]["family"] == "tables":
         tensors["schedule.alpha_bar"] = torch.from_numpy(diffusion.schedule.alpha_bar)
         tensors["schedule.beta_bar"] = torch.from_numpy(diffusion.schedule.beta_bar)
         if diffusion.schedule.delta_bar is not None:
@@ -88,8 +99,14 @@ def save_model(
     write_text_whole(folder / "config.json", text)
 
 
-def described(diffusion: ResidualDiffusion) -> dict[str, Any]:
+def described(diffusion: ResidualDiffusion | ColdRestorer) -> dict[str, Any]:
     """Describe a model without its weights, ready for JSON; its network must be `ResidualUnets`."""
+    if isinstance(diffusion, ColdRestorer):
+        return {
+            "degradation": diffusion.recipe,
+            "network": diffusion.model.config,
+            "loss_type": diffusion.loss_type,
+        }
     schedule = diffusion.schedule
     recipe = schedule.recipe if "family" in schedule.recipe else {"family": "tables", "timesteps": schedule.timesteps}
     return {
@@ -113,6 +130,24 @@ def load_model(folder: str | PathLike[str]) -> ResidualDiffusion:
     Raises:
         ModelError: the folder or one of its files is missing, damaged or of another format.
     """
+    return _loaded(folder, FORMAT, _built)
+
+
+def load_cold_restorer(folder: str | PathLike[str]) -> ColdRestorer:
+    """Load the restorer of Cold Diffusion in `folder`, on the CPU in float32, in evaluation mode.
+
+    Raises:
+        ModelError: the folder or one of its files is missing, damaged or of another format.
+    """
+
+    def built(config: dict[str, Any], tensors: dict[str, Tensor]) -> ColdRestorer:
+        return ColdRestorer(ResidualUnets(**config["network"]), config["degradation"], config["loss_type"])
+
+    return _loaded(folder, COLD_FORMAT, built)
+
+
+def _loaded(folder: str | PathLike[str], form: str, built: Callable[[dict[str, Any], dict[str, Tensor]], M]) -> M:
+    """Load a folder of the format `form`; `built` makes the model, without its weights, from the two files."""
     safetensors = require("safetensors.torch", "models")
     if not Path(folder).exists() and str(folder) in built_in_models():
         folder = MODELS / folder
@@ -128,13 +163,15 @@ def load_model(folder: str | PathLike[str]) -> ResidualDiffusion:
             raise ModelError(f"{folder} is not a model folder: it holds no {file.name}")
     try:
         described = json.loads(config.read_text())
-        if described.get("format") != FORMAT or described.get("version") != VERSION:
-            raise ModelError(f"{config} is not of format {FORMAT!r}, version {VERSION}: update rddm_fast or save again")
+        if described.get("format") != form and described.get("format") in _USED_BY:
+            raise ModelError(f"{folder} is {_USED_BY[described['format']]}")
+        if described.get("format") != form or described.get("version") != VERSION:
+            raise ModelError(f"{config} is not of format {form!r}, version {VERSION}: update rddm_fast or save again")
         # Weights may be stored in half precision. The schedule's tables are float64 and stay so.
         tensors = {
             name: t if t.dtype == torch.float64 else t.float() for name, t in safetensors.load_file(weights).items()
         }
-        diffusion = _built(described, tensors)
+        diffusion = built(described, tensors)
     except ModelError:
         raise
     except KeyError as error:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -22,6 +23,22 @@ from ..images.pairs import masks_of
 from ..images.picture import ImageError, Picture, read_image, sides, write_image
 from ..system.processes import rank, share
 from .tiles import check_overlap, tiled
+
+
+class PictureRestorer(Protocol):
+    """What `restore_files` restores with: `Restorer`, or `restoration.cold.ColdPictureRestorer`.
+
+    Attributes:
+        needs_mask: whether it takes a mask.
+        tile: the greatest side of a tile in pixels; None if pictures are restored whole.
+    """
+
+    needs_mask: bool
+    tile: int | None
+
+    def __call__(
+        self, picture: Picture, mask: Picture | None = None, advance: Callable[[int, int], None] | None = None
+    ) -> Picture: ...
 
 
 class Restorer:
@@ -163,7 +180,7 @@ def plan(
 
 
 def restore_files(
-    restorer: Restorer,
+    restorer: PictureRestorer,
     inputs: Sequence[PathOrText],
     output: PathOrText,
     *,

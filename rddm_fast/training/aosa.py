@@ -151,6 +151,10 @@ class SelectionLosses(Losses):
         super().__init__(selection.diffusion)
         self.selection = selection
 
+    @property
+    def names(self) -> list[str]:
+        return ["loss_res", "loss_noise"]
+
     def times(self) -> tuple[int, int]:
         return self.selection.times()
 
@@ -178,10 +182,6 @@ class Selecting(Phase):
     @property
     def alpha_res(self) -> float:
         return float(self.selection.alpha_res.detach())
-
-    @property
-    def names(self) -> list[str]:
-        return ["loss_res", "loss_noise"]
 
     def rate(self) -> float:
         return min(1.0, (self.step + 1) / max(1, self.settings.warmup))

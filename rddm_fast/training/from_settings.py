@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from os import PathLike
 from typing import Any
 
 import torch
 from torch.utils.data import Dataset
 
+from ..diffusion.cold_restorer import ColdRestorer
 from ..diffusion.residual import ResidualDiffusion
 from ..diffusion.residual_unets import ResidualUnets
 from ..images.datasets import Item, PairedImages, PhotoPatches
@@ -15,6 +17,7 @@ from ..images.digits import Digits
 from ..images.find import find_images
 from ..images.pairs import find_pairs
 from ..images.prepared import Prepared
+from ..inverse.cold.recipes import PREFIX, Recipe
 from ..theory.objective import AUTO
 from ..theory.schedule import Schedule
 from .aosa import AutoObjective
@@ -25,6 +28,8 @@ SHRINK = 2.0
 """Photographs are scaled down by up to this factor before a patch is cut."""
 WITH_MASK = ("shadow", "mask")
 """Degradations that also give a mask."""
+OF_COLD = ("dim", "mults", "channels", "loss_type")
+"""The settings of a model that a restorer of Cold Diffusion has; it takes all others at their defaults."""
 
 
 def dataset_of(data: DataSettings, kind: str, grey: bool, length: int, seed: int) -> tuple[Dataset[Item], bool]:
@@ -133,6 +138,39 @@ def model_of(model: ModelSettings, masked: bool, side: int | None) -> ResidualDi
     return AutoObjective(diffusion) if model.objective == AUTO else diffusion
 
 
+def cold_restorer_of(model: ModelSettings, recipe: Recipe) -> ColdRestorer:
+    """Build the untrained restorer, with weights drawn from torch's generator.
+
+    Raises SettingsError for a setting that says nothing to a restorer of Cold Diffusion.
+    """
+    ours, defaults = asdict(model), asdict(ModelSettings())
+    if foreign := [name for name in ours if name not in OF_COLD and ours[name] != defaults[name]]:
+        raise SettingsError(
+            f"{PREFIX}{recipe.name} trains a restorer of Cold Diffusion, which has no model.{foreign[0]}: leave it out"
+        )
+    if recipe.name == "decolour" and model.channels == 1:
+        raise SettingsError(f"{PREFIX}decolour takes colours away: it needs images of more than one channel")
+    network = ResidualUnets(model.dim, networks="one", dim_mults=list(model.mults), channels=model.channels)
+    return ColdRestorer(network, recipe.values(), model.loss_type)
+
+
+def _cold_recipe(data: DataSettings) -> Recipe | None:
+    """The recipe of a degradation cold:NAME, else None. Raises ValueError for data that it cannot be trained on."""
+    if not data.degradation.startswith(PREFIX):
+        return None
+    recipe = Recipe.parsed(data.degradation)
+    sources = [bool(data.photos), bool(data.target), data.digits].count(True)
+    if data.input or data.mask or data.equalize_input or sources != 1:
+        raise SettingsError(
+            f"{data.degradation} degrades clean images itself: pass one of --photos, --target and --digits, and "
+            "neither --input nor --mask"
+        )
+    if data.side is None:
+        raise SettingsError(f"{data.degradation} is made for one size: pass --patch or --size")
+    recipe.made((data.side, data.side), recipe.draw((data.side, data.side), 1))  # a size that does not fit fails here
+    return recipe
+
+
 def trainer_of(run: RunSettings, folder: str | PathLike[str]) -> Trainer:
     """The trainer of a run in `folder`; it resumes an interrupted run.
 
@@ -140,9 +178,12 @@ def trainer_of(run: RunSettings, folder: str | PathLike[str]) -> Trainer:
     """
     model, data, train = run.model, run.data, run.train
     length = train.steps * train.batch_size * train.accumulate
-    dataset, masked = dataset_of(data, model.kind, model.channels == 1, length, train.seed)
+    recipe = _cold_recipe(data)
+    # A cold restorer learns from clean images alone, as a generating model does.
+    kind = model.kind if recipe is None else "generate"
+    dataset, masked = dataset_of(data, kind, model.channels == 1, length, train.seed)
     torch.manual_seed(train.seed)
-    untrained = model_of(model, masked, data.side)
-    generating = model.kind == "generate"
-    task = "generation" if generating else data.degradation if data.photos else "pairs"
+    untrained = model_of(model, masked, data.side) if recipe is None else cold_restorer_of(model, recipe)
+    degrades = recipe is not None or bool(data.photos)
+    task = "generation" if model.kind == "generate" else data.degradation if degrades else "pairs"
     return Trainer(untrained, dataset, folder, train, info={"task": task})

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..diffusion.cold_restorer import ColdRestorer
 from ..diffusion.residual import ResidualDiffusion
+from ..inverse.cold.degradation import Degradation
+from ..inverse.cold.recipes import Recipe
 from ..ops.forward_diffuse import forward_diffuse
 from ..ops.joint_loss import joint_loss
 from ..ops.noise import normals_at
@@ -57,16 +61,31 @@ class Draws(NamedTuple):
         elements = torch.arange(self.share[0] * count, (self.share[0] + 1) * count, device=I_0.device)
         return {"noise": normals_at(elements, self.seed, self.stream).float().reshape(I_0.shape)}
 
+    def of_pictures(self, I_0: Tensor, draw: Callable[[int, torch.Generator], Tensor | None]) -> Tensor | None:
+        """What `draw(pictures, generator)` draws for each picture of the whole batch; None if it draws nothing."""
+        whole = draw(len(I_0) * self.share[1], self.generator)
+        return None if whole is None else self._own(whole)
+
     def _own(self, whole: Tensor) -> Tensor:
         return whole.chunk(self.share[1])[self.share[0]]
 
 
 class Losses(nn.Module):
-    """The losses of an objective with one output, `ResidualDiffusion.losses`."""
+    """The losses of an objective with one output, `ResidualDiffusion.losses`.
 
-    def __init__(self, diffusion: ResidualDiffusion) -> None:
+    Attributes:
+        diffusion: the model that is trained, a `ResidualDiffusion` or, in `ColdLosses`, a `ColdRestorer`.
+    """
+
+    def __init__(self, diffusion: ResidualDiffusion | ColdRestorer) -> None:
         super().__init__()
-        self.diffusion = diffusion
+        self.diffusion: Any = diffusion
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the loss's parts in the log, such as loss_res and loss_noise."""
+        first, _, second = self.diffusion.objective.name.removeprefix("pred_").partition("_")
+        return [f"loss_{name}" for name in (first, second) if name]
 
     def forward(self, I_0: Tensor, I_in: Tensor | None, mask: Tensor | None, *, draws: Draws) -> tuple[Tensor, Tensor]:
         """(loss, parts) of images (B, C, H, W) in [-1, 1]; the mask in the range that the network takes."""
@@ -114,8 +133,47 @@ class JointLosses(Losses):
         return 2 * loss, parts
 
 
-def losses_of(diffusion: ResidualDiffusion, lam: float) -> Losses:
-    """The losses of a model: joint ones for two outputs, plain ones for one."""
+class ColdLosses(Losses):
+    """The loss of Cold Diffusion, E |R(D(x_0, s), s) - x_0| with s uniform on 1 .. T; squared for "l2"."""
+
+    def __init__(self, restorer: ColdRestorer) -> None:
+        super().__init__(restorer)
+        self.recipe = Recipe.of(restorer.recipe)
+        self._made: dict[tuple[int, int], Degradation] = {}
+
+    @property
+    def names(self) -> list[str]:
+        return ["loss_x_0"]
+
+    def times(self) -> tuple[int, int]:
+        return 1, self.recipe.T + 1
+
+    def at(
+        self, t: Tensor, I_0: Tensor, I_in: Tensor | None, mask: Tensor | None, draws: Draws
+    ) -> tuple[Tensor, Tensor]:
+        # Degrade in float32, whatever precision the network trains in.
+        with torch.no_grad(), torch.autocast(I_0.device.type, enabled=False):
+            x_s = self._degradation(I_0, draws).D(I_0, t)
+        # Restore, and compare with the truth.
+        distance = F.l1_loss if self.diffusion.loss_type == "l1" else F.mse_loss
+        loss = distance(self.diffusion(x_s, t).float(), I_0)
+        return loss, loss[None]
+
+    def _degradation(self, I_0: Tensor, draws: Draws) -> Degradation:
+        """The degradation of these images; one that all pictures share is made once."""
+        size = (I_0.shape[-2], I_0.shape[-1])
+        drawn = draws.of_pictures(I_0, lambda pictures, generator: self.recipe.draw(size, pictures, generator))
+        if drawn is not None:
+            return self.recipe.made(size, drawn)
+        if size not in self._made:
+            self._made[size] = self.recipe.made(size)
+        return self._made[size]
+
+
+def losses_of(diffusion: ResidualDiffusion | ColdRestorer, lam: float) -> Losses:
+    """The losses of a model: joint ones for two outputs, plain ones for one, and those of a cold restorer."""
+    if isinstance(diffusion, ColdRestorer):
+        return ColdLosses(diffusion)
     return JointLosses(diffusion, lam) if diffusion.objective.outputs == 2 else Losses(diffusion)
 
 

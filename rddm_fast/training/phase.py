@@ -29,6 +29,7 @@ class Phase:
 
     Attributes:
         step: the optimiser steps done in this phase.
+        names: the names of the loss's parts in the log, such as loss_res and loss_noise.
         optimizers: one, or one for each of two networks.
 
     Raises SettingsError for `optimizers` "each" and a model of one network.
@@ -39,7 +40,7 @@ class Phase:
 
     def __init__(self, losses: Losses, settings: TrainSettings, accelerator: Any) -> None:
         self.diffusion, self.settings, self.accelerator = losses.diffusion, settings, accelerator
-        self.step = 0
+        self.step, self.names = 0, losses.names
         options: dict[str, Any] = {"betas": settings.betas, "weight_decay": settings.weight_decay}
         if settings.faster:
             # torch.compile fuses the networks itself, and recognises the published modules better than our functions.
@@ -75,12 +76,6 @@ class Phase:
     def alpha_res(self) -> float | None:
         """AOSA's weight while it selects, else None."""
         return None
-
-    @property
-    def names(self) -> list[str]:
-        """The names of the loss's parts in the log, such as loss_res and loss_noise."""
-        first, _, second = self.diffusion.objective.name.removeprefix("pred_").partition("_")
-        return [f"loss_{name}" for name in (first, second) if name]
 
     def rate(self) -> float:
         """The factor on the learning rate at the next step."""

@@ -241,7 +241,12 @@ class DataSettings(Settings):
     section = "data"
 
     photos: str | None = setting(None, "Folder of clean photographs, which are degraded as they are read.", "--photos")
-    degradation: str = setting("rain", "With photos: rain, lowlight, noise, blur, shadow or mask.", "--degradation")
+    degradation: str = setting(
+        "rain",
+        "With photos: rain, lowlight, noise, blur, shadow or mask. With photos, target or digits, to restore by Cold "
+        "Diffusion: cold:blur, cold:resolution, cold:fade, cold:snow or cold:decolour; cold:blur:50 has 50 levels.",
+        "--degradation",
+    )
     input: str | None = setting(None, "Degraded images: a folder, .flist, pattern or CSV.", "--input")
     target: str | None = setting(None, "Ground truth, matched to input by name; to generate, the images.", "--target")
     mask: str | None = setting(None, "Masks, matched to input by name.", "--mask")

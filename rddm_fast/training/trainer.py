@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
+from ..diffusion.cold_restorer import ColdRestorer
 from ..diffusion.residual import ResidualDiffusion
 from ..images.sheet import write_sheet
 from ..models.folder import described, save_model
@@ -70,7 +71,8 @@ class Trainer:
     Args:
         diffusion: the model. An `AutoObjective` first selects the objective of the model that it holds, in at most
             `settings.steps` steps at a constant rate; the model is then trained from new weights.
-        dataset: as above; a generating model needs "target" alone.
+            A `ColdRestorer` degrades the targets by its own recipe.
+        dataset: as above; a generating model and a cold restorer need "target" alone.
         folder: where the checkpoints, the log, its plot, sheets of samples and, in the end, the model (`model/`) are
             written. Training resumes from a checkpoint found there; one made with other settings is an error.
         settings: how to train; `TrainSettings()` if None.
@@ -85,7 +87,7 @@ class Trainer:
 
     def __init__(
         self,
-        diffusion: ResidualDiffusion | AutoObjective,
+        diffusion: ResidualDiffusion | ColdRestorer | AutoObjective,
         dataset: Dataset[dict[str, Any]],
         folder: str | PathLike[str],
         settings: TrainSettings | None = None,
@@ -100,7 +102,7 @@ class Trainer:
         self.accelerator = _accelerator(self.settings)
         self.aosa: dict[str, Any] | None = None  # what AOSA decided, if it was asked to
         if isinstance(diffusion, AutoObjective):
-            self.diffusion = diffusion.diffusion
+            self.diffusion: Any = diffusion.diffusion
             self.phase: Phase = Selecting(diffusion, self.settings, self.accelerator)
             self.described = _described(self.diffusion, AUTO)
         else:
@@ -310,7 +312,7 @@ class Trainer:
         return folder
 
 
-def _described(diffusion: ResidualDiffusion, objective: str | None = None) -> str:
+def _described(diffusion: ResidualDiffusion | ColdRestorer, objective: str | None = None) -> str:
     """The model as JSON, by which a checkpoint knows it again; `objective` replaces the model's own."""
     model = described(diffusion)
     if objective is not None:

@@ -5,11 +5,13 @@ from .blur import Blur
 from .decolour import Decolour
 from .degradation import Blend, Degradation
 from .fade import Fade, random_offsets
+from .recipes import COLD, Recipe, named
 from .resolution import Resolution
 from .sample import ColdStep, cold_steps, sample
 from .snow import Snow
 
 __all__ = [
+    "COLD",
     "Animorphosis",
     "Blend",
     "Blur",
@@ -17,9 +19,11 @@ __all__ = [
     "Decolour",
     "Degradation",
     "Fade",
+    "Recipe",
     "Resolution",
     "Snow",
     "cold_steps",
+    "named",
     "random_offsets",
     "sample",
 ]

@@ -1,0 +1,85 @@
+"""`rddm-fast cold`."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from ..common.app import Device, Precision, Where, command, device_of, dtype_of, err, out, progress_bar
+
+
+class Algorithm(str, Enum):
+    """How Cold Diffusion takes a step."""
+
+    tacos = "tacos"
+    naive = "naive"
+
+
+@command
+def cold(
+    inputs: Annotated[list[Path], typer.Argument(help="Images, and folders of images.", show_default=False)],
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="The model folder of a training with --degradation cold:NAME.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results, which keep their names.")],
+    algorithm: Annotated[
+        Algorithm, typer.Option(help="tacos (Algorithm 2), or naive (Algorithm 1), which adds up a restorer's errors.")
+    ] = Algorithm.tacos,
+    degrade: Annotated[
+        bool, typer.Option("--degrade", help="Take the images as clean: degrade, restore and measure them.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="With --degrade: seed of what is drawn, such as snow.")] = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Also restore files whose result exists.")] = False,
+    device: Where = Device.auto,
+    dtype: Precision = None,
+) -> None:
+    """Restore images by Cold Diffusion, with a restorer that you trained. A file that fails is named and skipped."""
+    from ...models.folder import load_cold_restorer
+    from ...restoration.cold import ColdPictureRestorer, Measured
+    from ...restoration.restore import restore_files
+
+    measured: list[Measured] = []
+    restorer = ColdPictureRestorer(
+        load_cold_restorer(model).to(device_of(device)),
+        algorithm=algorithm.value,
+        measured=measured.append if degrade else None,
+        seed=seed,
+        dtype=dtype_of(dtype),
+    )
+    restored = skipped = failed = 0
+    with progress_bar() as bar:
+        files = bar.add_task("restoring", total=None)
+
+        def on_start(number: int, count: int, path: Path) -> None:
+            bar.update(files, completed=number, total=count, description=escape(path.name))
+
+        for outcome in restore_files(restorer, inputs, output, overwrite=overwrite, on_start=on_start):
+            if outcome.error:
+                failed += 1
+                err.print(f"[red]error:[/red] {escape(outcome.error)}")
+            elif outcome.skipped:
+                skipped += 1
+            else:
+                restored += 1
+                numbers = f"  {_text(measured[-1])}" if degrade else ""
+                out.print(f"{escape(str(outcome.target))}  {outcome.seconds:.2f} s{numbers}")
+    if len(measured) > 1:
+        means = (sum(column) / len(measured) for column in zip(*(vars(m).values() for m in measured), strict=True))
+        out.print(f"mean of {len(measured)}: {_text(Measured(*means))}")
+    counts = [f"{restored} restored"]
+    if skipped:
+        counts.append(f"{skipped} already in {output} (--overwrite restores them again)")
+    if failed:
+        counts.append(f"{failed} failed")
+    out.print(escape(", ".join(counts)))
+    if failed:
+        raise typer.Exit(1)
+
+
+def _text(m: object) -> str:
+    before, after = "{0.psnr_before:.2f} dB, {0.ssim_before:.3f}", "{0.psnr_after:.2f} dB, {0.ssim_after:.3f}"
+    return f"degraded {before}; restored {after}".format(m)
