@@ -1,7 +1,7 @@
-"""`rddm_fast::range_null_step` and `rddm_fast::range_null_step_`: one step of DDNM, DDNM+ or DDRM in one pass over memory.
+"""`rddm_fast::range_null_step` and `rddm_fast::range_null_step_`: one step of DDNM, DDNM+ or DDRM in one pass.
 
-It serves the operators A with one non-zero singular value. Their P = A⁺A is a projector onto rank-one blocks, so the
-range and the null space of A differ in three numbers only. A captured solver runs the in-place form; its addresses never
+It serves the operators A with one non-zero singular value whose P = A⁺A is a projector onto rank-one blocks: the range
+and the null space of A differ in three numbers only. A captured solver runs the in-place form. Its addresses never
 change, and it can read the seed from device memory.
 """
 
@@ -208,7 +208,7 @@ def range_null_step(
         BackendUnavailable: `impl` cannot be used here; the message says why.
         RuntimeError: an argument requires a gradient. Only `impl="reference"` has one.
     """
-    numbers = _numbers(root_a_t, sigma_t, (n_0, n_e, n_z), (r_0, r_e, r_z), k_y)
+    numbers = step_numbers(root_a_t, sigma_t, n_0, n_e, n_z, r_0, r_e, r_z, k_y)
     noisy = _check(x_t, epsilon, pinv_y, mask, noise, seed, factor, weights, numbers)
     run = RANGE_NULL_STEP(impl, x_t.device)
     if impl != "reference":  # Refuse it even if the reference stands in for C++: one call, one answer on every machine.
@@ -253,8 +253,8 @@ def range_null_step_(
 
     Args:
         x_t: the current image (B, C, H, W), contiguous or channels-last. The next image overwrites it.
-        seed: the seed of the noise: an int, or a tensor of one int64 number on x_t's device, which a captured CUDA graph
-            reads at every replay.
+        seed: the seed of the noise: an int, or a tensor of one int64 number on x_t's device, which a captured CUDA
+            graph reads at every replay.
 
     All other arguments are those of `range_null_step`; none of them may share memory with x_t.
 
@@ -267,7 +267,7 @@ def range_null_step_(
         BackendUnavailable: `impl` cannot be used here; the message says why.
         RuntimeError: an argument requires a gradient; the op has none.
     """
-    numbers = _numbers(root_a_t, sigma_t, (n_0, n_e, n_z), (r_0, r_e, r_z), k_y)
+    numbers = step_numbers(root_a_t, sigma_t, n_0, n_e, n_z, r_0, r_e, r_z, k_y)
     noisy = _check(x_t, epsilon, pinv_y, mask, noise, seed, factor, weights, numbers)
     _check_place(x_t, seed)
     run = RANGE_NULL_STEP_IN_PLACE(impl, x_t.device)
@@ -289,16 +289,28 @@ def range_null_step_(
     return x_t
 
 
-def _numbers(
-    root_a_t: float, sigma_t: float, null: tuple[float, float, float], range_: tuple[float, float, float], k_y: float
+def step_numbers(
+    root_a_t: float,
+    sigma_t: float,
+    n_0: float,
+    n_e: float,
+    n_z: float,
+    r_0: float,
+    r_e: float,
+    r_z: float,
+    k_y: float,
 ) -> list[float]:
-    """Return the step's NUMBERS: k_0 x_0 + k_e epsilon is k_0 / root_a_t x_t + (k_e - k_0 sigma_t / root_a_t) epsilon."""
+    """Return the step's NUMBERS; the arguments are those of `range_null_step`.
+
+    k_0 x_0 + k_e epsilon is (k_0 / root_a_t) x_t + (k_e - k_0 sigma_t / root_a_t) epsilon.
+
+    Raises:
+        ValueError: a root_a_t that is not more than 0.
+    """
     if not root_a_t > 0:
         raise ValueError(f"root_a_t is {root_a_t}: it must be more than 0, because x_0 is divided by it")
-    found: list[float] = []
-    for k_0, k_e, k_z in (null, range_):
-        found += [k_0 / root_a_t, k_e - k_0 * sigma_t / root_a_t, k_z]
-    return [*found, float(k_y)]
+    null = [n_0 / root_a_t, n_e - n_0 * sigma_t / root_a_t, n_z]
+    return [*null, r_0 / root_a_t, r_e - r_0 * sigma_t / root_a_t, r_z, float(k_y)]
 
 
 def _check(
@@ -333,9 +345,7 @@ def _check(
         )
     check_alike("x_t", x_t, pinv_y=pinv_y, noise=noise)
     if epsilon.shape != x_t.shape:
-        raise ValueError(
-            f"epsilon has shape {tuple(epsilon.shape)} and x_t has {tuple(x_t.shape)}: they must be equal"
-        )
+        raise ValueError(f"epsilon has shape {tuple(epsilon.shape)} and x_t has {tuple(x_t.shape)}: they must be equal")
     if epsilon.device != x_t.device:
         raise ValueError(f"epsilon is on {epsilon.device} and x_t on {x_t.device}: move one to the other")
     _check_blocks(x_t, factor, weights, mask)
