@@ -229,18 +229,19 @@ Tensor range_null_step_cpu(const Tensor& x_t, const Tensor& epsilon,
                            int64_t stream, int64_t factor,
                            const std::optional<std::vector<double>>& weights,
                            const std::vector<double>& numbers) {
-  RangeNullInputs in(
-      {x_t, epsilon, pinv_y, mask, noise, seed, stream, factor, weights, numbers}, false, {});
+  RangeNullInputs in({x_t, epsilon, pinv_y, mask, noise, seed, stream, factor, weights, numbers},
+                     false, {});
   run(in, numbers);
   return in.result.finish();
 }
 
-void range_null_step_in_place_cpu(
-    const Tensor& x_t, const Tensor& epsilon, const std::optional<Tensor>& pinv_y,
-    const std::optional<Tensor>& mask, const std::optional<Tensor>& noise,
-    std::optional<int64_t> seed, const std::optional<Tensor>& seed_tensor, int64_t stream,
-    int64_t factor, const std::optional<std::vector<double>>& weights,
-    const std::vector<double>& numbers) {
+void range_null_step_in_place_cpu(const Tensor& x_t, const Tensor& epsilon,
+                                  const std::optional<Tensor>& pinv_y,
+                                  const std::optional<Tensor>& mask,
+                                  const std::optional<Tensor>& noise, std::optional<int64_t> seed,
+                                  const std::optional<Tensor>& seed_tensor, int64_t stream,
+                                  int64_t factor, const std::optional<std::vector<double>>& weights,
+                                  const std::vector<double>& numbers) {
   RangeNullInputs in({x_t, epsilon, pinv_y, mask, noise, seed, stream, factor, weights, numbers},
                      true, seed_tensor);
   run(in, numbers);

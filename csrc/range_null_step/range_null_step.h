@@ -1,4 +1,5 @@
-// The arithmetic of one step of DDNM, DDNM+ or DDRM for one pixel, shared by the host and the device.
+// The arithmetic of one step of DDNM, DDNM+ or DDRM for one pixel, shared by the host and the
+// device.
 //
 // With P = A+A, a projector onto rank-one blocks (rddm_fast/ops/range_null_step.py):
 //

@@ -8,6 +8,8 @@
 
 namespace rddm {
 
+constexpr int64_t kMostWeights = 64;  // those of a launch are among its kernel's arguments
+
 // The arguments that both ops take.
 struct RangeNullArguments {
   const Tensor& x_t;
@@ -104,6 +106,8 @@ struct RangeNullInputs {
       b.weights = *a.weights;
       STD_TORCH_CHECK(b.channels_of_block() == b.channels, "range_null_step: there are ",
                       b.channels_of_block(), " weights for ", b.channels, " channels");
+      STD_TORCH_CHECK(b.channels <= kMostWeights, "range_null_step: at most ", kMostWeights,
+                      " channels can be joined, not ", b.channels);
     }
     if (b.factor == 1) {
       b.width *= b.height;

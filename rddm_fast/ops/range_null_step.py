@@ -24,6 +24,9 @@ NUMBERS = 7
 RangeNullNumbers (csrc/range_null_step/range_null_step.h) and kernels/range_null_step.py read them in this order.
 """
 
+MOST_WEIGHTS = 64
+"""How many channels can be joined; kMostWeights in C++."""
+
 _BLOCK = (2, 4, 6)
 """The axes within a block of an image as (B, C / c, c, H / f, f, W / f, f)."""
 
@@ -191,7 +194,7 @@ def range_null_step(
         r_0, r_e, r_z: those in the range.
         k_y: that of A⁺y.
         factor: a block's height and width; it divides H and W.
-        weights: C numbers, not all 0; None keeps the channels separate.
+        weights: C numbers, at most 64, not all 0; None keeps the channels separate.
         mask: (H, W), or (B, H, W) with a mask for each image; bool or uint8, not 0 where a pixel is kept.
         noise: standard normal noise z of x_t's shape and dtype. If `n_z` or `r_z` is not 0, pass either this or `seed`.
         seed, stream: 64-bit integers from which the kernel draws the noise (`ops.noise`), in float32 for every
@@ -364,7 +367,9 @@ def _check_blocks(x_t: Tensor, factor: int, weights: Sequence[float] | None, mas
     if weights is not None:
         if len(weights) != c:
             raise ValueError(f"there are {len(weights)} weights and x_t has {c} channels: give one for each channel")
-        if c and not (any(weights) and all(math.isfinite(weight) for weight in weights)):
+        if c > MOST_WEIGHTS:
+            raise ValueError(f"x_t has {c} channels: weights can join at most {MOST_WEIGHTS} of them")
+        if not (any(weights) and all(math.isfinite(weight) for weight in weights)):
             raise ValueError(f"weights are {list(weights)}: they must be finite, and not all 0")
     if mask is None:
         return
