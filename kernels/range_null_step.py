@@ -1,7 +1,7 @@
 """`range_null_step` in Triton, with the arithmetic of csrc/range_null_step/range_null_step.h in the same order.
 
-One kernel takes pixels that are blocks of their own. The other takes larger blocks: a program has a tile of whole blocks
-and reads it twice, the second time from the cache. It first sums <v, u> over each block, then it steps.
+One kernel takes pixels that are blocks of their own. The other takes larger blocks: a program has a tile of whole
+blocks and reads it twice, the second time from the cache. It first sums <v, u> over each block, then it steps.
 """
 
 from __future__ import annotations
@@ -22,7 +22,11 @@ TILE = 1024  # elements that a program has at a time: 8 for each of 128 threads
 @triton.jit
 def combined(k_t, k_e, k_z, x_t, epsilon, noise):
     # A term is left out, not multiplied: the image may be infinite where its number is 0.
-    return tl.where(k_t != 0, k_t * x_t, 0.0) + tl.where(k_e != 0, k_e * epsilon, 0.0) + tl.where(k_z != 0, k_z * noise, 0.0)
+    return (
+        tl.where(k_t != 0, k_t * x_t, 0.0)
+        + tl.where(k_e != 0, k_e * epsilon, 0.0)
+        + tl.where(k_z != 0, k_z * noise, 0.0)
+    )
 
 
 # These integers change from call to call. If specialised, each new value would be a new compilation.
@@ -150,7 +154,9 @@ def blocks_kernel(
         noise = noise_of(noise_pointer, seed, stream, at, inside, draws, fours)
         kept = inside
         if mask_pointer is not None:
-            kept &= tl.load(mask_pointer + (mask_start + y * width)[:, None] + column[None, :], mask=inside, other=0) != 0
+            kept &= (
+                tl.load(mask_pointer + (mask_start + y * width)[:, None] + column[None, :], mask=inside, other=0) != 0
+            )
         vu = tl.where(kept, v * combined(d_t, d_e, d_z, x_t, epsilon, noise), 0.0)
         vv = tl.where(kept, v * v, 0.0)
         sums += tl.sum(tl.sum(tl.reshape(vu, (lines, blocks, side)), 2), 0)
@@ -261,16 +267,14 @@ def _launch(
             config = launch_config(min(x_t.element_size(), epsilon.element_size()))
             grid = (triton.cdiv(result.numel(), config["block"]),)
             pixels = height * width
-            pixels_kernel[grid](
-                *state, result.numel(), *drawn, pixels, c * pixels, mask_stride, draws=draws, **config
-            )
+            pixels_kernel[grid](*state, result.numel(), *drawn, pixels, c * pixels, mask_stride, draws=draws, **config)
             return
         if factor == 1:
             height, width = 1, height * width
         of_block = c if weights is not None else 1
         cut = tiles(width, of_block, factor)
-        grid = (b * (c // of_block) * (height // factor), triton.cdiv(width // factor, cut["blocks"]))
-        blocks_kernel[grid](
+        rows = b * (c // of_block) * (height // factor)
+        blocks_kernel[(rows, triton.cdiv(width // factor, cut["blocks"]))](
             *state,
             *drawn,
             tuple(weights or [1.0]),

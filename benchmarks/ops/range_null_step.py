@@ -186,8 +186,7 @@ def _work(name: str, drawn: bool, case: Case, device: torch.device, seed: int) -
     z = None if drawn else case.image(generator, device)
     mask = (torch.rand(case.shape[2:], generator=generator) < 0.5).to(device)
     thirds = [1 / case.shape[1]] * case.shape[1]
-    blocks: dict[str, Any]
-    blocks, operator = {
+    kinds: dict[str, Callable[[], tuple[dict[str, Any], Any]]] = {
         "sr4": lambda: ({"factor": FACTOR}, PublishedMean(case, device)),
         "inpaint": lambda: ({"mask": mask}, PublishedSelection(case, device, mask)),
         "colour": lambda: ({"weights": GREY}, PublishedGrey(case, device)),
@@ -195,7 +194,8 @@ def _work(name: str, drawn: bool, case: Case, device: torch.device, seed: int) -
             {"factor": FACTOR, "weights": thirds, "mask": mask},
             PublishedOldPhotograph(case, device, mask),
         ),
-    }[name]()
+    }
+    blocks, operator = kinds[name]()
     split = {"factor": 1, "weights": None, "mask": None, **blocks}
     pinv_y = projected(clean.float(), **split).to(clean.dtype).to(memory_format=torch.contiguous_format)
     pinv_y = torch.empty_like(clean).copy_(pinv_y)

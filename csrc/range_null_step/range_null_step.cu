@@ -176,7 +176,7 @@ struct RangeNullTiles {
 };
 
 template <class Image, class Output>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 3)
     range_null_blocks_kernel(RangeNullImages<Image, Output> images,
                              const RangeNullNumbers<float> numbers, const RangeNullTiles tiles) {
   constexpr int N = kElements<Image, Output>, kSlots = kThreads * N;
@@ -202,9 +202,11 @@ __global__ void __launch_bounds__(kThreads)
 
   // <v, u> and <v, v> of each column of each group.
   float sum[N] = {}, square[N] = {};
+#pragma unroll 1
   for (int line = group; line < tiles.lines(); line += tiles.groups) {
     const int channel = line / tiles.factor, y = line % tiles.factor;
     const float weight = tiles.weights[channel];
+#pragma unroll 1
     for (int x = lane * N; x < columns; x += width_of_slots) {
       const int64_t at = start + channel * tiles.pixels + y * tiles.width;
       const Terms<N> terms = load_terms<N>(images, at + x, at + columns, packs);
@@ -248,9 +250,11 @@ __global__ void __launch_bounds__(kThreads)
   __syncthreads();
 
   // The step.
+#pragma unroll 1
   for (int line = group; line < tiles.lines(); line += tiles.groups) {
     const int channel = line / tiles.factor, y = line % tiles.factor;
     const float weight = tiles.weights[channel];
+#pragma unroll 1
     for (int x = lane * N; x < columns; x += width_of_slots) {
       const int64_t at = start + channel * tiles.pixels + y * tiles.width;
       const Terms<N> terms = load_terms<N>(images, at + x, at + columns, packs);
