@@ -56,8 +56,8 @@ void for_pair(torch::headeronly::ScalarType image, torch::headeronly::ScalarType
   };
   for_each_pair(try_pair);
   if constexpr (Wide) try_pair.template operator()<double, double>();
-  STD_TORCH_CHECK(served, otherwise, " in ", torch::headeronly::toString(image), " beside out0 in ",
-                  torch::headeronly::toString(output));
+  STD_TORCH_CHECK(served, otherwise, " in ", torch::headeronly::toString(image),
+                  " beside outputs in ", torch::headeronly::toString(output));
 }
 
 // call.operator()<T>() for every dtype of an image that stands alone.

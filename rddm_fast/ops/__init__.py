@@ -7,6 +7,7 @@ from .group_norm_silu import group_norm_silu, group_norm_silu_reference
 from .joint_loss import joint_loss, joint_loss_reference
 from .linear_attention import linear_attention, linear_attention_reference
 from .noise import noise
+from .range_null_step import range_null_step, range_null_step_, range_null_step_reference
 from .reverse_step import reverse_step, reverse_step_, reverse_step_reference
 from .step_table import StepTable
 
@@ -24,6 +25,9 @@ __all__ = [
     "linear_attention",
     "linear_attention_reference",
     "noise",
+    "range_null_step",
+    "range_null_step_",
+    "range_null_step_reference",
     "reverse_step",
     "reverse_step_",
     "reverse_step_reference",

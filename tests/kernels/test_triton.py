@@ -61,6 +61,8 @@ RESULTS = {
     "reverse_step_": 5 * 2 * 2 * 2 * 4 * 3,  # pairs, layouts, noises, sizes, steps, results
     "forward_diffuse": 3 * 3 * 2 * 2,  # dtypes, layouts, shapes, kinds of noise
     "joint_loss": 5 * 2 * 2 * (4 * 4 + 3 * 3),  # pairs, losses, noises, results per objective
+    "range_null_step": 5 * 7,  # pairs, kinds of P
+    "range_null_step_": 5 * 7,
     "group_norm_silu": 3 * 3 * 4 * 2,  # dtypes, layouts, shapes, with and without residual
     "channel_norm": 3 * 3 * 5,  # dtypes, layouts, shapes
     "linear_attention": 3 * 3 * 4,

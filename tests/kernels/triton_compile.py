@@ -18,7 +18,7 @@ from oracle import PAIRS as TORCH_PAIRS
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from rddm_fast.kernels import channel_norm, group_norm_silu, linear_attention
+from rddm_fast.kernels import channel_norm, group_norm_silu, linear_attention, range_null_step
 from rddm_fast.kernels.forward_diffuse import forward_diffuse_kernel
 from rddm_fast.kernels.images import launch_config
 from rddm_fast.kernels.joint_loss import joint_loss_kernel
@@ -131,6 +131,8 @@ def compile_all(directory: Path) -> list[dict[str, object]]:
             config = launch_config(DTYPES[output].itemsize)
             compile_one(directory / name, joint_loss_kernel, capability, image, output, constants, types, config)
             rows.append({"name": name, **row})
+        for (image, output), factor, draws in itertools.product(PAIRS, (1, 4), (False, True)):
+            rows.append(compile_range_null_step(directory, capability, image, output, factor, draws))
         for image, (layout, together) in itertools.product(
             DTYPES, (("contiguous", "by_pixel"), ("pixels", "by_channel"))
         ):
@@ -145,6 +147,23 @@ def compile_all(directory: Path) -> list[dict[str, object]]:
                 name = f"sm{capability}-{image}-{layout}-{kernel}"
                 rows.append(compile_network_op(directory, name, kernel, capability, image, together))
     return rows
+
+
+def compile_range_null_step(
+    directory: Path, capability: int, image: str, output: str, factor: int, draws: bool
+) -> dict[str, object]:
+    """Compile range_null_step for masked pixels, or for masked grey blocks of 4 × 4 pixels of 256 × 256."""
+    constants: dict[str, Any] = {"draws": draws, "seed_pointer": None, **({"noise_pointer": None} if draws else {})}
+    types = {"numbers": ("fp32",) * 10, "weights": ("fp32",) * 3, "mask_pointer": "*u8"}
+    config = launch_config(DTYPES[output].itemsize)
+    if factor == 1:
+        kernel, constants["block"] = range_null_step.pixels_kernel, config["block"]
+    else:
+        kernel = range_null_step.blocks_kernel
+        constants |= {"factor": factor, "fours": True, **range_null_step.tiles(256, 3, factor)}
+    name = f"sm{capability}-{image}-{output}-range_null_step-{factor}{'-drawn' * draws}"
+    compile_one(directory / name, kernel, capability, image, output, constants, types, {"num_warps": 4}, aligned=True)
+    return {"name": name, "kernel": "range_null_step"}
 
 
 def compile_network_op(

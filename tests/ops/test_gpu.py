@@ -30,7 +30,8 @@ def backend(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-GRID = [*itertools.product(("reverse_step", "reverse_step_", "forward_diffuse", "joint_loss"), BACKENDS, range(PARTS))]
+WITH_CUDA = ("reverse_step", "reverse_step_", "forward_diffuse", "joint_loss", "range_null_step", "range_null_step_")
+GRID = [*itertools.product(WITH_CUDA, BACKENDS, range(PARTS))]
 NETWORK_OPS = ("group_norm_silu", "channel_norm", "linear_attention")
 
 

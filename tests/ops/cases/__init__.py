@@ -4,13 +4,15 @@
 compiles for each combination. The compiled CPU ops run both, and the products in their own tests.
 """
 
-from . import forward_diffuse, joint_loss, network_ops, reverse_step
+from . import forward_diffuse, joint_loss, network_ops, range_null_step, reverse_step
 
 GRIDS = {
     "reverse_step": reverse_step.few,
     "reverse_step_": reverse_step.few_in_place,
     "forward_diffuse": forward_diffuse.few,
     "joint_loss": joint_loss.few,
+    "range_null_step": range_null_step.few,
+    "range_null_step_": range_null_step.few_in_place,
     "group_norm_silu": network_ops.few_group_norms,
     "channel_norm": network_ops.few_channel_norms,
     "linear_attention": network_ops.few_attentions,
