@@ -18,5 +18,6 @@ struct KernelAttributes {
 std::vector<KernelAttributes> reverse_step_kernel_attributes();
 std::vector<KernelAttributes> forward_diffuse_kernel_attributes();
 std::vector<KernelAttributes> joint_loss_kernel_attributes();
+std::vector<KernelAttributes> tacos_step_kernel_attributes();
 
 }  // namespace rddm

@@ -8,7 +8,9 @@ from .joint_loss import joint_loss, joint_loss_reference
 from .linear_attention import linear_attention, linear_attention_reference
 from .noise import noise
 from .reverse_step import reverse_step, reverse_step_, reverse_step_reference
+from .spectral_step import spectral_step_, spectral_step_reference
 from .step_table import StepTable
+from .tacos_step import tacos_step, tacos_step_reference
 
 __all__ = [
     "BackendUnavailable",
@@ -27,4 +29,8 @@ __all__ = [
     "reverse_step",
     "reverse_step_",
     "reverse_step_reference",
+    "spectral_step_",
+    "spectral_step_reference",
+    "tacos_step",
+    "tacos_step_reference",
 ]
