@@ -107,12 +107,12 @@ def spectral_step_(
     """Take one step of DDRM (Kawar et al., NeurIPS 2022, eq. 7 and 8) in place, from x_t to x_s.
 
     All vectors are spectral coordinates: of A = U S V^T, the image multiplied by V^T. With x_0 = (x_t - sqrt(1 - a_t)
-    epsilon) / sqrt(a_t), sigma = sqrt(1 - a_s), r = sqrt(a_s) and q = sqrt(1 - eta^2), per coordinate of singular
-    value s:
+    epsilon) / sqrt(a_t), sigma = sqrt(1 - a_s), r = sqrt(a_s), c = r sigma_y and q = sqrt(1 - eta^2), per coordinate
+    of singular value s:
 
-        s = 0                 unobserved    r x_0 + q sigma epsilon + eta sigma z
-        s sigma < r sigma_y   y noisier     r x_0 + q sigma (y_bar - x_0) s / sigma_y + eta sigma z
-        s sigma >= r sigma_y  y cleaner     r ((1 - eta_b) x_0 + eta_b y_bar) + sqrt(sigma^2 - (eta_b r sigma_y / s)^2) z
+        s = 0         unobserved    r x_0 + q sigma epsilon + eta sigma z
+        s sigma < c   y noisier     r x_0 + q sigma (y_bar - x_0) s / sigma_y + eta sigma z
+        s sigma >= c  y cleaner     r ((1 - eta_b) x_0 + eta_b y_bar) + sqrt(sigma^2 - (eta_b c / s)^2) z
 
     With eta_b = 1 it is a step of DDNM+ (Wang et al., ICLR 2023, eq. 51). A term whose coefficient is exactly 0 is left
     out, not multiplied: y_bar may be NaN where s is 0.
@@ -126,7 +126,7 @@ def spectral_step_(
         sigma_y: the noise of y, a deviation.
         eta: the share of new noise where y is noisier or says nothing, 0 to 1.
         eta_b: the weight of y where y is cleaner, 0 to 1.
-        strict: a coordinate where s sigma = r sigma_y counts as unobserved, as in the published code of DDRM.
+        strict: a coordinate where s sigma = c counts as unobserved, as in the published code of DDRM.
         noise: standard normal noise z of x's shape and dtype. Pass either this or `seed`, unless a_s is 1.
         seed, stream: 64-bit integers from which the kernel draws z (`ops.noise`), in float32 for every dtype.
         clean: also receives x_0; contiguous, of x's shape and dtype.

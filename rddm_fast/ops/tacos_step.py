@@ -1,4 +1,4 @@
-"""`rddm_fast::tacos_step`: one step of Cold Diffusion's Algorithm 2 in one pass, for degradations that are elementwise."""
+"""`rddm_fast::tacos_step`: a step of Cold Diffusion's Algorithm 2 in one pass, where the degradation is elementwise."""
 
 from __future__ import annotations
 
@@ -91,15 +91,15 @@ def tacos_step(
 
     D is one of these forms. In the first two, w is layer_to - layer_s, one number per pixel, or 1 without layers:
 
-        kind    numbers                        the step
-        mix     k_0, k_end                     x_s + w (k_0 x_0 + k_end x_end)
-        grey    k_0, k_end                     x_s + w (k_0 x_0 + k_end grey(x_0)), grey the mean of the channels
-        snow    brightness at s and at `to`    D(x, l) = clamp(br_l x + (1 - br_l) max(x, 1.5 grey(x) + 0.5) + layer_l, 0, 1)
+        kind    numbers                   the form
+        mix     k_0, k_end                the step is x_s + w (k_0 x_0 + k_end x_end)
+        grey    k_0, k_end                the same, with the mean of the channels of x_0 for x_end
+        snow    br_s, br_to, brightness   D(x, l) = clamp(br_l x + (1 - br_l) max(x, 1.5 grey + 0.5) + layer_l, 0, 1)
 
     The numbers of the first two are differences between the levels. A blend D(x, l) = x + alpha_bar_l (I_in - x) is
-    "mix" with k_0 = -(alpha_bar_to - alpha_bar_s) = -k_end, or -1 and 1 with alpha_bar as the layers. Snow is stated for
-    values in [0, 1], where grey is the luminance of RGB and the mean of any other number of channels; the images of the
-    op are in [-1, 1] as always. Without its layer a level of snow is the clean image, D(x, l) = x.
+    "mix" with k_0 = -(alpha_bar_to - alpha_bar_s) = -k_end, or -1 and 1 with alpha_bar as the layers. Snow is stated
+    for values in [0, 1], where grey is the luminance of RGB and the mean of any other number of channels; the images of
+    the op are in [-1, 1] as always. Without its layer a level of snow is the clean image, D(x, l) = x.
 
     Args:
         x_s, x_0: the image at level s and the restorer's estimate, (B, C, H, W) of one dtype: float32, bfloat16 or
