@@ -35,7 +35,7 @@ def tacos_step_kernel(
     layer_s_pointer,
     layer_to_pointer,
     result_pointer,
-    pixels,
+    size,  # pixels of a plane
     end_sample,
     end_channel,
     s_sample,
@@ -49,8 +49,8 @@ def tacos_step_kernel(
 ):
     sample = tl.program_id(1).to(tl.int64)
     within = tl.program_id(0) * block + tl.arange(0, block)
-    inside = within < pixels
-    plane = sample * channels * pixels
+    inside = within < size
+    plane = sample * channels * size
     first, second = numbers
     before = load_or_zeros(layer_s_pointer, sample * s_sample + within, inside)
     after = load_or_zeros(layer_to_pointer, sample * to_sample + within, inside)
@@ -59,13 +59,13 @@ def tacos_step_kernel(
     images = ()
     grey = tl.zeros(within.shape, tl.float32)
     for c in tl.static_range(channels):
-        x_0 = load_or_zeros(x_0_pointer, plane + c * pixels + within, inside)
+        x_0 = load_or_zeros(x_0_pointer, plane + c * size + within, inside)
         if needs_grey:
             grey += grey_weight(c, channels, snow) * x_0
         images = images + (x_0,)  # type: ignore[assignment]  # noqa: RUF005  (Triton cannot unpack here)
 
     for c in tl.static_range(channels):
-        at = plane + c * pixels + within
+        at = plane + c * size + within
         x_s = load_or_zeros(x_s_pointer, at, inside)
         x_0 = images[c]
         if snow:
