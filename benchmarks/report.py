@@ -21,7 +21,7 @@ from .harness import Op, Record, cases, copy_bandwidth, keep_freed_memory, measu
 from .timing import machine
 
 TABLE = Table(
-    ("op", "op", "<18", ""),
+    ("op", "op", "<20", ""),
     ("provider", "provider", "<15", ""),
     ("shape", "shape", ">16", ""),
     ("dtype", "dtype", ">9", ""),

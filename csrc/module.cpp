@@ -33,7 +33,8 @@ py::list kernel_attributes() {
   py::list all;
   for (const auto& kernels :
        {rddm::reverse_step_kernel_attributes(), rddm::forward_diffuse_kernel_attributes(),
-        rddm::joint_loss_kernel_attributes(), rddm::range_null_step_kernel_attributes()}) {
+        rddm::joint_loss_kernel_attributes(), rddm::range_null_step_kernel_attributes(),
+        rddm::tacos_step_kernel_attributes()}) {
     for (const auto& k : kernels) {
       py::dict entry;
       entry["kernel"] = k.kernel;

@@ -19,5 +19,6 @@ std::vector<KernelAttributes> reverse_step_kernel_attributes();
 std::vector<KernelAttributes> forward_diffuse_kernel_attributes();
 std::vector<KernelAttributes> joint_loss_kernel_attributes();
 std::vector<KernelAttributes> range_null_step_kernel_attributes();
+std::vector<KernelAttributes> tacos_step_kernel_attributes();
 
 }  // namespace rddm

@@ -11,13 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..ops.spectral_step import spectral_step_
 from .operator import Operator, SpectralOperator
 from .solver_steps import Draw, OnStep, Predict, SolverStep
-from .spectral import measured
+from .spectral import drawn_noise, image_of, measured, step_noise
 from .travel import BackUp, up_from_x_t
 
 
@@ -137,6 +139,7 @@ def ddnm(
     return x_t
 
 
+@torch.no_grad()
 def ddnm_plus(
     predict: Predict,
     x_T: Tensor,
@@ -145,7 +148,7 @@ def ddnm_plus(
     steps: Iterable[SolverStep],
     *,
     sigma_y: float,
-    draw: Draw,
+    draw: Draw | int,
     eta: float = 0.85,
     back_up: BackUp = up_from_x_t,
     on_step: OnStep | None = None,
@@ -159,7 +162,8 @@ def ddnm_plus(
         s sigma >= c      lambda = 1                   noise sqrt(sigma^2 - c^2 / s^2) z
 
     This is DDRM's step with eta_b = 1. epsilon enters in the basis of V; the published code adds it in the wrong one.
-    The state stays in spectral coordinates. A step transforms epsilon and the draw to them, and the image back.
+    The state stays in spectral coordinates. A step transforms epsilon to them, and a given draw, and the image back.
+    Between the transforms it is one op, `spectral_step_`.
 
     Args:
         predict: the prior.
@@ -168,7 +172,8 @@ def ddnm_plus(
         operator: A.
         steps: from `solver_steps`.
         sigma_y: the noise of y, a deviation in the scale of images in [-1, 1].
-        draw: gives one draw a step. The last one has no effect, but the published code draws it.
+        draw: gives one draw a step, an image, or is a seed: then a step draws spectral coordinates in its op, with
+            stream i + 1. The last draw has no effect, but the published code draws it.
         eta: the share of new noise, 0 to 1.
         back_up: how a step of the time travel goes up.
         on_step: called after every step.
@@ -176,35 +181,24 @@ def ddnm_plus(
     Returns:
         The image, (B, C, H, W) in [-1, 1], not clamped. With sigma_y > 0 it is the last x_0.
     """
-    s, inverse, y_bar = measured(operator, y)
-    q = (1.0 - eta**2) ** 0.5
-    x_t, x = x_T, operator.Vt(x_T)
-    x_0 = x
+    s, _, y_bar = measured(operator, y)
+    x_t, x = x_T, operator.Vt(x_T).clone(memory_format=torch.contiguous_format)
+    clean = None if back_up is up_from_x_t else x.clone()  # up_from_x_t does not look at x_0
+    numbers: dict[str, Any] = {"sigma_y": sigma_y, "eta": eta, "clean": clean}
     for i, step in enumerate(steps):
         if step.up:
             # Travel back to a noisier image.
-            x = back_up(step, x, x_0, operator.Vt(draw()))
+            x = back_up(step, x, x if clean is None else clean, drawn_noise(draw, i, operator, x))
         else:
             # Ask the network.
             epsilon = operator.Vt(predict(x_t, step.t))
 
-            # The clean image that its noise implies.
-            x_0 = (x - step.sigma_t * epsilon) / step.root_a_t
-
-            # Correct it as far as y is to be trusted.
-            sigma, c = step.sigma_s, step.root_a_s * sigma_y
-            is_cleaner = (s > 0) & (s * sigma >= c)
-            lam = (s * (sigma * q / c if c > 0 else 0.0)).masked_fill(is_cleaner, 1.0)
-            x_hat = x_0 - lam * (x_0 - y_bar)
-
-            # Complete the noise to that of x_s.
-            z = operator.Vt(draw())
-            where_cleaner = (sigma**2 - (c * inverse) ** 2).clamp(min=0).sqrt() * z
-            elsewhere = eta * sigma * z + (q * sigma * epsilon).masked_fill(s > 0, 0.0)
-            x = step.root_a_s * x_hat + torch.where(is_cleaner, where_cleaner, elsewhere)
+            # Correct x_0 as far as y is to be trusted, and step from t to s.
+            z = step_noise(draw, i, operator)
+            spectral_step_(x, epsilon, y_bar, s, a_t=step.a_t, a_s=step.a_s, **numbers, **z)
 
         # Back to an image.
-        x_t = operator.V(x)
+        x_t = image_of(operator, x)
 
         # Show the image.
         if on_step is not None:

@@ -11,13 +11,15 @@ with Sigma, the noise of the level arrived at:
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..ops.spectral_step import spectral_step_
 from .operator import SpectralOperator
 from .solver_steps import Draw, OnStep, Predict, SolverStep
-from .spectral import measured
+from .spectral import image_of, measured, step_noise
 
 
 def ddrm_start(
@@ -42,6 +44,7 @@ def ddrm_start(
     return operator.V(x_bar / first.Sigma_t if official else first.root_a_t * x_bar)
 
 
+@torch.no_grad()
 def ddrm(
     predict: Predict,
     x_T: Tensor,
@@ -50,7 +53,7 @@ def ddrm(
     steps: Iterable[SolverStep],
     *,
     sigma_y: float,
-    draw: Draw,
+    draw: Draw | int,
     eta: float = 0.85,
     eta_b: float = 1.0,
     official: bool = False,
@@ -58,7 +61,8 @@ def ddrm(
 ) -> Tensor:
     """Walk `steps` from x_T to the restored image.
 
-    The state stays in spectral coordinates. A step transforms epsilon and the draw to them, and the image back.
+    The state stays in spectral coordinates. A step transforms epsilon to them, and a given draw, and the image back.
+    Between the transforms it is one op, `spectral_step_`.
 
     Args:
         predict: the prior.
@@ -67,7 +71,8 @@ def ddrm(
         operator: A.
         steps: steps downwards only (`solver_steps`).
         sigma_y: the noise of y, a deviation in the scale of images in [-1, 1].
-        draw: gives one draw a step. The last one has no effect, but the published code draws it.
+        draw: gives one draw a step, an image, or is a seed: then a step draws spectral coordinates in its op, with
+            stream i + 1. The last draw has no effect, but the published code draws it.
         eta: the share of new noise where y is noisier or says nothing, 0 to 1. At 1 a noisier y is ignored.
         eta_b: the weight of y where y is cleaner, 0 to 1.
         official: the published strict inequality: a coefficient where Sigma = sigma_y / s counts as unobserved. With
@@ -77,32 +82,19 @@ def ddrm(
     Returns:
         The image, (B, C, H, W) in [-1, 1], not clamped.
     """
-    s, inverse, y_bar = measured(operator, y)
-    q = (1.0 - eta**2) ** 0.5
-    per_sigma_y = s / sigma_y if sigma_y > 0 else torch.zeros_like(s)  # Without noise y is nowhere the noisier one.
-    x_t, x = x_T, operator.Vt(x_T)
+    s, _, y_bar = measured(operator, y)
+    numbers: dict[str, Any] = {"sigma_y": sigma_y, "eta": eta, "eta_b": eta_b, "strict": official}
+    x_t, x = x_T, operator.Vt(x_T).clone(memory_format=torch.contiguous_format)
     for i, step in enumerate(steps):
         # Ask the network.
         epsilon = operator.Vt(predict(x_t, step.t))
 
-        # The clean image that its noise implies.
-        x_0 = (x - step.sigma_t * epsilon) / step.root_a_t
+        # Each coefficient goes its own way from t to s.
+        z = step_noise(draw, i, operator)
+        spectral_step_(x, epsilon, y_bar, s, a_t=step.a_t, a_s=step.a_s, **numbers, **z)
 
-        # Three ways to the level Sigma.
-        z, Sigma = operator.Vt(draw()), step.Sigma_s
-        unobserved = x_0 + q * Sigma * epsilon + eta * Sigma * z
-        y_noisier = x_0 + q * Sigma * (y_bar - x_0) * per_sigma_y + eta * Sigma * z
-        new_noise = (Sigma**2 - (eta_b * sigma_y * inverse) ** 2).clamp(min=0).sqrt()
-        y_cleaner = (1 - eta_b) * x_0 + eta_b * y_bar + new_noise * z
-
-        # Each coefficient takes its own.
-        is_noisier = (s > 0) & (s * Sigma < sigma_y)
-        is_cleaner = s * Sigma > sigma_y if official else (s > 0) & (s * Sigma >= sigma_y)
-        x_bar = torch.where(is_cleaner, y_cleaner, torch.where(is_noisier, y_noisier, unobserved))
-
-        # Back to the scale of x_s, and to an image.
-        x = step.root_a_s * x_bar
-        x_t = operator.V(x)
+        # Back to an image.
+        x_t = image_of(operator, x)
 
         # Show the image.
         if on_step is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -10,6 +11,8 @@ import torch
 from torch import Tensor
 
 from ..diffusion.start import noise_source
+from ..ops.noise import noise as normals
+from ..ops.noise import signed64
 from ..theory.schedule import Schedule
 from .ddnm import ddnm, ddnm_plus, ddnm_steps
 from .ddrm import ddrm, ddrm_start
@@ -38,6 +41,7 @@ def restore(
     schedule: Schedule | None = None,
     noise: Iterable[Tensor] | None = None,
     generator: torch.Generator | None = None,
+    seed: int | None = None,
     on_step: OnStep | None = None,
     progress: Callable[[Sequence[Any]], Iterable[Any]] | None = None,
 ) -> Tensor:
@@ -64,7 +68,10 @@ def restore(
             where `predict` has none.
         noise: the standard normal draws as images (B, C, H, W), in order: one for the start, then one for each step.
             Draws are images even where the method works in spectral coordinates, so the basis has no influence.
-        generator: the generator of the draws, on the device of `y`, if `noise` is None; torch's global one if None.
+        generator: the generator of the draws, on the device of `y`. Pass one of noise, generator and seed; torch's
+            global generator draws without any.
+        seed: draw by `ops.noise`, the same on every device: stream 0 for the start, stream i + 1 for step i. The steps
+            of "ddrm" and "ddnm+" draw spectral coordinates inside their kernel, which saves a transform a step.
         on_step: called after every step with its number, the step and the image.
         progress: wraps the list of steps, as tqdm does.
 
@@ -76,13 +83,17 @@ def restore(
         ValueError: arguments that are out of range or do not fit each other; the sentence says which.
     """
     spectral = _check(y, operator, method, sigma_y, eta, eta_b, travel)
+    _check_one_source(noise=noise, generator=generator, seed=seed)
     schedule = schedule or getattr(predict, "schedule", None) or Schedule.from_ddim()
     published_rule, published_steps = METHODS[method]
     count = min(published_steps, schedule.timesteps) if steps is None else steps
     rule = indices or (published_rule if official else "exact")
     walk = solver_steps(schedule, visited(solver_indices(schedule.timesteps, count, rule), *travel))
     shape, needed = (len(y), *operator.image), 1 + len(walk)
-    source = noise_source(shape, y.device, needed, generator, _checked_noise(noise, needed, shape))
+    if seed is None:
+        source = noise_source(shape, y.device, needed, generator, _checked_noise(noise, needed, shape))
+    else:
+        source = _seeded_source(shape, signed64(seed), y.device)
 
     def draw() -> Tensor:
         return source().to(y.dtype)
@@ -104,12 +115,14 @@ def restore(
         assert spectral is not None
         x_T = ddrm_start(y, spectral, walk[0], sigma_y, x_T, official)
         numbers: dict[str, Any] = {"sigma_y": sigma_y, "eta": eta, "eta_b": eta_b, "official": official}
-        return ddrm(ask, x_T, y, spectral, shown(walk), draw=draw, on_step=on_step, **numbers)
+        of_steps = draw if seed is None else seed
+        return ddrm(ask, x_T, y, spectral, shown(walk), draw=of_steps, on_step=on_step, **numbers)
     back_up = up_from_x_0 if official else up_from_x_t
     by_singular_value = method == "ddnm+" or (method == "ddnm" and sigma_y > 0 and not official)
     if spectral is not None and by_singular_value:
         numbers = {"sigma_y": sigma_y, "eta": eta, "back_up": back_up}
-        return ddnm_plus(ask, x_T, y, spectral, shown(walk), draw=draw, on_step=on_step, **numbers)
+        of_steps = draw if seed is None else seed
+        return ddnm_plus(ask, x_T, y, spectral, shown(walk), draw=of_steps, on_step=on_step, **numbers)
     with_numbers = ddnm_steps(walk, eta, sigma_y, official=official)
     return ddnm(ask, x_T, y, operator, shown(with_numbers), draw=draw, back_up=back_up, on_step=on_step)
 
@@ -143,6 +156,18 @@ def _check(
             f"{type(operator).__name__} has none: choose 'ddnm', which needs only A and its pseudo-inverse"
         )
     return spectral
+
+
+def _seeded_source(shape: tuple[int, ...], seed: int, device: torch.device) -> Callable[[], Tensor]:
+    """Return a function that returns the next draw of the seed, stream after stream."""
+    streams = itertools.count()
+    return lambda: normals(shape, seed, next(streams), device)
+
+
+def _check_one_source(**sources: object) -> None:
+    given = [name for name, source in sources.items() if source is not None]
+    if len(given) > 1:
+        raise ValueError(f"{' and '.join(given)} were all given: the draws come from one of {', '.join(sources)}")
 
 
 def _checked_noise(noise: Iterable[Tensor] | None, needed: int, shape: tuple[int, ...]) -> list[Tensor] | None:

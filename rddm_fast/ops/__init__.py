@@ -9,7 +9,9 @@ from .linear_attention import linear_attention, linear_attention_reference
 from .noise import noise
 from .range_null_step import range_null_step, range_null_step_, range_null_step_reference
 from .reverse_step import reverse_step, reverse_step_, reverse_step_reference
+from .spectral_step import spectral_step_, spectral_step_reference
 from .step_table import StepTable
+from .tacos_step import tacos_step, tacos_step_reference
 
 __all__ = [
     "BackendUnavailable",
@@ -31,4 +33,8 @@ __all__ = [
     "reverse_step",
     "reverse_step_",
     "reverse_step_reference",
+    "spectral_step_",
+    "spectral_step_reference",
+    "tacos_step",
+    "tacos_step_reference",
 ]

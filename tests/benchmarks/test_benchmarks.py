@@ -19,14 +19,22 @@ from torch import nn
 from rddm_fast.benchmarks import draw, harness, report
 from rddm_fast.benchmarks.__main__ import BENCHMARKS
 from rddm_fast.benchmarks.end_to_end import prior, profile, sampler, training
-from rddm_fast.benchmarks.ops import forward_diffuse, joint_loss, range_null_step, reverse_step
+from rddm_fast.benchmarks.ops import (
+    forward_diffuse,
+    joint_loss,
+    range_null_step,
+    reverse_step,
+    spectral_step,
+    tacos_step,
+)
 from rddm_fast.diffusion import ResidualDiffusion
 from rddm_fast.fast import FastSampler
 from rddm_fast.fast.together import can_be_together
 from rddm_fast.theory.schedule import Schedule
 
 ROOT = Path(__file__).parents[2]
-OPS = [*reverse_step.OPS, *forward_diffuse.OPS, *joint_loss.OPS, *range_null_step.OPS]
+OPS = [*reverse_step.OPS, *forward_diffuse.OPS, *joint_loss.OPS]
+OPS += [*range_null_step.OPS, *spectral_step.OPS, *tacos_step.OPS]
 CPU = torch.device("cpu")
 TINY = harness.Case((1, 3, 8, 8), "float32", "channels_last")
 
@@ -34,7 +42,7 @@ TINY = harness.Case((1, 3, 8, 8), "float32", "channels_last")
 @pytest.fixture(autouse=True)
 def _without_the_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     """torch.compile takes 10 seconds an op, and is not what is tested here."""
-    for module in (reverse_step, forward_diffuse, joint_loss, range_null_step):
+    for module in (reverse_step, forward_diffuse, joint_loss, range_null_step, spectral_step, tacos_step):
         monkeypatch.setattr(module, "compiled", getattr(module, "needed", module.eager))
     monkeypatch.setitem(harness.CACHE_BYTES, "cpu", 1 << 20)
 

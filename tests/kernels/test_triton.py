@@ -66,6 +66,8 @@ RESULTS = {
     "group_norm_silu": 3 * 3 * 4 * 2,  # dtypes, layouts, shapes, with and without residual
     "channel_norm": 3 * 3 * 5,  # dtypes, layouts, shapes
     "linear_attention": 3 * 3 * 4,
+    "spectral_step_": 3 * 2 * 2 * 3 * 2,  # dtypes, shapes, noises, steps in turn, results
+    "tacos_step": 12 * 3 * 2,  # forms of a degradation, dtypes, shapes
 }
 
 
@@ -100,7 +102,7 @@ def test_every_access_in_ptx_is_128_bits(compiled):
     directory, rows = compiled
     rows = [row for row in rows if "inputs" in row]
     # architectures times (pairs of dtypes, or dtypes, times forms of each kernel)
-    assert len(rows) == 2 * (5 * 4 * 2 + 3 * 2 + 5 * 2)
+    assert len(rows) == 2 * (5 * 4 * 2 + 3 * 2 + 5 * 2 + 3 * 6)
     for row in rows:
         ptx = (directory / f"{row['name']}.ptx").read_text()
         accesses = re.findall(r"\b(ld|st)\.global\S*?\.(v4\.b32|\S+)", ptx)

@@ -24,6 +24,9 @@ from rddm_fast.kernels.images import launch_config
 from rddm_fast.kernels.joint_loss import joint_loss_kernel
 from rddm_fast.kernels.objective import flags_of
 from rddm_fast.kernels.reverse_step import NUMBERS, reverse_step_kernel
+from rddm_fast.kernels.spectral_step import NUMBERS as SPECTRAL_NUMBERS
+from rddm_fast.kernels.spectral_step import spectral_step_kernel
+from rddm_fast.kernels.tacos_step import tacos_step_kernel
 from rddm_fast.theory.objective import Objective
 
 DTYPES = {"fp32": F32, "bf16": BF16, "fp16": F16}
@@ -41,13 +44,16 @@ def compile_one(
     types: dict[str, Any],
     config: dict[str, int],
     aligned: bool = False,
+    divisible: tuple[str, ...] = ("numel",),
 ) -> None:
     """Compile a kernel for images in `image` and outputs in `output`, aligned, and write its PTX and cubin.
 
-    With `aligned` every integer is taken to divide by 16, as sizes and strides of the networks' images do.
+    With `aligned` every integer is taken to divide by 16, as sizes and strides of the networks' images do. Of the
+    others those in `divisible` do, and the addresses of tables in it.
     """
     if "block" in config:
-        constants = {**constants, "pixels_together": False, "block": config["block"]}
+        layout = {"pixels_together": False} if "pixels_together" in kernel.arg_names else {}
+        constants = {**constants, **layout, "block": config["block"]}
     known = {**types, "numel": "i32"}
     signature = {}
     for name in (parameter.name for parameter in kernel.params):
@@ -60,7 +66,7 @@ def compile_one(
     divides = {
         (i,)
         for i, (name, kind) in enumerate(signature.items())
-        if name == "numel"
+        if name in divisible
         or (isinstance(kind, str) and kind.startswith("*") and name not in types)
         or (aligned and kind in ("i32", "i64"))
     }
@@ -133,6 +139,9 @@ def compile_all(directory: Path) -> list[dict[str, object]]:
             rows.append({"name": name, **row})
         for (image, output), factor, draws in itertools.product(PAIRS, (1, 4), (False, True)):
             rows.append(compile_range_null_step(directory, capability, image, output, factor, draws))
+        for image in DTYPES:
+            rows += compile_spectral_step(directory, capability, image)
+            rows += compile_tacos_step(directory, capability, image)
         for image, (layout, together) in itertools.product(
             DTYPES, (("contiguous", "by_pixel"), ("pixels", "by_channel"))
         ):
@@ -164,6 +173,49 @@ def compile_range_null_step(
     name = f"sm{capability}-{image}-{output}-range_null_step-{factor}{'-drawn' * draws}"
     compile_one(directory / name, kernel, capability, image, output, constants, types, {"num_warps": 4}, aligned=True)
     return {"name": name, "kernel": "range_null_step"}
+
+
+def compile_spectral_step(directory: Path, capability: int, image: str) -> list[dict[str, object]]:
+    """Compile spectral_step_ with all that it reads and writes, and with drawn noise and one number for s."""
+    types = {"s_pointer": "*fp32", "numbers": ("fp32",) * SPECTRAL_NUMBERS.value}
+    config, rows = launch_config(DTYPES[image].itemsize), []
+    forms = {
+        "stored": {"draws": False, "y_rows": True, "s_columns": True},
+        "drawn": {"draws": True, "y_rows": False, "s_columns": False, "noise_pointer": None, "clean_pointer": None},
+    }
+    for form, fixed in forms.items():
+        name = f"sm{capability}-{image}-spectral_step-{form}"
+        constants = {**fixed, "strict": False, "s_rows": False, "one_sample": True}
+        divisible = ("numel", "size", "s_pointer")
+        where = directory / name
+        compile_one(
+            where, spectral_step_kernel, capability, image, image, constants, types, config, divisible=divisible
+        )
+        drawn = form == "drawn"
+        rows.append({"name": name, "inputs": 3 if drawn else 5, "scalar_loads": int(drawn), "scalar_stores": 0})
+    return rows
+
+
+def compile_tacos_step(directory: Path, capability: int, image: str) -> list[dict[str, object]]:
+    """Compile tacos_step for colour pictures: a fade, another image as the far end, grey and bright snow."""
+    no_layers = {"layer_s_pointer": None, "layer_to_pointer": None}
+    plain = {"end_pointer": None, "end_whole": False, "snow": False, "needs_grey": False}
+    forms = {
+        "fade": (plain, 8),
+        "end": ({**no_layers, "end_whole": True, "snow": False, "needs_grey": False}, 9),
+        "grey": ({**plain, **no_layers, "needs_grey": True}, 6),
+        "snow": ({**plain, "snow": True, "needs_grey": True}, 8),
+    }
+    types = {"layer_s_pointer": "*fp32", "layer_to_pointer": "*fp32", "numbers": ("fp32",) * 2}
+    divisible = ("size", "end_sample", "end_channel", "s_sample", "to_sample", *no_layers)
+    config, rows = launch_config(DTYPES[image].itemsize), []
+    for form, (fixed, inputs) in forms.items():
+        name = f"sm{capability}-{image}-tacos_step-{form}"
+        constants = {**fixed, "channels": 3}
+        where = directory / name
+        compile_one(where, tacos_step_kernel, capability, image, image, constants, types, config, divisible=divisible)
+        rows.append({"name": name, "inputs": inputs, "scalar_loads": 0, "scalar_stores": 0})
+    return rows
 
 
 def compile_network_op(

@@ -17,8 +17,8 @@ from torch.utils import cpp_extension
 
 HERE = Path(__file__).parent
 CSRC = HERE.parents[1] / "csrc"
-OPS = ("reverse_step", "forward_diffuse", "joint_loss", "range_null_step")
-LAUNCHES = {"reverse_step": 1, "forward_diffuse": 1, "joint_loss": 2, "range_null_step": 2}
+OPS = ("reverse_step", "forward_diffuse", "joint_loss", "range_null_step", "tacos_step")
+LAUNCHES = {"reverse_step": 1, "forward_diffuse": 1, "joint_loss": 2, "range_null_step": 2, "tacos_step": 1}
 # A misaligned access is an error on a GPU too; here it ends the process.
 FLAGS = [
     "-std=c++20",

@@ -23,6 +23,7 @@ spec.loader.exec_module(build)
 
 KERNELS = {"reverse_step": 7 * 5, "forward_diffuse": 3, "joint_loss": 7 * 5}  # objectives times pairs of dtypes; dtypes
 KERNELS |= {"range_null_pixels": 5, "range_null_blocks": 5}  # pairs of dtypes
+KERNELS["tacos_step"] = 3 * 3  # kinds times dtypes
 SMALL_KERNELS = {"mean": 1}  # joint_loss's, over one pair of sums per block
 
 

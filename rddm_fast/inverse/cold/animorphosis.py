@@ -14,6 +14,7 @@ import math
 
 from torch import Tensor
 
+from ...ops.tacos_step import tacos_step
 from .degradation import Degradation, Level, Numbers, Resident, check_far_end
 
 
@@ -54,6 +55,13 @@ class Animorphosis(Degradation):
         if self.x_end is None:
             raise ValueError("x_end is unknown, so an image cannot be degraded: pass x_end, a picture or normal noise")
         return self._k_0.at(s, x) * x + self._k_end.at(s, x) * self.x_end.like(x)
+
+    def tacos(self, x_s: Tensor, x_0: Tensor, s: int, to: int) -> Tensor:
+        if self.x_end is None:
+            return super().tacos(x_s, x_0, s, to)  # which says that x_end is unknown
+        self._check_change(x_0, s, to)
+        k_0, k_end = (k.number(to) - k.number(s) for k in (self._k_0, self._k_end))
+        return tacos_step(x_s, x_0, kind="mix", numbers=(k_0, k_end), x_end=self.x_end.like(x_0))
 
     def at(self, x_s: Tensor, x_0: Tensor, s: int) -> Animorphosis:
         """Return itself, or, if x_end is unknown, the same with the x_end that leads from `x_0` to `x_s`."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from ...ops.tacos_step import tacos_step
 from .degradation import Blend, Level, Numbers, check_choice
 
 DECOLOURS = ("Linear", "Constant")
@@ -49,6 +50,11 @@ class Decolour(Blend):
     def I_in(self, x: Tensor) -> Tensor:
         """Return the mean of the channels, (B, 1, H, W)."""
         return x.mean(1, keepdim=True)
+
+    def tacos(self, x_s: Tensor, x_0: Tensor, s: int, to: int) -> Tensor:
+        self._check_change(x_0, s, to)
+        gained = self._alpha_bar.number(to) - self._alpha_bar.number(s)
+        return tacos_step(x_s, x_0, kind="grey", numbers=(-gained, gained))
 
     def published_level(self, s: int) -> int:
         """Return s - 1: the published sampler degrades as often as the time says that the network is told."""

@@ -3,6 +3,7 @@
     x_s = d.D(x, s)              one operation, whatever s; D(x, 0) = x
     x_T = d.start(x_0)           what sampling starts from
     d.change(x, s, to)           D(x, to) - D(x, s), the move of Algorithm 2
+    d.tacos(x_s, x_0, s, to)     x_s + d.change(x_0, s, to), in one op where D is elementwise
 
 The published code degrades step after step, so that a sample takes T^2 degradations. Here each D(., s) is collapsed to
 one operation, with a table for all s that is made once in float64.
@@ -57,6 +58,10 @@ class Degradation(ABC):
         """Return D(x, to) - D(x, s). Raises what `D` raises."""
         return self.D(x, to) - self.D(x, s)
 
+    def tacos(self, x_s: Tensor, x_0: Tensor, s: int, to: int) -> Tensor:
+        """Return x_s - D(x_0, s) + D(x_0, to), a step of Algorithm 2 from level `s` to `to`. Raises what `D` raises."""
+        return x_s + self.change(x_0, s, to)
+
     def start(self, x_0: Tensor) -> Tensor:
         """Return the degraded image from which sampling brings `x_0` back. Raises what `D` raises."""
         return self.D(x_0, self.T)
@@ -82,6 +87,12 @@ class Degradation(ABC):
             )
         if self.pictures not in (1, x.shape[0]):
             raise ValueError(f"this degradation has its own tables for {self.pictures} pictures, not for {x.shape[0]}")
+
+    def _check_change(self, x: Tensor, s: int, to: int) -> None:
+        """Raise what `D` raises for an image and two levels."""
+        self.check(x)
+        for level in (s, to):
+            self._checked(level, x)
 
     def _checked(self, s: Level, x: Tensor) -> Level:
         """Return `s`, a tensor on the device of `x`, if it is one or more levels of 0 .. T; raise if not."""
@@ -113,12 +124,6 @@ class Blend(Degradation):
 
     def _degraded(self, x: Tensor, s: Level) -> Tensor:
         return x + self.alpha_bar(s, x) * (self.I_in(x) - x)
-
-    def change(self, x: Tensor, s: int, to: int) -> Tensor:
-        self.check(x)
-        for level in (s, to):
-            self._checked(level, x)
-        return (self.alpha_bar(to, x) - self.alpha_bar(s, x)) * (self.I_in(x) - x)
 
 
 class Resident:
@@ -155,9 +160,13 @@ class Numbers(Resident):
         super().__init__(torch.tensor(numbers, dtype=torch.float64))
         self._numbers = list(numbers)
 
+    def number(self, s: int) -> float:
+        """Return the number of level `s`."""
+        return self._numbers[s]
+
     def at(self, s: Level, x: Tensor) -> Tensor | float:
         """Return the number of level `s` as a float; for levels (B,) a tensor (B, 1, 1, 1)."""
-        return self.like(x)[s].view(-1, 1, 1, 1) if isinstance(s, Tensor) else self._numbers[s]
+        return self.like(x)[s].view(-1, 1, 1, 1) if isinstance(s, Tensor) else self.number(s)
 
 
 def sides(size: int | tuple[int, int]) -> tuple[int, int]:

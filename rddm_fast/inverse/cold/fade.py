@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ...ops.tacos_step import tacos_step
 from .degradation import Blend, Level, Resident, Table, check_choice, check_far_end, check_positive, gaussian, sides
 
 FADES = ("Incremental", "Constant", "Random_Incremental")
@@ -107,6 +108,11 @@ class Fade(Blend):
     def I_in(self, x: Tensor) -> Tensor:
         """Return x_end."""
         return self._x_end.like(x)
+
+    def tacos(self, x_s: Tensor, x_0: Tensor, s: int, to: int) -> Tensor:
+        self._check_change(x_0, s, to)
+        before, after, x_end = self.alpha_bar(s, x_0), self.alpha_bar(to, x_0), self._x_end.like(x_0)
+        return tacos_step(x_s, x_0, kind="mix", numbers=(-1.0, 1.0), x_end=x_end, layer_s=before, layer_to=after)
 
     def check(self, x: Tensor) -> None:
         super().check(x)

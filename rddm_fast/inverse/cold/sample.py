@@ -100,7 +100,7 @@ def sample(
 
         # Degrade one level less: the estimate itself, or x_s by the change that this makes to the estimate.
         naive = algorithm == "naive"
-        x_s = known.D(x_0, step.enters) if naive else x_s + known.change(x_0, step.leaves, step.enters)
+        x_s = known.D(x_0, step.enters) if naive else known.tacos(x_s, x_0, step.leaves, step.enters)
 
         # Show the image.
         if on_step is not None:

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...ops.tacos_step import tacos_step
 from .degradation import Degradation, Level, Numbers, Table, check_levels, gaussian, sides
 
 
@@ -141,6 +142,12 @@ class Snow(Degradation):
             br = self._brightness.at(s, x)
             x = br * x + (1 - br) * torch.maximum(x, 1.5 * _grey(x) + 0.5)
         return (x + self._snow.at(s, x)).clamp(0, 1) * 2 - 1
+
+    def tacos(self, x_s: Tensor, x_0: Tensor, s: int, to: int) -> Tensor:
+        self._check_change(x_0, s, to)
+        before, after = (self._snow.at(level, x_0) if level else None for level in (s, to))  # level 0 has no limits
+        first, second = (1.0 if self.fix_brightness else self._brightness.number(level) for level in (s, to))
+        return tacos_step(x_s, x_0, kind="snow", numbers=(first, second), layer_s=before, layer_to=after)
 
     def published_level(self, s: int) -> int:
         """Return s - 1: the published sampler degrades as often as the time says that the network is told."""

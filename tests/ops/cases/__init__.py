@@ -4,7 +4,7 @@
 compiles for each combination. The compiled CPU ops run both, and the products in their own tests.
 """
 
-from . import forward_diffuse, joint_loss, network_ops, range_null_step, reverse_step
+from . import forward_diffuse, joint_loss, network_ops, range_null_step, reverse_step, spectral_step, tacos_step
 
 GRIDS = {
     "reverse_step": reverse_step.few,
@@ -16,5 +16,7 @@ GRIDS = {
     "group_norm_silu": network_ops.few_group_norms,
     "channel_norm": network_ops.few_channel_norms,
     "linear_attention": network_ops.few_attentions,
+    "spectral_step_": spectral_step.few,
+    "tacos_step": tacos_step.few,
 }
 SLOW = ("interpreted", "gpu")

@@ -1,0 +1,134 @@
+// spectral_step_ on the CPU.
+#include "spectral_step/spectral_step.h"
+
+#include <torch/csrc/stable/library.h>
+
+#include <vector>
+
+#include "common/cpu_results.h"
+#include "common/dispatch.h"
+
+namespace rddm {
+namespace {
+
+// `next` may be x itself. x_0 is written only if Clean.
+template <bool Strict, bool Clean, class T>
+RDDM_CLONES void step(SpectralNumbers<T> c, const T* x, const T* __restrict epsilon,
+                      const T* __restrict y_bar, const T* __restrict s, const T* __restrict z,
+                      T* next, T* __restrict x_0, int64_t n) {
+#pragma GCC ivdep
+  for (int64_t i = 0; i < n; ++i) {
+    const SpectralResult<T> result =
+        spectral_step<Strict, T>(c, x[i], epsilon[i], y_bar[i], s[i], z[i]);
+    next[i] = result.next;
+    if constexpr (Clean) x_0[i] = result.x_0;
+  }
+}
+
+// The tensors of one call. y_bar and s have a row for every sample, or one for all; s may have one
+// number for a row.
+struct SpectralStepInputs {
+  Tensor x, epsilon, y_bar, s;
+  std::optional<Tensor> clean;
+  NoiseArgument noise;
+  int64_t size;  // coordinates of a sample
+
+  SpectralStepInputs(const Tensor& x_, const Tensor& epsilon_, const Tensor& y_bar_,
+                     const Tensor& s_, const std::optional<Tensor>& noise_,
+                     std::optional<int64_t> seed, int64_t stream,
+                     const std::optional<Tensor>& clean_)
+      : x(x_),
+        epsilon(other(epsilon_, "epsilon")),
+        y_bar(torch::stable::contiguous(y_bar_)),
+        s(torch::stable::contiguous(s_)),
+        clean(clean_) {
+    STD_TORCH_CHECK(x.dim() == 2 && x.is_contiguous(),
+                    "spectral_step_: x must be contiguous, of shape (B, N)");
+    size = x.size(1);
+    const auto has_rows = [&](const Tensor& t) {
+      return t.dim() == 2 && (t.size(0) == 1 || t.size(0) == x.size(0)) && t.device() == x.device();
+    };
+    STD_TORCH_CHECK(
+        has_rows(y_bar) && y_bar.size(1) == size && y_bar.scalar_type() == x.scalar_type(),
+        "spectral_step_: y_bar must be (B or 1, N), in x's dtype on x's device");
+    const bool wide = x.scalar_type() == ScalarType::Double;
+    STD_TORCH_CHECK(has_rows(s) && (s.size(1) == 1 || s.size(1) == size) &&
+                        s.scalar_type() == (wide ? ScalarType::Double : ScalarType::Float),
+                    "spectral_step_: s must be (B or 1, N or 1), in float32, or in float64 beside "
+                    "a float64 x, on x's device");
+    if (clean) {
+      other(*clean, "clean");
+      STD_TORCH_CHECK(clean->is_contiguous(), "spectral_step_: clean must be contiguous");
+    }
+    STD_TORCH_CHECK(!noise_ || !seed, "spectral_step_: pass noise or a seed, not both");
+    if (noise_) noise.tensor = other(*noise_, "noise");
+    if (seed) {
+      noise.drawn = true;
+      noise.seed = static_cast<uint64_t>(*seed);
+      noise.stream = static_cast<uint64_t>(stream);
+    }
+  }
+
+  // Where the sample's row of `t` begins.
+  static int64_t row(const Tensor& t, int64_t sample) {
+    return t.size(0) == 1 ? 0 : sample * t.size(1);
+  }
+
+ private:
+  Tensor other(const Tensor& t, const char* name) const {
+    return matching(t, x, x.scalar_type(), "spectral_step_", name);
+  }
+};
+
+template <bool Strict, bool Clean, class Storage>
+void run(const SpectralStepInputs& in, const SpectralNumbers<Computed<Storage>>& numbers) {
+  using T = Computed<Storage>;
+  Storage* const x = static_cast<Storage*>(in.x.mutable_data_ptr());
+  const T* const s = static_cast<const T*>(in.s.const_data_ptr());
+  torch::stable::parallel_for(0, in.x.numel(), kGrain, [&](int64_t first, int64_t last) {
+    Block<Storage, T> state(x), epsilon(data_of<Storage>(in.epsilon));
+    Block<Storage, T> y_bar(data_of<Storage>(in.y_bar));
+    NoiseBlock<Storage, T> noise(in.noise);
+    Written<Storage, T> next(x), clean(data_to<Storage>(in.clean));
+    alignas(64) T one_s[kBlock];
+    for (int64_t i = first, n; i < last; i += n) {
+      const int64_t sample = i / in.size, begin = i % in.size;
+      n = std::min({kBlock, last - i, in.size - begin});
+      const T* values = s + SpectralStepInputs::row(in.s, sample) + begin;
+      if (in.s.size(1) == 1) {
+        std::fill_n(one_s, n, s[SpectralStepInputs::row(in.s, sample)]);
+        values = one_s;
+      }
+      T* const x_0 = Clean ? clean.at(i) : nullptr;
+      step<Strict, Clean>(numbers, state.at(i, n), epsilon.at(i, n),
+                          y_bar.at(SpectralStepInputs::row(in.y_bar, sample) + begin, n), values,
+                          noise.at(i, n), next.at(i), x_0, n);
+      next.done(i, n);
+      if constexpr (Clean) clean.done(i, n);
+    }
+  });
+}
+
+void spectral_step_cpu(const Tensor& x, const Tensor& epsilon, const Tensor& y_bar, const Tensor& s,
+                       const std::optional<Tensor>& noise, std::optional<int64_t> seed,
+                       int64_t stream, bool strict, const std::vector<double>& numbers,
+                       const std::optional<Tensor>& clean) {
+  using Numbers = SpectralNumbers<double>;
+  STD_TORCH_CHECK(numbers.size() == Numbers::kCount, "spectral_step_: a step has ", Numbers::kCount,
+                  " numbers, not ", numbers.size());
+  const SpectralStepInputs in(x, epsilon, y_bar, s, noise, seed, stream, clean);
+  for_dtype<true>(in.x.scalar_type(), "spectral_step_: no CPU kernel", [&]<class Storage>() {
+    const auto of = SpectralNumbers<Computed<Storage>>::of(numbers.data());
+    if (strict && clean) run<true, true, Storage>(in, of);
+    if (strict && !clean) run<true, false, Storage>(in, of);
+    if (!strict && clean) run<false, true, Storage>(in, of);
+    if (!strict && !clean) run<false, false, Storage>(in, of);
+  });
+}
+
+}  // namespace
+}  // namespace rddm
+
+STABLE_TORCH_LIBRARY_IMPL(rddm_fast, CPU, m) {
+  m.impl("spectral_step_", TORCH_BOX(&rddm::spectral_step_cpu));
+}
