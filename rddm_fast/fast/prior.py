@@ -27,6 +27,7 @@ class FastPrior:
 
     Attributes:
         schedule: the coefficients that the model was trained with; `inverse.restore` makes its steps from them.
+        device: where the networks are.
 
     Raises:
         TypeError: networks that cannot be folded.
@@ -38,6 +39,7 @@ class FastPrior:
     ) -> None:
         dtype = network_dtype(dtype, diffusion.device)
         self.schedule = predictor(diffusion).schedule
+        self.device = diffusion.device
         every_index = few_steps(self.schedule, self.schedule.timesteps)
         networks = fold_for(diffusion, every_index, dtype=dtype)
         compiled = diffusion.device.type == "cuda" if compile is None else compile

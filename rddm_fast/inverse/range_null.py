@@ -54,7 +54,7 @@ class RangeNullStep(SolverStep):
 def range_null_steps(
     method: str,
     steps: Sequence[SolverStep],
-    s: float,
+    s: float | None,
     *,
     sigma_y: float,
     eta: float,
@@ -66,7 +66,7 @@ def range_null_steps(
     Args:
         method: "ddrm"; "ddnm+", eq. 51; or "ddnm", Algorithm 1 and eq. 19, or with `official` the simplified code.
         steps: from `solver_steps`.
-        s: the operator's singular value. "ddnm" does not use it.
+        s: the operator's singular value; None for "ddnm", which does not use it.
         sigma_y: the noise of y, a deviation in the scale of images in [-1, 1].
         eta, eta_b: as for `ddrm`; DDNM takes no eta_b.
         official: DDRM's strict inequality, DDNM's simplified code.
@@ -76,6 +76,7 @@ def range_null_steps(
             _with(step, (0.0,) * 7 if step.up else _of_ddnm(step.root_a_s, step.lam, step.k_noise, step.sigma))
             for step in ddnm_steps(steps, eta, sigma_y, official=official)
         ]
+    assert s is not None
     strict = official and method == "ddrm"
     eta_b = eta_b if method == "ddrm" else 1.0
     return [_with(step, (0.0,) * 7 if step.up else _spectral(step, s, sigma_y, eta, eta_b, strict)) for step in steps]

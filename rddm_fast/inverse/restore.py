@@ -17,7 +17,8 @@ from ..theory.schedule import Schedule
 from .ddnm import ddnm, ddnm_plus, ddnm_steps
 from .ddrm import ddrm, ddrm_start
 from .operator import Operator, SpectralOperator
-from .solver_steps import OnStep, Predict, solver_indices, solver_steps
+from .range_null import range_null_steps, range_null_walk
+from .solver_steps import OnStep, Predict, SolverStep, solver_indices, solver_steps
 from .travel import up_from_x_0, up_from_x_t, visited
 
 METHODS = {"ddnm": ("ddnm", 100), "ddnm+": ("ddnm", 100), "ddnm+eq19": ("ddnm", 100), "ddrm": ("ddrm", 20)}
@@ -85,10 +86,7 @@ def restore(
     spectral = _check(y, operator, method, sigma_y, eta, eta_b, travel)
     _check_one_source(noise=noise, generator=generator, seed=seed)
     schedule = schedule or getattr(predict, "schedule", None) or Schedule.from_ddim()
-    published_rule, published_steps = METHODS[method]
-    count = min(published_steps, schedule.timesteps) if steps is None else steps
-    rule = indices or (published_rule if official else "exact")
-    walk = solver_steps(schedule, visited(solver_indices(schedule.timesteps, count, rule), *travel))
+    walk = walk_of(schedule, method, steps=steps, travel=travel, official=official, indices=indices)
     shape, needed = (len(y), *operator.image), 1 + len(walk)
     if seed is None:
         source = noise_source(shape, y.device, needed, generator, _checked_noise(noise, needed, shape))
@@ -111,20 +109,50 @@ def restore(
         return walk if progress is None else progress(walk)
 
     x_T = draw()
+    of_steps = draw if seed is None else seed
     if method == "ddrm":
         assert spectral is not None
         x_T = ddrm_start(y, spectral, walk[0], sigma_y, x_T, official)
+    form = {"ddnm+eq19": "ddnm"}.get(method, method)
+    if method == "ddnm" and sigma_y > 0 and spectral is not None and not official:
+        form = "ddnm+"
+
+    # One pass over the pixels a step, where all of the range space is treated alike.
+    blocks = operator.rank_one_blocks(y)
+    from_x_0 = official and any(step.up for step in walk)  # such a step back up needs an image that no op keeps
+    if blocks is not None and (form == "ddnm" or blocks.s is not None) and not from_x_0:
         numbers: dict[str, Any] = {"sigma_y": sigma_y, "eta": eta, "eta_b": eta_b, "official": official}
-        of_steps = draw if seed is None else seed
+        in_pixels = range_null_steps(form, walk, blocks.s, **numbers)
+        return range_null_walk(ask, x_T, operator.pinv(y), blocks, shown(in_pixels), draw=of_steps, on_step=on_step)
+
+    # Else in spectral coordinates, or by A and A+ alone.
+    if form == "ddrm":
+        assert spectral is not None
+        numbers = {"sigma_y": sigma_y, "eta": eta, "eta_b": eta_b, "official": official}
         return ddrm(ask, x_T, y, spectral, shown(walk), draw=of_steps, on_step=on_step, **numbers)
     back_up = up_from_x_0 if official else up_from_x_t
-    by_singular_value = method == "ddnm+" or (method == "ddnm" and sigma_y > 0 and not official)
-    if spectral is not None and by_singular_value:
+    if form == "ddnm+":
+        assert spectral is not None
         numbers = {"sigma_y": sigma_y, "eta": eta, "back_up": back_up}
-        of_steps = draw if seed is None else seed
         return ddnm_plus(ask, x_T, y, spectral, shown(walk), draw=of_steps, on_step=on_step, **numbers)
     with_numbers = ddnm_steps(walk, eta, sigma_y, official=official)
     return ddnm(ask, x_T, y, operator, shown(with_numbers), draw=draw, back_up=back_up, on_step=on_step)
+
+
+def walk_of(
+    schedule: Schedule,
+    method: str,
+    *,
+    steps: int | None = None,
+    travel: tuple[int, int] = (1, 1),
+    official: bool = False,
+    indices: str | None = None,
+) -> list[SolverStep]:
+    """Return the steps that `restore` takes with these arguments; it draws once to start, and once for each."""
+    published_rule, published_steps = METHODS[method]
+    count = min(published_steps, schedule.timesteps) if steps is None else steps
+    rule = indices or (published_rule if official else "exact")
+    return solver_steps(schedule, visited(solver_indices(schedule.timesteps, count, rule), *travel))
 
 
 def _check(
