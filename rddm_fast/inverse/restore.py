@@ -14,7 +14,7 @@ from ..theory.schedule import Schedule
 from .ddnm import ddnm, ddnm_plus, ddnm_steps
 from .ddrm import ddrm, ddrm_start
 from .operator import Operator, SpectralOperator
-from .solver_steps import OnStep, Predict, solver_indices, solver_steps
+from .solver_steps import OnStep, Predict, SolverStep, solver_indices, solver_steps
 from .travel import up_from_x_0, up_from_x_t, visited
 
 METHODS = {"ddnm": ("ddnm", 100), "ddnm+": ("ddnm", 100), "ddnm+eq19": ("ddnm", 100), "ddrm": ("ddrm", 20)}
@@ -77,10 +77,7 @@ def restore(
     """
     spectral = _check(y, operator, method, sigma_y, eta, eta_b, travel)
     schedule = schedule or getattr(predict, "schedule", None) or Schedule.from_ddim()
-    published_rule, published_steps = METHODS[method]
-    count = min(published_steps, schedule.timesteps) if steps is None else steps
-    rule = indices or (published_rule if official else "exact")
-    walk = solver_steps(schedule, visited(solver_indices(schedule.timesteps, count, rule), *travel))
+    walk = walk_of(schedule, method, steps, travel, official=official, indices=indices)
     shape, needed = (len(y), *operator.image), 1 + len(walk)
     source = noise_source(shape, y.device, needed, generator, _checked_noise(noise, needed, shape))
 
@@ -114,17 +111,28 @@ def restore(
     return ddnm(ask, x_T, y, operator, shown(with_numbers), draw=draw, back_up=back_up, on_step=on_step)
 
 
-def _check(
-    y: Tensor, operator: Operator, method: str, sigma_y: float, eta: float, eta_b: float, travel: tuple[int, int]
-) -> SpectralOperator | None:
-    """Raise a sentence for what does not fit; return the operator if it has a decomposition."""
-    if not isinstance(operator, Operator):
-        raise TypeError(f"operator is {type(operator).__name__}: pass an rddm_fast.inverse Operator")
-    if not y.is_floating_point():
-        raise TypeError(f"the measurement y is {y.dtype}: pass floating-point values in the scale [-1, 1]")
-    if tuple(y.shape[1:]) != tuple(operator.measured):
-        expected = ", ".join(map(str, ("B", *operator.measured)))
-        raise ValueError(f"the measurement y has shape {tuple(y.shape)}, and this operator measures ({expected})")
+def walk_of(
+    schedule: Schedule,
+    method: str,
+    steps: int | None = None,
+    travel: tuple[int, int] = (1, 1),
+    *,
+    official: bool = False,
+    indices: str | None = None,
+) -> list[SolverStep]:
+    """Return the steps that `restore` takes with these settings, which are its own, time travel included.
+
+    Raises:
+        ValueError: settings out of range, or a schedule that is not DDPM's.
+    """
+    published_rule, published_steps = METHODS[method]
+    count = min(published_steps, schedule.timesteps) if steps is None else steps
+    rule = indices or (published_rule if official else "exact")
+    return solver_steps(schedule, visited(solver_indices(schedule.timesteps, count, rule), *travel))
+
+
+def check_settings(method: str, sigma_y: float, eta: float, eta_b: float, travel: tuple[int, int]) -> None:
+    """Raise ValueError for settings of `restore` that are wrong whatever the operator and the measurement."""
     if method not in METHODS:
         raise ValueError(f"method is {method!r}: choose one of {', '.join(METHODS)}")
     if not (math.isfinite(sigma_y) and sigma_y >= 0):
@@ -136,6 +144,20 @@ def _check(
         raise ValueError(
             f"DDRM has no time travel: leave travel at (1, 1) instead of {tuple(travel)}, or choose 'ddnm'"
         )
+
+
+def _check(
+    y: Tensor, operator: Operator, method: str, sigma_y: float, eta: float, eta_b: float, travel: tuple[int, int]
+) -> SpectralOperator | None:
+    """Raise a sentence for what does not fit; return the operator if it has a decomposition."""
+    if not isinstance(operator, Operator):
+        raise TypeError(f"operator is {type(operator).__name__}: pass an rddm_fast.inverse Operator")
+    if not y.is_floating_point():
+        raise TypeError(f"the measurement y is {y.dtype}: pass floating-point values in the scale [-1, 1]")
+    if tuple(y.shape[1:]) != tuple(operator.measured):
+        expected = ", ".join(map(str, ("B", *operator.measured)))
+        raise ValueError(f"the measurement y has shape {tuple(y.shape)}, and this operator measures ({expected})")
+    check_settings(method, sigma_y, eta, eta_b, travel)
     spectral = operator if isinstance(operator, SpectralOperator) else None
     if spectral is None and method in ("ddrm", "ddnm+"):
         raise ValueError(
