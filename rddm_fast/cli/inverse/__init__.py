@@ -1,0 +1,1 @@
+"""The commands that restore from a formula of the degradation."""
