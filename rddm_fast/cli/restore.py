@@ -43,8 +43,8 @@ def restore(
         int,
         typer.Option(
             min=0,
-            help="Restore larger images in tiles of this side; 0: whole. With --method the default is 256 for denoising,"
-            " inpaint, sr, color and old, and the other operators take whole images only.",
+            help="Restore larger images in tiles of this side; 0: whole. With --method the default is 256 for denoising"
+            ", inpaint, sr, color and old, and the other operators take whole images only.",
         ),
     ] = 512,
     overlap: Annotated[
