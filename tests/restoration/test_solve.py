@@ -18,7 +18,7 @@ from rddm_fast.restoration.solve import Solver, degraded_path, solve_files
 
 def test_a_result_is_restores_with_the_noise_doubled() -> None:
     picture = Picture(images(3, 5, 7))
-    options = {"method": "ddrm", "steps": 4, "eta": 0.6, "eta_b": 0.9}
+    options = {"method": "ddrm", "steps": 4, "eta": 0.6, "eta_b": 0.9, "official": True}
     ours = Solver(small_prior(), "sr:2", sigma_y=0.1, seed=3, **options)(picture)
     y = 2 * picture.pixels[None] - 1
     prior = FastPrior(small_prior())
