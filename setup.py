@@ -173,8 +173,10 @@ def main() -> None:
     setup(
         packages=[
             *find_packages(include=["rddm_fast", "rddm_fast.*"]),
-            "rddm_fast.kernels",
-            *(f"rddm_fast.{name}" for name in find_packages(include=["benchmarks", "benchmarks.*"])),
+            *(
+                f"rddm_fast.{name}"
+                for name in find_packages(include=["kernels", "kernels.*", "benchmarks", "benchmarks.*"])
+            ),
         ],
         package_dir={"rddm_fast.kernels": "kernels", "rddm_fast.benchmarks": "benchmarks"},
         package_data={"rddm_fast": ["py.typed", "models/NOTICE.md", "models/built_in/**", "restoration/photos/**"]},

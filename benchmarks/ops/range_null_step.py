@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from rddm_fast.ops import noise, range_null_step, range_null_step_, range_null_step_reference
-from rddm_fast.ops.range_null_step import projected, step_numbers
+from rddm_fast.ops.inverse.range_null_step import projected, step_numbers
 
 from ..harness import Case, Op, Work, our_backends
 from ..report import main as run

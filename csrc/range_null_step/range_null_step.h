@@ -1,7 +1,7 @@
 // The arithmetic of one step of DDNM, DDNM+ or DDRM for one pixel, shared by the host and the
 // device.
 //
-// With P = A+A, a projector onto rank-one blocks (rddm_fast/ops/range_null_step.py):
+// With P = A+A, a projector onto rank-one blocks (rddm_fast/ops/inverse/range_null_step.py):
 //
 //   x_s = (I - P) (n_t x_t + n_e epsilon + n_z z) + P (r_t x_t + r_e epsilon + r_z z) + k_y A+y
 //
@@ -32,7 +32,7 @@ struct RangeNullNumbers {
 
   static constexpr int kCount = 7;
 
-  // `n` are kCount numbers, in the order of NUMBERS in rddm_fast/ops/range_null_step.py.
+  // `n` are kCount numbers, in the order of NUMBERS in rddm_fast/ops/inverse/range_null_step.py.
   static RangeNullNumbers of(const double* n) {
     using Sum = RangeNullSum<T>;
     return {Sum::of(n[0], n[1], n[2]), Sum::of(n[3], n[4], n[5]),

@@ -14,7 +14,7 @@
 namespace rddm {
 
 // The numbers of a step in the op's precision T, in the order of FIELDS in
-// rddm_fast/ops/spectral_step.py.
+// rddm_fast/ops/inverse/spectral_step.py.
 template <class T>
 struct SpectralNumbers {
   T sigma_t, inv_root_a_t, root_a_s, sigma_s, threshold;

@@ -9,7 +9,7 @@
 
 namespace rddm {
 
-// The forms of D: the indices of KINDS in rddm_fast/ops/tacos_step.py.
+// The forms of D: the indices of KINDS in rddm_fast/ops/inverse/tacos_step.py.
 enum class TacosKind : int { kMix = 0, kGrey = 1, kSnow = 2 };
 inline constexpr int kTacosKinds = 3;
 

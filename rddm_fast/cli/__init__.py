@@ -9,6 +9,6 @@ from .common.app import app, main
 # isort: split
 # Importing a command registers it, in the order in which --help lists them.
 from . import demo, restore, evaluate, compile, export, train, paths, convert, doctor, ddim, bench, env  # noqa: F401, I001
-from .inverse import cold  # noqa: F401
+from .inverse import cold, operators  # noqa: F401
 
 __all__ = ["app", "main"]

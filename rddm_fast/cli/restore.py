@@ -2,44 +2,113 @@
 
 from __future__ import annotations
 
+import statistics
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 
-from .common.app import Device, Model, Precision, Steps, Where, command, device_of, dtype_of, err, out, progress_bar
+from .common.app import Device, Model, Precision, Where, command, device_of, dtype_of, err, out, progress_bar
 from .common.models import model_named
+from .inverse.solve import Degrade, Eta, EtaB, Method, Official, OperatorName, Prior, SigmaY, Travel, solver_of
+
+if TYPE_CHECKING:
+    from ..restoration.restore import Outcome
+
+Scores = Mapping[str, tuple[float, float]]
 
 
 @command
 def restore(
+    context: typer.Context,
     inputs: Annotated[list[Path], typer.Argument(help="Images, and folders of images.", show_default=False)],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results, which keep their names.")],
     model: Model = "derain",
-    steps: Steps = None,
-    mask: Annotated[Path | None, typer.Option(help="Masks of the same names, for models that take one.")] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(help="Sampling steps; default: the model's own, and with --method 100, for ddrm 20."),
+    ] = None,
+    mask: Annotated[
+        Path | None,
+        typer.Option(
+            help="Masks of the same names, white where the image is missing or was changed, for models that take one, "
+            "and for the operators inpaint and old (of the result's size)."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the starting noise, the same for every image.")] = 0,
-    tile: Annotated[int, typer.Option(min=0, help="Restore larger images in tiles of this side; 0: whole.")] = 512,
-    overlap: Annotated[int, typer.Option(min=0, help="Overlap of neighbouring tiles in pixels.")] = 32,
+    tile: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Restore larger images in tiles of this side; 0: whole. With --method the default is 256 for denoising"
+            ", inpaint, sr, color and old, and the other operators take whole images only.",
+        ),
+    ] = 512,
+    overlap: Annotated[
+        int,
+        typer.Option(min=0, help="Overlap of neighbouring tiles in pixels; with --method the default is a quarter."),
+    ] = 32,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Also restore files whose result exists.")] = False,
     device: Where = Device.auto,
     dtype: Precision = None,
     compile: Annotated[
         bool, typer.Option("--compile", help="Compile the networks; pays for many images of one size.")
     ] = False,
+    method: Method = None,
+    operator: OperatorName = None,
+    sigma_y: SigmaY = None,
+    prior: Prior = None,
+    eta: Eta = None,
+    eta_b: EtaB = None,
+    travel: Travel = None,
+    official: Official = False,
+    degrade: Degrade = False,
     **published: Any,
 ) -> None:
-    """Restore images. A file that fails is named and skipped; the others are restored, and the exit code is 1."""
-    from ..restoration.restore import Restorer, restore_files
+    """Restore images. A file that fails is named and skipped; the others are restored, and the exit code is 1.
 
-    diffusion = model_named(model, **published).to(device_of(device))
-    settings: dict[str, Any] = {"steps": steps, "dtype": dtype_of(dtype), "compile": compile}
-    restorer = Restorer(diffusion, seed=seed, tile=tile or None, overlap=overlap, **settings)
+    With --method and --operator they are restored from a formula of the degradation, without a model of it: by DDRM or
+    DDNM. The inputs are then what the operator has made of images: small ones for sr, bicubic and old, grey ones for
+    color and old, with holes for inpaint. With --degrade they are clean, and are degraded first.
+    """
+    from ..restoration.restore import Restorer, restore_files
+    from ..restoration.solve import solve_files
+
+    # Which options were written, as --tile and others have another default with --method.
+    def given(option: str) -> bool:
+        source = context.get_parameter_source(option)
+        return source is not None and source.name == "COMMANDLINE"
+
+    settings: dict[str, Any] = {"steps": steps, "seed": seed, "dtype": dtype_of(dtype), "compile": compile}
+    formula: dict[str, Any] = {"operator": operator, "sigma_y": sigma_y, "prior": prior, "eta": eta, "eta_b": eta_b}
+    formula |= {"travel": travel, "official": official}
+    if method is None:
+        for option in (*formula, "degrade"):
+            if given(option):
+                name = "--" + option.replace("_", "-")
+                raise ValueError(f"{name} is for --method: add one, such as --method ddnm, or leave {name} out")
+    elif operator is None:
+        raise ValueError("--method needs --operator, such as sr:4: rddm-fast operators lists them")
+    elif given("model"):
+        raise ValueError("--model is for restoring without --method: with it, name a model of the noise as --prior")
+
+    work: Callable[..., Iterator[Outcome]]
+    if method is None:
+        diffusion = model_named(model, **published).to(device_of(device))
+        work = partial(restore_files, Restorer(diffusion, tile=tile or None, overlap=overlap, **settings))
+    else:
+        settings |= {"tile": tile if given("tile") else None, "overlap": overlap if given("overlap") else None}
+        solver = solver_of(device_of(device), published, method=method, **formula, **settings)
+        work = partial(solve_files, solver, degrade=degrade)
+
     restored = skipped = failed = 0
+    measured: list[Scores] = []
     with progress_bar() as bar:
         files = bar.add_task("restoring", total=None)
-        tiles = bar.add_task("tiles", total=None, visible=False)
+        tiles = bar.add_task("tiles" if method is None else "steps", total=None, visible=False)
 
         def on_start(number: int, count: int, path: Path) -> None:
             bar.update(files, completed=number, total=count, description=escape(path.name))
@@ -48,9 +117,7 @@ def restore(
         def advance(done: int, count: int) -> None:
             bar.update(tiles, completed=done, total=count, visible=True)
 
-        for outcome in restore_files(
-            restorer, inputs, output, mask=mask, overwrite=overwrite, on_start=on_start, advance=advance
-        ):
+        for outcome in work(inputs, output, mask=mask, overwrite=overwrite, on_start=on_start, advance=advance):
             if outcome.error:
                 failed += 1
                 err.print(f"[red]error:[/red] {escape(outcome.error)}")
@@ -59,6 +126,11 @@ def restore(
             else:
                 restored += 1
                 out.print(f"{escape(str(outcome.target))}  {outcome.seconds:.2f} s")
+                if outcome.scores is not None:
+                    measured.append(outcome.scores)
+                    out.print(f"  {_text(outcome.scores)}")
+    if len(measured) > 1:
+        out.print(f"mean of {len(measured)}: {_text(_means(measured))}")
     counts = [f"{restored} restored"]
     if skipped:
         counts.append(f"{skipped} already in {output} (--overwrite restores them again)")
@@ -67,3 +139,13 @@ def restore(
     out.print(escape(", ".join(counts)))
     if failed:
         raise typer.Exit(1)
+
+
+def _text(scores: Scores) -> str:
+    return ", ".join(f"{name} {psnr:.2f} dB, SSIM {ssim:.4f}" for name, (psnr, ssim) in scores.items())
+
+
+def _means(measured: list[Scores]) -> Scores:
+    """Return each name's mean PSNR and mean SSIM; all files have the same names."""
+    columns = {name: list(zip(*(scores[name] for scores in measured), strict=True)) for name in measured[0]}
+    return {name: (statistics.fmean(psnr), statistics.fmean(ssim)) for name, (psnr, ssim) in columns.items()}

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..ops.spectral_step import spectral_step_
+from ..ops.inverse.spectral_step import spectral_step_
 from .operator import Operator, SpectralOperator
 from .solver_steps import Draw, OnStep, Predict, SolverStep
 from .spectral import drawn_noise, image_of, measured, step_noise

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..ops.inverse.range_null_step import range_null_step_
 from ..ops.noise import noise as drawn
-from ..ops.range_null_step import range_null_step_
 from .ddnm import ddnm_steps
 from .operator import RankOneBlocks
 from .solver_steps import Draw, OnStep, Predict, SolverStep

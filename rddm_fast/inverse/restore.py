@@ -86,7 +86,7 @@ def restore(
     spectral = _check(y, operator, method, sigma_y, eta, eta_b, travel)
     _check_one_source(noise=noise, generator=generator, seed=seed)
     schedule = schedule or getattr(predict, "schedule", None) or Schedule.from_ddim()
-    walk = walk_of(schedule, method, steps=steps, travel=travel, official=official, indices=indices)
+    walk = walk_of(schedule, method, steps, travel, official=official, indices=indices)
     shape, needed = (len(y), *operator.image), 1 + len(walk)
     if seed is None:
         source = noise_source(shape, y.device, needed, generator, _checked_noise(noise, needed, shape))
@@ -142,17 +142,36 @@ def restore(
 def walk_of(
     schedule: Schedule,
     method: str,
-    *,
     steps: int | None = None,
     travel: tuple[int, int] = (1, 1),
+    *,
     official: bool = False,
     indices: str | None = None,
 ) -> list[SolverStep]:
-    """Return the steps that `restore` takes with these arguments; it draws once to start, and once for each."""
+    """Return the steps that `restore` takes with these settings, which are its own, time travel included.
+
+    Raises:
+        ValueError: settings out of range, or a schedule that is not DDPM's.
+    """
     published_rule, published_steps = METHODS[method]
     count = min(published_steps, schedule.timesteps) if steps is None else steps
     rule = indices or (published_rule if official else "exact")
     return solver_steps(schedule, visited(solver_indices(schedule.timesteps, count, rule), *travel))
+
+
+def check_settings(method: str, sigma_y: float, eta: float, eta_b: float, travel: tuple[int, int]) -> None:
+    """Raise ValueError for settings of `restore` that are wrong whatever the operator and the measurement."""
+    if method not in METHODS:
+        raise ValueError(f"method is {method!r}: choose one of {', '.join(METHODS)}")
+    if not (math.isfinite(sigma_y) and sigma_y >= 0):
+        raise ValueError(f"sigma_y must be a standard deviation of 0 or more, not {sigma_y}")
+    for name, share in (("eta", eta), ("eta_b", eta_b)):
+        if not 0.0 <= share <= 1.0:
+            raise ValueError(f"{name} must be between 0 and 1, not {share}")
+    if method == "ddrm" and tuple(travel) != (1, 1):
+        raise ValueError(
+            f"DDRM has no time travel: leave travel at (1, 1) instead of {tuple(travel)}, or choose 'ddnm'"
+        )
 
 
 def _check(
@@ -166,17 +185,7 @@ def _check(
     if tuple(y.shape[1:]) != tuple(operator.measured):
         expected = ", ".join(map(str, ("B", *operator.measured)))
         raise ValueError(f"the measurement y has shape {tuple(y.shape)}, and this operator measures ({expected})")
-    if method not in METHODS:
-        raise ValueError(f"method is {method!r}: choose one of {', '.join(METHODS)}")
-    if not (math.isfinite(sigma_y) and sigma_y >= 0):
-        raise ValueError(f"sigma_y must be a standard deviation of 0 or more, not {sigma_y}")
-    for name, share in (("eta", eta), ("eta_b", eta_b)):
-        if not 0.0 <= share <= 1.0:
-            raise ValueError(f"{name} must be between 0 and 1, not {share}")
-    if method == "ddrm" and tuple(travel) != (1, 1):
-        raise ValueError(
-            f"DDRM has no time travel: leave travel at (1, 1) instead of {tuple(travel)}, or choose 'ddnm'"
-        )
+    check_settings(method, sigma_y, eta, eta_b, travel)
     spectral = operator if isinstance(operator, SpectralOperator) else None
     if spectral is None and method in ("ddrm", "ddnm+"):
         raise ValueError(

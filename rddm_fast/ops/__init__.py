@@ -4,14 +4,14 @@ from .backends import BackendUnavailable
 from .channel_norm import channel_norm, channel_norm_reference
 from .forward_diffuse import forward_diffuse, forward_diffuse_reference
 from .group_norm_silu import group_norm_silu, group_norm_silu_reference
+from .inverse.range_null_step import range_null_step, range_null_step_, range_null_step_reference
+from .inverse.spectral_step import spectral_step_, spectral_step_reference
+from .inverse.tacos_step import tacos_step, tacos_step_reference
 from .joint_loss import joint_loss, joint_loss_reference
 from .linear_attention import linear_attention, linear_attention_reference
 from .noise import noise
-from .range_null_step import range_null_step, range_null_step_, range_null_step_reference
 from .reverse_step import reverse_step, reverse_step_, reverse_step_reference
-from .spectral_step import spectral_step_, spectral_step_reference
 from .step_table import StepTable
-from .tacos_step import tacos_step, tacos_step_reference
 
 __all__ = [
     "BackendUnavailable",

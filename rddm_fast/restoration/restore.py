@@ -8,7 +8,7 @@ for outcome in restore_files(restorer, ["photos"], "restored"):
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -125,13 +125,18 @@ class Restorer:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one input: restored in `seconds`, skipped because its result exists, or failed with `error`."""
+    """What became of one input: restored in `seconds`, skipped because its result exists, or failed with `error`.
+
+    Attributes:
+        scores: PSNR in dB and SSIM of each image that was compared with the clean one, by name; None without one.
+    """
 
     source: Path
     target: Path | None = None
     seconds: float = 0.0
     skipped: bool = False
     error: str | None = None
+    scores: Mapping[str, tuple[float, float]] | None = None
 
 
 @dataclass(frozen=True)
@@ -206,6 +211,31 @@ def restore_files(
         advance: called after each tile of a file with the number done and the number in all.
     """
     planned = plan(inputs, output, mask, needs_mask=restorer.needs_mask)
+
+    def work(picture: Picture, mask: Picture | None, target: Path) -> None:
+        write_image(target, restorer(picture, mask, advance))
+
+    advice = "use smaller tiles" if restorer.tile else "restore it in tiles"
+    yield from each_file(planned, work, overwrite=overwrite, on_start=on_start, advice=advice)
+
+
+def each_file(
+    planned: Plan,
+    work: Callable[[Picture, Picture | None, Path], Mapping[str, tuple[float, float]] | None],
+    *,
+    overwrite: bool,
+    on_start: Callable[[int, int, Path], None] | None,
+    advice: str,
+) -> Iterator[Outcome]:
+    """Do `work` for each planned file of this process that is not done; yields one Outcome per file.
+
+    Args:
+        planned: from `plan`.
+        work: takes the picture, its mask and the path of its result; writes the result, and returns the scores.
+        overwrite: also work on files whose result exists.
+        on_start: as in `restore_files`.
+        advice: what to do about a picture that needs too much memory.
+    """
     if rank() == 0:
         yield from planned.failures
     files = share(planned.files)
@@ -222,11 +252,9 @@ def restore_files(
         try:
             started = time.perf_counter()
             masked = read_image(planned.masks[source]) if source in planned.masks else None
-            picture = restorer(read_image(source), masked, advance)
-            write_image(target, picture)
-            yield Outcome(source, target, seconds=time.perf_counter() - started)
+            scores = work(read_image(source), masked, target)
+            yield Outcome(source, target, seconds=time.perf_counter() - started, scores=scores)
         except ImageError as error:
             yield Outcome(source, error=str(error))
         except (MemoryError, torch.OutOfMemoryError):
-            advice = "use smaller tiles" if restorer.tile else "restore it in tiles"
             yield Outcome(source, error=f"{source} needs more memory than there is: {advice}")

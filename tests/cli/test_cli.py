@@ -16,7 +16,7 @@ from rddm_fast.restoration.demo import PHOTOS
 
 def test_version_and_help() -> None:
     assert run("--version").stdout == f"rddm_fast {rddm_fast.__version__}\n"
-    names = ("demo", "restore", "evaluate", "compile", "export", "train", "paths", "convert", "env")
+    names = ("demo", "restore", "evaluate", "compile", "export", "train", "paths", "convert", "env", "operators")
     assert all(name in run("--help").stdout for name in names)
     assert "--objective" in run("restore", "--help").stdout
 

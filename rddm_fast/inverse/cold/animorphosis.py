@@ -14,7 +14,7 @@ import math
 
 from torch import Tensor
 
-from ...ops.tacos_step import tacos_step
+from ...ops.inverse.tacos_step import tacos_step
 from .degradation import Degradation, Level, Numbers, Resident, check_far_end
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ...ops.tacos_step import tacos_step
+from ...ops.inverse.tacos_step import tacos_step
 from .degradation import Blend, Level, Numbers, check_choice
 
 DECOLOURS = ("Linear", "Constant")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...ops.tacos_step import tacos_step
+from ...ops.inverse.tacos_step import tacos_step
 from .degradation import Blend, Level, Resident, Table, check_choice, check_far_end, check_positive, gaussian, sides
 
 FADES = ("Incremental", "Constant", "Random_Incremental")

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...ops.tacos_step import tacos_step
+from ...ops.inverse.tacos_step import tacos_step
 from .degradation import Degradation, Level, Numbers, Table, check_levels, gaussian, sides
 
 

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .images import in_layout_of, launch_config, load_or_zeros
+from ..images import in_layout_of, launch_config, load_or_zeros
 
 
 @triton.jit
@@ -98,7 +98,7 @@ def tacos_step(
     kind: int,
     numbers: list[float],
 ) -> Tensor:
-    """Launch the kernel; the arguments are the op's (rddm_fast/ops/tacos_step.py)."""
+    """Launch the kernel; the arguments are the op's (rddm_fast/ops/inverse/tacos_step.py)."""
     if x_s.dtype == torch.float64:
         raise TypeError("x_s is float64, which the Triton kernel does not take: use impl='reference'")
     wanted = torch.empty_like(x_s)

@@ -7,10 +7,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .images import in_layout_of, launch_config, load_or_zeros
-from .noise import drawn_noise
+from ..images import in_layout_of, launch_config, load_or_zeros
+from ..noise import drawn_noise
 
-NUMBERS = tl.constexpr(9)  # numbers of a step, in the order of FIELDS (rddm_fast/ops/spectral_step.py)
+NUMBERS = tl.constexpr(9)  # numbers of a step, in the order of FIELDS (rddm_fast/ops/inverse/spectral_step.py)
 
 
 @triton.jit
@@ -98,7 +98,7 @@ def spectral_step(
     numbers: list[float],
     clean: Tensor | None,
 ) -> None:
-    """Launch the kernel; the arguments are the op's (rddm_fast/ops/spectral_step.py)."""
+    """Launch the kernel; the arguments are the op's (rddm_fast/ops/inverse/spectral_step.py)."""
     if x.dtype == torch.float64:
         raise TypeError("x is float64, which the Triton kernel does not take: use impl='reference'")
     if x.numel() == 0:

@@ -13,15 +13,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from . import backends
-from .checks import DTYPES, HALVES, check_alike, check_dtype, check_no_gradient
-from .noise import noise as draw
-from .noise import signed64
+from .. import backends
+from ..checks import DTYPES, HALVES, check_alike, check_dtype, check_no_gradient
+from ..noise import noise as draw
+from ..noise import signed64
 
 NUMBERS = 7
 """The numbers of a step: of x_t, epsilon and z in the null space, of the same in the range, and of A⁺y.
 
-RangeNullNumbers (csrc/range_null_step/range_null_step.h) and kernels/range_null_step.py read them in this order.
+RangeNullNumbers (csrc/range_null_step/range_null_step.h) and kernels/inverse/range_null_step.py read them in this order.
 """
 
 MOST_WEIGHTS = 64
@@ -130,13 +130,13 @@ RANGE_NULL_STEP = backends.define(
     "range_null_step",
     f"(Tensor x_t, {_IMAGES}, {_STEP}) -> Tensor",
     reference=range_null_step_reference,
-    triton="range_null_step:range_null_step",
+    triton="inverse.range_null_step:range_null_step",
 )
 RANGE_NULL_STEP_IN_PLACE = backends.define(
     "range_null_step_",
     f"(Tensor(a!) x_t, {_IMAGES}, Tensor? seed_tensor, {_STEP}) -> ()",
     reference=range_null_step_in_place_reference,
-    triton="range_null_step:range_null_step_in_place",
+    triton="inverse.range_null_step:range_null_step_in_place",
     fake=lambda *_: None,
 )
 

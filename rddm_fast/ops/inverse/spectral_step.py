@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from . import backends
-from .checks import DTYPES, check_alike, check_device, check_dtype, check_no_gradient
-from .noise import noise as draw
-from .noise import signed64
+from .. import backends
+from ..checks import DTYPES, check_alike, check_device, check_dtype, check_no_gradient
+from ..noise import noise as draw
+from ..noise import signed64
 
 FIELDS = (
     *("sigma_t", "inv_root_a_t", "root_a_s", "sigma_s", "threshold"),
@@ -80,7 +80,7 @@ SPECTRAL_STEP = backends.define(
     "(Tensor(a!) x, Tensor epsilon, Tensor y_bar, Tensor s, Tensor? noise, int? seed, int stream, bool strict, "
     "float[] numbers, Tensor(b!)? clean) -> ()",
     reference=spectral_step_reference,
-    triton="spectral_step:spectral_step",
+    triton="inverse.spectral_step:spectral_step",
     fake=lambda *_: None,
     lacking=("cuda",),
 )

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from . import backends
-from .checks import DTYPES, check_alike, check_device, check_dtype, check_no_gradient
+from .. import backends
+from ..checks import DTYPES, check_alike, check_device, check_dtype, check_no_gradient
 
 KINDS = ("mix", "grey", "snow")
 """The forms of D; an op's `kind` is the index, as in csrc/tacos_step/tacos_step.h."""
@@ -70,7 +70,7 @@ TACOS_STEP = backends.define(
     "tacos_step",
     "(Tensor x_s, Tensor x_0, Tensor? x_end, Tensor? layer_s, Tensor? layer_to, int kind, float[] numbers) -> Tensor",
     reference=tacos_step_reference,
-    triton="tacos_step:tacos_step",
+    triton="inverse.tacos_step:tacos_step",
 )
 
 

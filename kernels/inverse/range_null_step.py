@@ -13,8 +13,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .images import in_layout_of, launch_config, load_or_zeros
-from .noise import drawn_noise, four_normals
+from ..images import in_layout_of, launch_config, load_or_zeros
+from ..noise import drawn_noise, four_normals
 
 TILE = 1024  # elements that a program has at a time: 8 for each of 128 threads
 
@@ -194,7 +194,7 @@ def range_null_step(
     weights: list[float] | None,
     numbers: list[float],
 ) -> Tensor:
-    """Launch a kernel; the arguments are the op's (rddm_fast/ops/range_null_step.py)."""
+    """Launch a kernel; the arguments are the op's (rddm_fast/ops/inverse/range_null_step.py)."""
     wanted = torch.empty_like(x_t)
     result = wanted if wanted.is_contiguous() else torch.empty(x_t.shape, dtype=x_t.dtype, device=x_t.device)
     _launch(result, x_t, epsilon, pinv_y, mask, noise, seed, None, stream, factor, weights, numbers)
@@ -214,7 +214,7 @@ def range_null_step_in_place(
     weights: list[float] | None,
     numbers: list[float],
 ) -> None:
-    """Launch a kernel; the arguments are the op's (rddm_fast/ops/range_null_step.py)."""
+    """Launch a kernel; the arguments are the op's (rddm_fast/ops/inverse/range_null_step.py)."""
     result = x_t.contiguous()
     _launch(result, result, epsilon, pinv_y, mask, noise, seed, seed_tensor, stream, factor, weights, numbers)
     if result is not x_t:
