@@ -73,7 +73,7 @@ def restore_windows(
         tile: the largest side of a window in pixels, at least an operator's block; rounded down to whole blocks.
         overlap: the least number of pixels that neighbours share, rounded up to whole blocks; a quarter of the window
             if None. The published code takes a half.
-        options: those of `restore` except `noise` and `seed`. The draws of all windows come from one generator, in order.
+        options: those of `restore` except `noise` and `seed`. One generator draws for all windows, in order.
 
     Returns:
         The images, (B, C, H, W) in [-1, 1], not clamped. Where a window fits y exactly, so does the whole.

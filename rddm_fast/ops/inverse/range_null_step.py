@@ -21,7 +21,7 @@ from ..noise import signed64
 NUMBERS = 7
 """The numbers of a step: of x_t, epsilon and z in the null space, of the same in the range, and of A⁺y.
 
-RangeNullNumbers (csrc/range_null_step/range_null_step.h) and kernels/inverse/range_null_step.py read them in this order.
+csrc/range_null_step/range_null_step.h and kernels/inverse/range_null_step.py read them in this order.
 """
 
 MOST_WEIGHTS = 64
