@@ -22,6 +22,8 @@ from rddm_fast.ops import (
     linear_attention,
     reverse_step,
     reverse_step_,
+    spectral_step_,
+    tacos_step,
 )
 from rddm_fast.theory.objective import Objective
 
@@ -91,6 +93,30 @@ def run_network_ops(backend: str, device: torch.device) -> int:
     return calls
 
 
+def run_inverse_steps(backend: str, device: torch.device) -> int:
+    """Call the steps of DDRM and Cold Diffusion that `backend` has, in each dtype; return the number of calls."""
+    calls = 0
+    known: dict[str, Any] = {"a_t": 0.3, "a_s": 0.6, "sigma_y": 0.4, "eta": 0.85, "impl": backend}
+    for dtype, (b, c, h, w) in itertools.product((torch.float32, torch.bfloat16), SHAPES):
+        x = torch.randn(b * c * h * w + 1, device=device).to(dtype)[1:].view(b, c, h, w)
+        layers = [torch.rand(rows * h * w + 1, device=device)[1:].view(rows, 1, h, w) for rows in (1, b)]
+        layered: dict[str, Any] = {"layer_s": layers[0], "layer_to": layers[1], "impl": backend}
+        tacos_step(x, x, kind="mix", numbers=(-1.0, 1.0), x_end=x[:1, :, :1, :1], **layered)
+        tacos_step(x, x, kind="mix", numbers=(0.1, 0.2), x_end=x, impl=backend)
+        tacos_step(x, x, kind="grey", numbers=(0.1, -0.1), impl=backend)
+        tacos_step(x, x, kind="snow", numbers=(0.5, 0.7), **layered)
+        calls += 4
+        if backend != "cuda":  # The CUDA sources hold no spectral step.
+            flat = x.flatten(1)
+            for s in (torch.rand(1, 1, device=device), torch.rand(flat.shape, device=device)):
+                given = {"clean": torch.empty_like(flat), "seed": 3, **known}
+                spectral_step_(flat.clone(), flat, flat[:1], s, **given)
+                spectral_step_(flat.clone(), flat, flat, s, noise=flat, **known)
+                calls += 2
+    torch.cuda.synchronize()
+    return calls
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("backends", nargs="*", metavar="BACKEND", help="these alone: cuda, triton")
@@ -99,4 +125,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit("error: there is no CUDA device to check kernels on")
     cuda = torch.device("cuda")
     for name in options.backends or our_backends(cuda):
-        print(f"{name}: {run(name, cuda) + run_network_ops(name, cuda)} calls")
+        calls = run(name, cuda) + run_network_ops(name, cuda) + run_inverse_steps(name, cuda)
+        print(f"{name}: {calls} calls")

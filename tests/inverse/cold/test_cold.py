@@ -85,6 +85,8 @@ def test_levels_of_a_batch_and_changes_are_those_of_D(make: Callable[[Size], col
         assert (both - alone).abs().max() <= 1e-14
         change = degradation.D(x, second) - degradation.D(x, first)
         assert (degradation.change(x, first, second) - change).abs().max() <= 1e-14
+        x_s = picture((9, 12), seed=4)
+        assert (degradation.tacos(x_s, x, first, second) - (x_s + change)).abs().max() <= 1e-14
 
 
 # -- the chains, written out -------------------------------------------------------------------------------
@@ -248,6 +250,7 @@ FADE = cold.Fade((4, 6), 3)
         ),
         (lambda: FADE.D(IMAGE, 4), "s is 4: choose a level from 0 (the clean image) to 3"),
         (lambda: FADE.change(IMAGE, 2, -1), "s is -1: choose a level from 0 (the clean image) to 3"),
+        (lambda: FADE.tacos(IMAGE, IMAGE, 4, 2), "s is 4: choose a level from 0 (the clean image) to 3"),
         (lambda: FADE.D(IMAGE, torch.tensor([0, 9])), "s is 9: choose a level from 0 (the clean image) to 3"),
         (lambda: FADE.D(IMAGE, 1.5), "s is a float: pass an int, or integers of shape (2,)"),  # type: ignore
         (
