@@ -176,7 +176,7 @@ struct RangeNullTiles {
 };
 
 template <class Image, class Output>
-__global__ void __launch_bounds__(kThreads, 3)
+__global__ void __launch_bounds__(kThreads, 2)
     range_null_blocks_kernel(RangeNullImages<Image, Output> images,
                              const RangeNullNumbers<float> numbers, const RangeNullTiles tiles) {
   constexpr int N = kElements<Image, Output>, kSlots = kThreads * N;

@@ -78,7 +78,8 @@ def test_no_kernel_spills_or_has_a_stack(cuda_library, cuobjdump):
     assert len(kernels) == (sum(KERNELS.values()) + sum(SMALL_KERNELS.values())) * len(built_for())
     for name, registers, stack, local in kernels:
         assert (int(stack), int(local)) == (0, 0), name
-        assert int(registers) <= 80, name  # 3 blocks of 256 threads fit a multiprocessor's registers
+        # 3 blocks of 256 threads fit a multiprocessor's registers; 2 of range_null_step's tiles, whose sums stay there.
+        assert int(registers) <= (128 if "range_null_blocks" in name else 80), name
 
 
 @pytest.mark.parametrize("architecture", ["80", "90"])
