@@ -11,6 +11,7 @@ BENCHMARKS = {
     "reverse_step": ("ops.reverse_step", "the reverse update"),
     "forward_diffuse": ("ops.forward_diffuse", "the forward process with its noise"),
     "joint_loss": ("ops.joint_loss", "the joint loss, forward and backward"),
+    "walsh_hadamard": ("ops.walsh_hadamard", "the Walsh-Hadamard transform, against matrix products and butterflies"),
     "network": ("end_to_end.network", "one evaluation of the networks, folded and eager"),
     "sampler": ("end_to_end.sampler", "whole images, against the eager reference and torch.compile of it"),
     "prior": ("end_to_end.prior", "a whole DDNM run, its prior folded and eager"),

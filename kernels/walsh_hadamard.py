@@ -22,7 +22,7 @@ def walsh_hadamard_kernel(
     x_pointer,
     result_pointer,
     rows,
-    factor,
+    factor: tl.constexpr,
     low: tl.constexpr,
     length: tl.constexpr,
     tile_rows: tl.constexpr,
@@ -33,14 +33,18 @@ def walsh_hadamard_kernel(
     i = tl.arange(0, length)
     offsets = (r // low * (length * low) + r % low)[:, None] + i[None, :] * low
     exists = (r < rows)[:, None] & (i < length)[None, :]
-    x = tl.load(x_pointer + offsets, mask=exists, other=0.0).to(tl.float32)
+    x = tl.load(x_pointer + offsets, mask=exists, other=0.0)
+    if x.dtype != tl.float64:
+        x = x.to(tl.float32)
     # A stage combines the values whose lowest bits differ, and makes that bit the highest. So the next bit is the
     # lowest one then, and after all stages each is in its place.
     for _ in tl.static_range(stages):
         first, second = tl.split(tl.reshape(x, (tile_rows, length // 2, 2)))
         x = tl.join(first + second, first - second)
         x = tl.reshape(tl.permute(x, (0, 2, 1)), (tile_rows, length))
-    tl.store(result_pointer + offsets, (x * factor).to(result_pointer.dtype.element_ty), mask=exists)
+    if factor != 1.0:
+        x = x * factor
+    tl.store(result_pointer + offsets, x.to(result_pointer.dtype.element_ty), mask=exists)
 
 
 def passes_of(bits: int) -> list[int]:
@@ -58,13 +62,14 @@ def config_of(bits: int) -> dict[str, int]:
 def walsh_hadamard(x: Tensor) -> Tensor:
     """Launch the kernel once a pass; the argument is the op's (rddm_fast/ops/walsh_hadamard.py)."""
     x = x.contiguous()
-    result = torch.empty_like(x)
+    result = x.new_empty(x.shape)
     if result.numel() == 0:
         return result
     size = x.shape[-2] * x.shape[-1]
     passes = passes_of(size.bit_length() - 1)
-    # Between the passes the values are in float32.
-    between = result if len(passes) == 1 or x.dtype == torch.float32 else torch.empty_like(x, dtype=torch.float32)
+    # Between the passes the values are in the precision in which they are computed.
+    narrow = x.dtype in (torch.bfloat16, torch.float16) and len(passes) > 1
+    between = x.new_empty(x.shape, dtype=torch.float32) if narrow else result
     source, done = x, 0
     with torch.cuda.device_of(result):
         for bits in passes:
@@ -72,6 +77,7 @@ def walsh_hadamard(x: Tensor) -> Tensor:
             target, config = result if last else between, config_of(bits)
             rows = result.numel() >> bits
             grid = (triton.cdiv(rows, config["tile_rows"]),)
-            walsh_hadamard_kernel[grid](source, target, rows, size**-0.5 if last else 1.0, low=1 << done, **config)
+            factor = size**-0.5 if last else 1.0
+            walsh_hadamard_kernel[grid](source, target, rows, factor=factor, low=1 << done, **config)
             source, done = target, done + bits
     return result

@@ -1,8 +1,8 @@
 // walsh_hadamard on the CPU: one walk, or two for images of more than 4096 pixels.
 //
-// The first walk takes 4096 values at a time, through buffers in the first-level cache: the stages of
-// their indices' 12 bits. Of a larger image's values, every 4096th is still to be combined. The second
-// walk takes a panel of adjacent columns of these, through such buffers again.
+// The first walk takes 4096 values at a time, through buffers in the first-level cache: the stages
+// of their indices' 12 bits. Of a larger image's values, every 4096th is still to be combined. The
+// second walk takes a panel of adjacent columns of these, through such buffers again.
 #include "walsh_hadamard/walsh_hadamard.h"
 
 #include <torch/csrc/stable/library.h>
@@ -145,7 +145,7 @@ template <class Storage>
 void run(const Tensor& x, Tensor& result, int bits) {
   using T = Computed<Storage>;
   const int64_t numel = x.numel();
-  const T factor = T(1 / std::sqrt(double(int64_t(1) << bits)));
+  const T factor = T(std::pow(double(int64_t(1) << bits), -0.5));  // as the reference
   const Storage* const from = static_cast<const Storage*>(x.const_data_ptr());
   Storage* const to = static_cast<Storage*>(result.mutable_data_ptr());
   const bool two_walks = bits > kChunkBits;
@@ -162,35 +162,35 @@ void run(const Tensor& x, Tensor& result, int bits) {
 
   const int64_t size = Chunks<Storage, T>(bits, factor).size();
   const int64_t chunks = (numel + size - 1) / size;
-  torch::stable::parallel_for(
-      0, chunks, std::max<int64_t>(1, kGrain / size), [&](int64_t first, int64_t last) {
-        Chunks<Storage, T> chunk(bits, factor);
-        alignas(64) T computed[std::is_same_v<Storage, T> ? 1 : kChunk];
-        for (int64_t i = first; i < last; ++i) {
-          const int64_t begin = i * size, n = std::min(size, numel - begin);
-          if constexpr (std::is_same_v<Storage, T>) {
-            chunk.run(from + begin, to + begin, n);
-          } else if (two_walks) {
-            chunk.run(from + begin, between + begin, n);
-          } else {
-            chunk.run(from + begin, computed, n);
-            round_to(computed, to + begin, n);
-          }
-        }
-      });
+  torch::stable::parallel_for(0, chunks, std::max<int64_t>(1, kGrain / size),
+                              [&](int64_t first, int64_t last) {
+                                Chunks<Storage, T> chunk(bits, factor);
+                                alignas(64) T computed[std::is_same_v<Storage, T> ? 1 : kChunk];
+                                for (int64_t i = first; i < last; ++i) {
+                                  const int64_t begin = i * size, n = std::min(size, numel - begin);
+                                  if constexpr (std::is_same_v<Storage, T>) {
+                                    chunk.run(from + begin, to + begin, n);
+                                  } else if (two_walks) {
+                                    chunk.run(from + begin, between + begin, n);
+                                  } else {
+                                    chunk.run(from + begin, computed, n);
+                                    round_to(computed, to + begin, n);
+                                  }
+                                }
+                              });
   if (!two_walks) return;
 
   const int64_t image = int64_t(1) << bits, columns = Panels<Storage, T>(bits, factor).columns();
   const int64_t panels = kChunk / columns;  // of an image
-  torch::stable::parallel_for(
-      0, numel / image * panels, std::max<int64_t>(1, kGrain * panels / image),
-      [&](int64_t first, int64_t last) {
-        Panels<Storage, T> panel(bits, factor);
-        for (int64_t i = first; i < last; ++i) {
-          const int64_t begin = i / panels * image + i % panels * columns;
-          panel.run(between + begin, to + begin);
-        }
-      });
+  torch::stable::parallel_for(0, numel / image * panels,
+                              std::max<int64_t>(1, kGrain * panels / image),
+                              [&](int64_t first, int64_t last) {
+                                Panels<Storage, T> panel(bits, factor);
+                                for (int64_t i = first; i < last; ++i) {
+                                  const int64_t begin = i / panels * image + i % panels * columns;
+                                  panel.run(between + begin, to + begin);
+                                }
+                              });
 }
 
 bool is_power_of_2(int64_t n) { return n > 0 && (n & (n - 1)) == 0; }

@@ -1,10 +1,10 @@
 // The loops of walsh_hadamard, for values that lie one after another.
 //
-// In natural order H_H X H_W is, on an image's H W values in a row, one transform of length H W: the
-// Kronecker product of the two matrices is the Sylvester matrix of that size. So it has one stage of
-// sums and differences for each bit of a value's index, and all loops know bits alone. They take
-// the bits from the lowest to the highest, as the reference does, so in float32 and float64 the
-// results have its bits.
+// In natural order H_H X H_W is, on an image's H W values in a row, one transform of length H W:
+// the Kronecker product of the two matrices is the Sylvester matrix of that size. So it has one
+// stage of sums and differences for each bit of a value's index, and all loops know bits alone.
+// They take the bits from the lowest to the highest, as the reference does, so in float32 and
+// float64 the results have its bits.
 #pragma once
 
 #include <cstdint>

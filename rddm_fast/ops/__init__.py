@@ -9,6 +9,7 @@ from .linear_attention import linear_attention, linear_attention_reference
 from .noise import noise
 from .reverse_step import reverse_step, reverse_step_, reverse_step_reference
 from .step_table import StepTable
+from .walsh_hadamard import walsh_hadamard, walsh_hadamard_reference
 
 __all__ = [
     "BackendUnavailable",
@@ -27,4 +28,6 @@ __all__ = [
     "reverse_step",
     "reverse_step_",
     "reverse_step_reference",
+    "walsh_hadamard",
+    "walsh_hadamard_reference",
 ]

@@ -24,7 +24,7 @@ def walsh_hadamard_reference(x: Tensor) -> Tensor:
         first, second = z.reshape(*x.shape[:-2], size // (2 * stride), 2, stride).unbind(-2)
         z = torch.stack((first + second, first - second), -2)
         stride *= 2
-    return (z.reshape(x.shape) * size**-0.5).to(x.dtype).contiguous()
+    return x.new_empty(x.shape).copy_(z.reshape(x.shape) * size**-0.5)
 
 
 WALSH_HADAMARD = backends.define(
@@ -58,7 +58,7 @@ def walsh_hadamard(x: Tensor, *, impl: str | None = None) -> Tensor:
     It is its own inverse and its own adjoint. It takes log2(H W) sums or differences and one multiplication a value.
 
     Args:
-        x: (..., H, W), H and W powers of 2 (1 is one), in float32, bfloat16 or float16 (float64: on the CPU only).
+        x: (..., H, W), H and W powers of 2 (1 is one), in float32, bfloat16, float16 or float64.
         impl: "reference", "cpp" or "triton"; None takes the best one available on the device.
 
     Returns:

@@ -64,6 +64,7 @@ RESULTS = {
     "group_norm_silu": 3 * 3 * 4 * 2,  # dtypes, layouts, shapes, with and without residual
     "channel_norm": 3 * 3 * 5,  # dtypes, layouts, shapes
     "linear_attention": 3 * 3 * 4,
+    "walsh_hadamard": 4 * 9,  # dtypes, shapes
 }
 
 

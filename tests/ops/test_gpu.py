@@ -31,11 +31,11 @@ def backend(request: pytest.FixtureRequest) -> str:
 
 
 GRID = [*itertools.product(("reverse_step", "reverse_step_", "forward_diffuse", "joint_loss"), BACKENDS, range(PARTS))]
-NETWORK_OPS = ("group_norm_silu", "channel_norm", "linear_attention")
+TRITON_ALONE = ("group_norm_silu", "channel_norm", "linear_attention", "walsh_hadamard")
 
 
-@pytest.mark.parametrize("op", NETWORK_OPS)
-def test_a_network_s_op_is_as_exact_as_plain_torch(op: str) -> None:
+@pytest.mark.parametrize("op", TRITON_ALONE)
+def test_an_op_of_one_gpu_backend_is_as_exact_as_plain_torch(op: str) -> None:
     for case in GRIDS[op]("gpu", CUDA):
         check(case, None, roundings=2, relative=1e-6, absolute=case.cancellation)
 

@@ -4,7 +4,7 @@
 compiles for each combination. The compiled CPU ops run both, and the products in their own tests.
 """
 
-from . import forward_diffuse, joint_loss, network_ops, reverse_step
+from . import forward_diffuse, joint_loss, network_ops, reverse_step, walsh_hadamard
 
 GRIDS = {
     "reverse_step": reverse_step.few,
@@ -14,5 +14,6 @@ GRIDS = {
     "group_norm_silu": network_ops.few_group_norms,
     "channel_norm": network_ops.few_channel_norms,
     "linear_attention": network_ops.few_attentions,
+    "walsh_hadamard": walsh_hadamard.few,
 }
 SLOW = ("interpreted", "gpu")
