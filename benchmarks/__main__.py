@@ -14,6 +14,7 @@ BENCHMARKS = {
     "range_null_step": ("ops.range_null_step", "a step of DDNM or DDRM for blocks, against the published arithmetic"),
     "spectral_step": ("ops.spectral_step", "a step of DDRM and DDNM+ in spectral coordinates"),
     "tacos_step": ("ops.tacos_step", "a step of Cold Diffusion's Algorithm 2"),
+    "walsh_hadamard": ("ops.walsh_hadamard", "the Walsh-Hadamard transform, against matrix products and butterflies"),
     "network": ("end_to_end.network", "one evaluation of the networks, folded and eager"),
     "sampler": ("end_to_end.sampler", "whole images, against the eager reference and torch.compile of it"),
     "prior": ("end_to_end.prior", "a whole DDNM run, its prior folded and eager"),

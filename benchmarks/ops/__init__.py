@@ -8,7 +8,15 @@ from collections.abc import Sequence
 def main(argv: Sequence[str] | None = None) -> None:
     """All ops' benchmarks, with the options of `report.main`."""
     from ..report import main as run
-    from . import forward_diffuse, joint_loss, range_null_step, reverse_step, spectral_step, tacos_step
+    from . import (
+        forward_diffuse,
+        joint_loss,
+        range_null_step,
+        reverse_step,
+        spectral_step,
+        tacos_step,
+        walsh_hadamard,
+    )
 
-    of_inverse = [*range_null_step.OPS, *spectral_step.OPS, *tacos_step.OPS]
+    of_inverse = [*range_null_step.OPS, *spectral_step.OPS, *tacos_step.OPS, *walsh_hadamard.OPS]
     run([*reverse_step.OPS, *forward_diffuse.OPS, *joint_loss.OPS, *of_inverse], __doc__, argv)

@@ -7,6 +7,7 @@ from .group_norm_silu import group_norm_silu, group_norm_silu_reference
 from .inverse.range_null_step import range_null_step, range_null_step_, range_null_step_reference
 from .inverse.spectral_step import spectral_step_, spectral_step_reference
 from .inverse.tacos_step import tacos_step, tacos_step_reference
+from .inverse.walsh_hadamard import walsh_hadamard, walsh_hadamard_reference
 from .joint_loss import joint_loss, joint_loss_reference
 from .linear_attention import linear_attention, linear_attention_reference
 from .noise import noise
@@ -37,4 +38,6 @@ __all__ = [
     "spectral_step_reference",
     "tacos_step",
     "tacos_step_reference",
+    "walsh_hadamard",
+    "walsh_hadamard_reference",
 ]

@@ -68,6 +68,7 @@ RESULTS = {
     "linear_attention": 3 * 3 * 4,
     "spectral_step_": 3 * 2 * 2 * 3 * 2,  # dtypes, shapes, noises, steps in turn, results
     "tacos_step": 12 * 3 * 2,  # forms of a degradation, dtypes, shapes
+    "walsh_hadamard": 4 * 9,  # dtypes, shapes
 }
 
 

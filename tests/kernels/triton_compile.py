@@ -21,7 +21,7 @@ from triton.compiler import ASTSource
 from rddm_fast.kernels import channel_norm, group_norm_silu, linear_attention
 from rddm_fast.kernels.forward_diffuse import forward_diffuse_kernel
 from rddm_fast.kernels.images import launch_config
-from rddm_fast.kernels.inverse import range_null_step
+from rddm_fast.kernels.inverse import range_null_step, walsh_hadamard
 from rddm_fast.kernels.inverse.spectral_step import NUMBERS as SPECTRAL_NUMBERS
 from rddm_fast.kernels.inverse.spectral_step import spectral_step_kernel
 from rddm_fast.kernels.inverse.tacos_step import tacos_step_kernel
@@ -156,6 +156,14 @@ def compile_all(directory: Path) -> list[dict[str, object]]:
             for layout, together in (("contiguous", {"by_pixel": 1}), ("pixels", {"by_channel": 1})):
                 name = f"sm{capability}-{image}-{layout}-{kernel}"
                 rows.append(compile_network_op(directory, name, kernel, capability, image, together))
+        # A small image, and the passes of one of 1024 x 1024.
+        for image, (bits, low) in itertools.product((*DTYPES, "fp64"), ((6, 1), (12, 1), (8, 4096))):
+            name = f"sm{capability}-{image}-walsh_hadamard-{bits}-{low}"
+            config = walsh_hadamard.config_of(bits) | {"low": low, "factor": 0.5}
+            warps, types = {"num_warps": config.pop("num_warps")}, {"rows": "i32"}
+            kernel = walsh_hadamard.walsh_hadamard_kernel
+            compile_one(directory / name, kernel, capability, image, image, config, types, warps, aligned=True)
+            rows.append({"name": name, "kernel": "walsh_hadamard"})
     return rows
 
 

@@ -35,11 +35,11 @@ GRID = [
     *itertools.product((*COMPILED, "tacos_step"), BACKENDS, range(PARTS)),
     *itertools.product(("spectral_step_",), ["triton"], range(PARTS)),
 ]
-NETWORK_OPS = ("group_norm_silu", "channel_norm", "linear_attention")
+TRITON_ALONE = ("group_norm_silu", "channel_norm", "linear_attention", "walsh_hadamard")
 
 
-@pytest.mark.parametrize("op", NETWORK_OPS)
-def test_a_network_s_op_is_as_exact_as_plain_torch(op: str) -> None:
+@pytest.mark.parametrize("op", TRITON_ALONE)
+def test_an_op_of_one_gpu_backend_is_as_exact_as_plain_torch(op: str) -> None:
     for case in GRIDS[op]("gpu", CUDA):
         check(case, None, roundings=2, relative=1e-6, absolute=case.cancellation)
 

@@ -8,6 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from ...ops.inverse.walsh_hadamard import walsh_hadamard
 from ..operator import SpectralOperator
 from .arguments import Constant, check_image, check_multiple
 
@@ -164,23 +165,6 @@ class BlockSensing(SpectralOperator):
     def _join(self, blocks: Tensor) -> Tensor:
         (c, height, width), n = self.image, self.block
         return blocks.reshape(-1, c, height // n, width // n, n, n).transpose(3, 4).reshape(-1, c, height, width)
-
-
-def walsh_hadamard(x: Tensor) -> Tensor:
-    """Return the orthonormal Walsh–Hadamard transform of the last two axes, in natural order; it is its own inverse.
-
-    Args:
-        x: (..., H, W), H and W powers of 2.
-
-    log2(H W) passes of sums and differences; the matrix form needs H + W multiplications an element.
-    """
-    size, z, stride = x.shape[-2] * x.shape[-1], x, 1
-    while stride < size:
-        pairs = z.reshape(-1, size // (2 * stride), 2, stride)
-        first, second = pairs.unbind(2)
-        z = torch.stack((first + second, first - second), 2)
-        stride *= 2
-    return z.reshape(x.shape) * size**-0.5
 
 
 def _count(ratio: float, size: int) -> int:

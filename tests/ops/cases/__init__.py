@@ -4,7 +4,16 @@
 compiles for each combination. The compiled CPU ops run both, and the products in their own tests.
 """
 
-from . import forward_diffuse, joint_loss, network_ops, range_null_step, reverse_step, spectral_step, tacos_step
+from . import (
+    forward_diffuse,
+    joint_loss,
+    network_ops,
+    range_null_step,
+    reverse_step,
+    spectral_step,
+    tacos_step,
+    walsh_hadamard,
+)
 
 GRIDS = {
     "reverse_step": reverse_step.few,
@@ -18,5 +27,6 @@ GRIDS = {
     "linear_attention": network_ops.few_attentions,
     "spectral_step_": spectral_step.few,
     "tacos_step": tacos_step.few,
+    "walsh_hadamard": walsh_hadamard.few,
 }
 SLOW = ("interpreted", "gpu")
