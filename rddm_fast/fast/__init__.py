@@ -3,9 +3,11 @@
 from .cold import FastColdRestorer
 from .engine import FastSampler
 from .prior import FastPrior
+from .solver import FastSolver
 
 __all__ = [
     "FastColdRestorer",
     "FastPrior",
     "FastSampler",
+    "FastSolver",
 ]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..diffusion.start import noise_source
 from ..inverse.operator import Operator
-from ..inverse.restore import restore, walk_of
+from ..inverse.restore import check_settings, restore, walk_of
 from .graphs import capture
 from .prior import FastPrior
 
@@ -29,6 +29,9 @@ class FastSolver:
         max_graphs: number of shapes whose graphs are kept; the least recently used is dropped first. A graph keeps the
             images of all draws, one for each step.
         options: sigma_y, steps, eta, eta_b, travel, official and indices, as for `restore`.
+
+    Attributes:
+        draws: the number of draws that a call takes: one to start, and one for each step.
 
     Raises:
         ValueError: options that are out of range, or graphs where there are none.
@@ -51,6 +54,8 @@ class FastSolver:
             )
         if max_graphs < 1:
             raise ValueError(f"max_graphs is {max_graphs}: at least one graph has to be kept")
+        settings = {"sigma_y": 0.0, "eta": 0.85, "eta_b": 1.0, "travel": (1, 1), **options}
+        check_settings(method, *(settings[name] for name in ("sigma_y", "eta", "eta_b", "travel")))
         self.prior, self.operator, self.method, self.options = prior, operator, method, options
         self.graphs, self.max_graphs = on_gpu if graphs is None else graphs, max_graphs
         plan = {name: options[name] for name in ("steps", "travel", "official", "indices") if name in options}

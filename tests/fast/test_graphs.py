@@ -1,55 +1,12 @@
-"""The captured loop without a GPU: a recorder of torch's ops stands in for CUDA's graphs.
+"""The captured loop of `FastSampler`, on recorded graphs."""
 
-A replay runs the recorded ops again on the recorded tensors, as a graph does; the host's work between two images is not
-part of it. So these tests show that the loop reads its inputs, draws and tables from memory that is refilled, and that
-callers keep what they got. Streams, and what CUDA refuses to capture, can be tested on a GPU only.
-"""
-
-import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 from small_models import images, small_model
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from rddm_fast.fast import FastSampler
-
-
-class RecordedGraph(TorchDispatchMode):
-    def __init__(self) -> None:
-        super().__init__()
-        self.ops: list[tuple[Any, tuple, dict, Any]] = []
-
-    def __torch_dispatch__(self, op: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        result = op(*args, **(kwargs or {}))
-        self.ops.append((op, args, kwargs or {}, result))
-        return result
-
-    def replay(self) -> None:
-        for op, args, kwargs, result in self.ops:
-            for new, recorded in zip(tree_leaves(op(*args, **kwargs)), tree_leaves(result), strict=True):
-                if isinstance(new, torch.Tensor) and new.data_ptr() != recorded.data_ptr():
-                    recorded.copy_(new)
-
-
-class NoStream:
-    def __init__(self, *_: Any) -> None: ...
-    def wait_stream(self, _: Any) -> None: ...
-
-
-@contextlib.contextmanager
-def nowhere(_: Any) -> Iterator[None]:
-    yield
-
-
-@pytest.fixture
-def recorded(monkeypatch: pytest.MonkeyPatch) -> None:
-    replaced = {"CUDAGraph": RecordedGraph, "graph": lambda graph: graph, "Stream": NoStream}
-    for name, ours in {**replaced, "current_stream": NoStream, "stream": nowhere, "device": nowhere}.items():
-        monkeypatch.setattr(torch.cuda, name, ours)
 
 
 @pytest.mark.parametrize("kind", [{}, {"networks": "shared"}, {"eta": 1.0, "self_condition": True}], ids=str)
