@@ -19,6 +19,14 @@ def _deterministic() -> None:
 
 
 @pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA's graphs are recorders of torch's ops on the CPU (`recorded_graphs`)."""
+    from recorded_graphs import stand_in
+
+    stand_in(monkeypatch)
+
+
+@pytest.fixture
 def dark_pairs(tmp_path: Path) -> tuple[Path, Path]:
     """Two folders, dark images and the truth: three pairs of different sizes."""
     for i, (height, width) in enumerate([(20, 30), (24, 24), (40, 18)]):

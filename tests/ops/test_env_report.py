@@ -25,7 +25,7 @@ def test_the_networks_ops_name_what_they_were_not_written_for():
     assert set(found) == {
         *("reverse_step", "reverse_step_", "forward_diffuse", "joint_loss"),
         *("group_norm_silu", "channel_norm", "linear_attention"),
-        *("spectral_step_", "tacos_step", "walsh_hadamard"),
+        *("range_null_step", "range_null_step_", "spectral_step_", "tacos_step", "walsh_hadamard"),
     }
     assert found["group_norm_silu"]["cuda"]["others"]["cuda"] == "this op has no such kernel"
     for op in ("channel_norm", "linear_attention"):

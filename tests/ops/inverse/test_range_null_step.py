@@ -31,7 +31,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from rddm_fast.inverse.operators.blocks import OldPhotograph, SuperResolution
 from rddm_fast.inverse.operators.pixelwise import Colourisation, Denoising, Inpainting
 from rddm_fast.ops import backends, noise, range_null_step, range_null_step_
-from rddm_fast.ops.range_null_step import step_numbers
+from rddm_fast.ops.inverse.range_null_step import step_numbers
 
 SHAPES = {"wide": (2, 3, 12, 36), "tall": (1, 4, 24, 12), "one channel": (3, 1, 12, 12), "empty": (0, 3, 12, 12)}
 IMPLS = ("cpp", "reference")

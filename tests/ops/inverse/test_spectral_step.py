@@ -16,7 +16,7 @@ from oracle import ALL_DTYPES, F32, F64, LAYOUTS, check
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from rddm_fast.ops import BackendUnavailable, noise, spectral_step_
-from rddm_fast.ops.spectral_step import spectral_numbers
+from rddm_fast.ops.inverse.spectral_step import spectral_numbers
 
 SHAPES = [(2, 35), (3, 4800), (1, 1), (2, 0), (0, 6), (1, 2049)]
 

@@ -42,8 +42,8 @@ def nowhere(_: Any) -> Iterator[None]:
     yield
 
 
-@pytest.fixture
-def recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `torch.cuda`'s graphs and streams be recorders on the CPU."""
     replaced = {"CUDAGraph": RecordedGraph, "graph": lambda graph: graph, "Stream": NoStream}
     for name, ours in {**replaced, "current_stream": NoStream, "stream": nowhere, "device": nowhere}.items():
         monkeypatch.setattr(torch.cuda, name, ours)
