@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -80,7 +81,7 @@ def solved(
     sigma_y = 2 * problem.sigma_y
     y = operator.A(2 * truth - 1)
     y = y + sigma_y * torch.randn(y.shape, generator=generator)
-    common = {"sigma_y": sigma_y, "eta": settings.eta, "generator": generator}
+    common: dict[str, Any] = {"sigma_y": sigma_y, "eta": settings.eta, "generator": generator}
     found = {
         "A+y": operator.pinv(y),
         "DDRM": restore(y, operator, prior, "ddrm", steps=settings.ddrm_steps, eta_b=settings.eta_b, **common),

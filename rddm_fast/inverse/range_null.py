@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -130,18 +131,18 @@ def range_null_walk(
         The image, (B, C, H, W) in [-1, 1], not clamped.
     """
     x_t = x_T.clone(memory_format=torch.contiguous_format)
-    place = {"factor": blocks.factor, "weights": blocks.weights, "mask": blocks.mask}
+    place: dict[str, Any] = {"factor": blocks.factor, "weights": blocks.weights, "mask": blocks.mask}
     for i, step in enumerate(steps):
         if step.up:
             # Travel back to a noisier image.
-            z = drawn(x_t.shape, draw, i + 1, x_t.device).to(x_t.dtype) if isinstance(draw, int) else draw()
-            x_t = up_from_x_t(step, x_t, x_t, z)
+            noise = drawn(x_t.shape, draw, i + 1, x_t.device).to(x_t.dtype) if isinstance(draw, int) else draw()
+            x_t = up_from_x_t(step, x_t, x_t, noise)
         else:
             # Ask the network.
             epsilon = predict(x_t, step.t)
 
             # Correct the range space by y, and step from t to s.
-            z = {"seed": draw, "stream": i + 1} if isinstance(draw, int) else {"noise": draw()}
+            z: dict[str, Any] = {"seed": draw, "stream": i + 1} if isinstance(draw, int) else {"noise": draw()}
             range_null_step_(x_t, epsilon, pinv_y, **step.numbers, **place, **z)
 
         # Show a copy of the image.
