@@ -46,7 +46,7 @@ class RangeNullStep(SolverStep):
     k_y: float
 
     @property
-    def numbers(self) -> dict[str, float]:
+    def numbers(self) -> dict[str, Any]:
         """The keyword arguments of `ops.range_null_step`."""
         names = ("root_a_t", "sigma_t", "n_0", "n_e", "n_z", "r_0", "r_e", "r_z", "k_y")
         return {name: getattr(self, name) for name in names}
