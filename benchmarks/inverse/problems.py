@@ -51,12 +51,16 @@ PROBLEMS = {
 
 @dataclass(frozen=True)
 class Settings:
-    """How the methods sample. The defaults are the papers': DDRM takes 20 steps and DDNM 100, both with eta 0.85."""
+    """How the methods sample. The papers': DDRM takes 20 steps and DDNM 100, both with eta 0.85.
+
+    clip_0 is `restore`'s. The papers' codes clamp nothing on small images; hq_demo and `rddm-fast restore` do.
+    """
 
     ddrm_steps: int = 20
     ddnm_steps: int = 100
     eta: float = 0.85
     eta_b: float = 1.0
+    clip_0: float | None = 1.0
 
 
 def solved(
@@ -81,7 +85,12 @@ def solved(
     sigma_y = 2 * problem.sigma_y
     y = operator.A(2 * truth - 1)
     y = y + sigma_y * torch.randn(y.shape, generator=generator)
-    common: dict[str, Any] = {"sigma_y": sigma_y, "eta": settings.eta, "generator": generator}
+    common: dict[str, Any] = {
+        "sigma_y": sigma_y,
+        "eta": settings.eta,
+        "clip_0": settings.clip_0,
+        "generator": generator,
+    }
     found = {
         "A+y": operator.pinv(y),
         "DDRM": restore(y, operator, prior, "ddrm", steps=settings.ddrm_steps, eta_b=settings.eta_b, **common),

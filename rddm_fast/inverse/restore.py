@@ -39,6 +39,7 @@ def restore(
     travel: tuple[int, int] = (1, 1),
     official: bool = False,
     indices: str | None = None,
+    clip_0: float | None = None,
     schedule: Schedule | None = None,
     noise: Iterable[Tensor] | None = None,
     generator: torch.Generator | None = None,
@@ -65,6 +66,9 @@ def restore(
             the last x_0. "ddnm+" keeps epsilon in its right basis.
         indices: "exact", "ddrm" or "ddnm": the rule for the indices visited (`solver_indices`). None is "exact", and
             the method's own published rule if official.
+        clip_0: clamp the x_0 that the prior implies to this half-width, and epsilon with it, before y corrects x_0.
+            DDNM's hq_demo takes 1; None clamps nothing, as both published codes for small images. It matters where the
+            prior is weak and the null space large, as for colour.
         schedule: what the prior was trained with. None is `predict.schedule`, and DDPM's linear schedule of 1000 steps
             where `predict` has none.
         noise: the standard normal draws as images (B, C, H, W), in order: one for the start, then one for each step.
@@ -84,6 +88,8 @@ def restore(
         ValueError: arguments that are out of range or do not fit each other; the sentence says which.
     """
     spectral = _check(y, operator, method, sigma_y, eta, eta_b, travel)
+    if clip_0 is not None and not clip_0 > 0:
+        raise ValueError(f"clip_0 must be a half-width above 0, such as 1, not {clip_0}: None clamps nothing")
     _check_one_source(noise=noise, generator=generator, seed=seed)
     schedule = schedule or getattr(predict, "schedule", None) or Schedule.from_ddim()
     walk = walk_of(schedule, method, steps, travel, official=official, indices=indices)
@@ -103,7 +109,8 @@ def restore(
                 f"predict returned {tuple(epsilon.shape)} for images of {tuple(x_t.shape)}: it must return the noise "
                 f"alone, in the shape of the image"
             )
-        return epsilon.to(x_t.dtype)
+        epsilon = epsilon.to(x_t.dtype)
+        return epsilon if clip_0 is None else clamped(epsilon, x_t, schedule.alpha_bar_at(t), clip_0)
 
     def shown(walk: Sequence[Any]) -> Iterable[Any]:
         return walk if progress is None else progress(walk)
@@ -137,6 +144,20 @@ def restore(
         return ddnm_plus(ask, x_T, y, spectral, shown(walk), draw=of_steps, on_step=on_step, **numbers)
     with_numbers = ddnm_steps(walk, eta, sigma_y, official=official)
     return ddnm(ask, x_T, y, operator, shown(with_numbers), draw=draw, back_up=back_up, on_step=on_step)
+
+
+def clamped(epsilon: Tensor, x_t: Tensor, alpha_bar: float, clip_0: float) -> Tensor:
+    """Return the noise that leaves x_0 = (x_t - beta_bar epsilon) / (1 - alpha_bar) in [-clip_0, clip_0].
+
+    Args:
+        epsilon, x_t: (B, C, H, W).
+        alpha_bar: that of x_t, below 1; beta_bar^2 = 1 - (1 - alpha_bar)^2.
+        clip_0: the half-width.
+    """
+    root_a = 1.0 - alpha_bar
+    sigma = (1.0 - root_a**2) ** 0.5
+    x_0 = ((x_t - sigma * epsilon) / root_a).clamp_(-clip_0, clip_0)
+    return (x_t - root_a * x_0) / sigma
 
 
 def walk_of(

@@ -65,7 +65,8 @@ class Solver:
     Args:
         diffusion: the prior, a model of the noise that `inverse.predictor` accepts, of 1 or 3 channels.
         operator: the name of the degradation, such as "sr:4" (`inverse.operators.listing`).
-        method, steps, eta, eta_b, travel, official: as in `inverse.restore`.
+        method, steps, eta, eta_b, travel, official: as in `inverse.restore`. Unless official, x_0 is clamped to the
+            range of pictures at every step (clip_0 = 1), which keeps a weak prior from drifting in colour.
         sigma_y: the noise of the measurement, a standard deviation in the scale of pictures in [0, 1].
         seed: seed of all that is drawn, the same for every picture.
         tile: larger pictures are restored in windows of at most this side in pixels, by the operators in `WINDOWED`;
@@ -118,7 +119,7 @@ class Solver:
         self.seed, self.tile, self.overlap, self.sigma_y = seed, tile, overlap, sigma_y
         # Solvers work in [-1, 1], where noise is twice that in [0, 1].
         self._settings: dict[str, Any] = {"method": method, "sigma_y": 2 * sigma_y, "steps": steps, "travel": travel}
-        self._settings.update(eta=eta, eta_b=eta_b, official=official)
+        self._settings.update(eta=eta, eta_b=eta_b, official=official, clip_0=None if official else 1.0)
 
     def __call__(self, picture: Picture, mask: Picture | None = None, advance: Advance | None = None) -> Picture:
         """Restore one degraded picture.

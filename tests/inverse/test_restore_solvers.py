@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from rddm_fast.diffusion import ResidualDiffusion
 from rddm_fast.diffusion.noise_network import NoiseDiffusion, NoiseNetwork
 from rddm_fast.inverse.operator import Operator
+from rddm_fast.inverse.operators import Inpainting
 from rddm_fast.inverse.predictor import predictor
 from rddm_fast.inverse.restore import METHODS, restore
 from rddm_fast.theory.schedule import Schedule
@@ -268,3 +269,23 @@ def test_models_that_are_no_priors() -> None:
         predictor(small_model("pred_noise", condition=True, schedule=DDPM))
     with pytest.raises(ValueError, match=r"another schedule: train one with Schedule\.from_ddim"):
         predictor(small_model("pred_noise", condition=False))
+
+
+def test_x_0_is_clamped_where_that_is_asked_for() -> None:
+    """A prior that takes every image for one of 3: missing pixels become 3, clamped 1, and the known ones are y."""
+    mask = (torch.arange(96).view(8, 12) % 2).float()
+    operator = Inpainting((3, 8, 12), mask)
+    y = operator.A(torch.rand(2, 3, 8, 12) * 2 - 1)
+
+    def of_3(x: Tensor, t: int) -> Tensor:
+        root_a = 1 - DDPM.alpha_bar_at(t)
+        return (x - 3 * root_a) / (1 - root_a**2) ** 0.5
+
+    for method in METHODS:
+        missing = mask == 0
+        plain, clamped = (restore(y, operator, of_3, method, 0.0, 5, clip_0=clip) for clip in (None, 1.0))
+        torch.testing.assert_close(plain[..., missing], torch.full_like(plain[..., missing], 3.0), rtol=0, atol=1e-4)
+        torch.testing.assert_close(clamped[..., missing], torch.ones_like(plain[..., missing]), rtol=0, atol=1e-4)
+        torch.testing.assert_close(operator.A(clamped), y, rtol=0, atol=1e-5)
+    with pytest.raises(ValueError, match="clip_0 must be a half-width above 0, such as 1, not 0"):
+        restore(y, operator, of_3, clip_0=0.0)

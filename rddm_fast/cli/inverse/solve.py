@@ -42,7 +42,9 @@ EtaB = Annotated[
 Travel = Annotated[
     str | None, _option(help="Of ddnm: time travel L,R: back L steps, so that each is walked R times; default: 1,1.")
 ]
-Official = Annotated[bool, _option("--official", help="As the published code does, its defects included.")]
+Official = Annotated[
+    bool, _option("--official", help="As the published code does, its defects included and x_0 not clamped.")
+]
 Degrade = Annotated[
     bool, _option("--degrade", help="Take the images as clean: degrade, restore and measure them (PSNR, SSIM).")
 ]
