@@ -40,10 +40,14 @@ def test_the_published_experiments(name: str) -> None:
     assert m.kind == kinds.get(name, "restore" if m.loss_type == "l1" else "generate")
 
 
-@pytest.mark.parametrize(("name", "model"), [(f"photos-{model}", model) for model in built_in_models()])
+def preset_of(model: str) -> str:
+    return model if model.startswith("prior-") else f"photos-{model}"
+
+
+@pytest.mark.parametrize(("name", "model"), [(preset_of(model), model) for model in built_in_models()])
 def test_the_built_in_models_presets_are_how_they_were_trained(name: str, model: str) -> None:
     settings, built_in = RunSettings.of(preset(name)), load_model(model)
-    untrained = model_of(settings.model, built_in.input_condition, 64)
+    untrained = model_of(settings.model, built_in.input_condition, settings.data.side)
     assert not isinstance(untrained, AutoObjective)
     ours, theirs = described(untrained), described(built_in)
     common = ours["network"].keys() & theirs["network"].keys()
@@ -54,7 +58,7 @@ def test_the_built_in_models_presets_are_how_they_were_trained(name: str, model:
     trained = {key: value for key, value in info["training"].items() if key != "trained_steps"}
     now = json.loads(json.dumps(asdict(settings.train)))
     assert {key: now[key] for key in trained} == trained
-    assert settings.data.degradation == info["task"]
+    assert info["task"] == ("generation" if settings.model.kind == "generate" else settings.data.degradation)
 
 
 def test_an_unknown_preset_names_those_that_there_are() -> None:
