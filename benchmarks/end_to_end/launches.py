@@ -19,6 +19,7 @@ from rddm_fast.system.files import write_text_whole
 from ..harness import Case
 from ..ops.forward_diffuse import OP as FORWARD_DIFFUSE
 from ..ops.joint_loss import OP as JOINT_LOSS
+from ..ops.range_null_step import OPS as RANGE_NULL_STEPS
 from ..ops.reverse_step import DRAWN
 from ..ops.reverse_step import OP as REVERSE_STEP
 
@@ -46,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not torch.cuda.is_available():
         raise SystemExit("error: there is no CUDA device to launch kernels on")
     case, rows = Case((1, 3, options.size, options.size), "float32", "contiguous"), []
-    for op in (REVERSE_STEP, DRAWN, FORWARD_DIFFUSE, JOINT_LOSS):
+    for op in (REVERSE_STEP, DRAWN, FORWARD_DIFFUSE, JOINT_LOSS, *RANGE_NULL_STEPS):
         for provider, call in op.work(case, torch.device("cuda"), 0).calls.items():
             launched, microseconds = kernels(call)
             rows.append({"op": op.name, "provider": provider, "kernels": launched, "device_us": microseconds})

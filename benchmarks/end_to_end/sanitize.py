@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +21,8 @@ from rddm_fast.ops import (
     group_norm_silu,
     joint_loss,
     linear_attention,
+    range_null_step,
+    range_null_step_,
     reverse_step,
     reverse_step_,
     spectral_step_,
@@ -94,8 +97,9 @@ def run_network_ops(backend: str, device: torch.device) -> int:
 
 
 def run_inverse_steps(backend: str, device: torch.device) -> int:
-    """Call the steps of DDRM and Cold Diffusion that `backend` has, in each dtype; return the number of calls."""
+    """Call the steps of DDRM, DDNM and Cold Diffusion that `backend` has, in each dtype; return the number of calls."""
     calls = 0
+    numbers = dict.fromkeys(("root_a_t", "sigma_t", "n_0", "n_e", "n_z", "r_0", "r_e", "r_z", "k_y"), 0.5)
     known: dict[str, Any] = {"a_t": 0.3, "a_s": 0.6, "sigma_y": 0.4, "eta": 0.85, "impl": backend}
     for dtype, (b, c, h, w) in itertools.product((torch.float32, torch.bfloat16), SHAPES):
         x = torch.randn(b * c * h * w + 1, device=device).to(dtype)[1:].view(b, c, h, w)
@@ -106,6 +110,12 @@ def run_inverse_steps(backend: str, device: torch.device) -> int:
         tacos_step(x, x, kind="grey", numbers=(0.1, -0.1), impl=backend)
         tacos_step(x, x, kind="snow", numbers=(0.5, 0.7), **layered)
         calls += 4
+        mask = torch.rand(b, h, w, device=device) < 0.5
+        for factor, weights in itertools.product({1, math.gcd(h, w)}, (None, [0.3] * c)):
+            blocks: dict[str, Any] = {"factor": factor, "weights": weights, "mask": mask, "impl": backend, **numbers}
+            range_null_step(x, x, x, seed=3, **blocks)
+            range_null_step_(x.clone(), x, x, noise=x, **blocks)
+            calls += 2
         if backend != "cuda":  # The CUDA sources hold no spectral step.
             flat = x.flatten(1)
             for s in (torch.rand(1, 1, device=device), torch.rand(flat.shape, device=device)):
