@@ -229,7 +229,7 @@ def test_a_wrong_image_is_not_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_the_prior_s_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     monkeypatch.setattr(
-        prior, "model", lambda *_: small_model("pred_noise", condition=False, schedule=Schedule.from_ddim(50))
+        prior, "load_model", lambda *_: small_model("pred_noise", condition=False, schedule=Schedule.from_ddim(50))
     )
     small = ["--size", "16", "--steps", "3", "--repeats", "3"]
     prior.main([*small, "--json", str(tmp_path / "a.json")])
