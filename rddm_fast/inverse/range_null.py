@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..ops.inverse.range_null_step import range_null_step_
+from ..ops.inverse.range_null_step import range_null_step
 from ..ops.noise import noise as drawn
 from .ddnm import ddnm_steps
 from .operator import RankOneBlocks
@@ -125,12 +125,12 @@ def range_null_walk(
         blocks: A+ A.
         steps: from `range_null_steps`.
         draw: gives one draw a step, an image, or is a seed: then the op draws, step i with stream i + 1.
-        on_step: called after every step, with a copy of the image.
+        on_step: called after every step.
 
     Returns:
         The image, (B, C, H, W) in [-1, 1], not clamped.
     """
-    x_t = x_T.clone(memory_format=torch.contiguous_format)
+    x_t = x_T
     place: dict[str, Any] = {"factor": blocks.factor, "weights": blocks.weights, "mask": blocks.mask}
     for i, step in enumerate(steps):
         if step.up:
@@ -143,9 +143,9 @@ def range_null_walk(
 
             # Correct the range space by y, and step from t to s.
             z: dict[str, Any] = {"seed": draw, "stream": i + 1} if isinstance(draw, int) else {"noise": draw()}
-            range_null_step_(x_t, epsilon, pinv_y, **step.numbers, **place, **z)
+            x_t = range_null_step(x_t, epsilon, pinv_y, **step.numbers, **place, **z)
 
-        # Show a copy of the image.
+        # Show the image.
         if on_step is not None:
-            on_step(i, step, x_t.clone())
+            on_step(i, step, x_t)
     return x_t

@@ -63,7 +63,7 @@ def test_generating_digits_and_images(dark_pairs: tuple[Path, Path], tmp_path: P
     succeeded(train(*generate, "--target", dark_pairs[1], "--size", 16, "--output", tmp_path / "images"))
     assert not load_model(tmp_path / "images" / "model").condition
     error = error_of(train(*generate, "--output", tmp_path / "nothing"))
-    assert "to generate, pass either --target, images to learn from, or --digits" in error
+    assert "to generate, pass one of --target, images to learn from, --photos and --digits" in error
 
 
 TRAIN = ("--steps", 3, "--batch", 2, "--patch", 16, "--dim", 8, "--mults", "1,2")
