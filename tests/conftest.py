@@ -1,4 +1,4 @@
-"""Every test can import the helpers beside this file, and starts from the same seed."""
+"""Every test can import the helpers beside this file and those of the ops' tests, and starts from the same seed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 from rddm_fast.images.picture import Picture, write_image
 
-sys.path.append(str(Path(__file__).parent))
+sys.path += [str(Path(__file__).parent), str(Path(__file__).parent / "ops")]
 
 
 @pytest.fixture(autouse=True)

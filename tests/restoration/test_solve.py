@@ -32,7 +32,8 @@ def test_a_trial_is_the_restoration_of_its_measurement() -> None:
     trial = Solver(small_prior(), "denoising", sigma_y=0.1, steps=3, seed=5).trial(clean)
     y = 2 * clean.pixels[None] - 1
     y = y + 0.2 * torch.randn(y.shape, generator=generator)
-    theirs = restore(y, named("denoising", (3, 12, 16)), FastPrior(small_prior()), "ddnm", 0.2, 3, generator=generator)
+    operator, prior = named("denoising", (3, 12, 16)), FastPrior(small_prior())
+    theirs = restore(y, operator, prior, "ddnm", 0.2, 3, generator=generator, clip_0=1.0)
     assert torch.equal(trial.restored.pixels, ((theirs[0] + 1) / 2).clamp(0, 1))
     assert torch.equal(trial.degraded.pixels, ((y[0] + 1) / 2).clamp(0, 1))
     assert trial.scores["input"] == trial.scores["A⁺y"] and trial.scores["input"][0] == pytest.approx(20, abs=1)
