@@ -126,7 +126,7 @@ def picture(found: Mapping[str, Mapping[str, Any]], truth: Tensor) -> Tensor:
     """The first images of every problem beside the truth, with the PSNR of each."""
     blocks = []
     for name, row in found.items():
-        cells = [captioned(sheet([[x] for x in _large(truth[:SHOWN])]), [name, "truth"])]
+        cells = [captioned(sheet([[x] for x in _large(truth[:SHOWN])]), [name.replace("×", "x"), "truth"])]
         for method, images in row["images"].items():
             caption = [method, f"{statistics.mean(row['psnr'][method]):.2f} dB"]
             cells.append(captioned(sheet([[x] for x in _large(images[:SHOWN])]), caption))
