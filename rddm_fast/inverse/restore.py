@@ -95,7 +95,7 @@ def restore(
     walk = walk_of(schedule, method, steps, travel, official=official, indices=indices)
     shape, needed = (len(y), *operator.image), 1 + len(walk)
     if seed is None:
-        source = noise_source(shape, y.device, needed, generator, _checked_noise(noise, needed, shape))
+        source = noise_source(shape, y.device, needed, generator, checked_noise(noise, needed, shape))
     else:
         source = _seeded_source(shape, signed64(seed), y.device)
 
@@ -180,7 +180,13 @@ def walk_of(
     return solver_steps(schedule, visited(solver_indices(schedule.timesteps, count, rule), *travel))
 
 
-def check_settings(method: str, sigma_y: float, eta: float, eta_b: float, travel: tuple[int, int]) -> None:
+def check_settings(
+    method: str,
+    sigma_y: float = 0.0,
+    eta: float = 0.85,
+    eta_b: float = 1.0,
+    travel: tuple[int, int] = (1, 1),
+) -> None:
     """Raise ValueError for settings of `restore` that are wrong whatever the operator and the measurement."""
     if method not in METHODS:
         raise ValueError(f"method is {method!r}: choose one of {', '.join(METHODS)}")
@@ -228,7 +234,8 @@ def _check_one_source(**sources: object) -> None:
         raise ValueError(f"{' and '.join(given)} were all given: the draws come from one of {', '.join(sources)}")
 
 
-def _checked_noise(noise: Iterable[Tensor] | None, needed: int, shape: tuple[int, ...]) -> list[Tensor] | None:
+def checked_noise(noise: Iterable[Tensor] | None, needed: int, shape: tuple[int, ...]) -> list[Tensor] | None:
+    """Return `noise` as a list; raise ValueError unless it holds as many draws as `needed`, each of `shape`."""
     if noise is None:
         return None
     draws = list(noise)

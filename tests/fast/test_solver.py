@@ -84,3 +84,14 @@ def test_what_is_refused() -> None:
         FastSolver(PRIOR, operator, sigma_y=-1.0)
     with pytest.raises(ValueError, match="noise holds 2 draws, and this walk takes 5"):
         FastSolver(PRIOR, operator, steps=4)(operator.A(torch.rand(1, *IMAGE)), noise=draws(2, 1))
+
+
+def test_a_captured_walk_refuses_draws_of_another_shape(recorded: None) -> None:
+    """Copied into the graph's own memory, one image would stand for the whole batch."""
+    operator = OPERATORS["sr:4"]
+    solver = FastSolver(PRIOR, operator, steps=2)
+    solver.graphs = True
+    y = operator.A(torch.rand(2, *IMAGE))
+    solver(y)
+    with pytest.raises(ValueError, match=r"draw 0 of noise has shape \(1, 3, 16, 32\): each must be an image of \(2, "):
+        solver(y, noise=draws(3, 1))
