@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from .common.app import Device, Model, Precision, Where, command, device_of, dtype_of, err, out, progress_bar
+from .common.app import Device, Model, Precision, Where, command, device_of, dtype_of, out, progress_bar
 from .common.models import model_named
+from .common.outcomes import Tally
 from .inverse.solve import Degrade, Eta, EtaB, Method, Official, OperatorName, Prior, SigmaY, Travel, solver_of
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ def restore(
         solver = solver_of(device_of(device), published, method=method, **formula, **settings)
         work = partial(solve_files, solver, degrade=degrade)
 
-    restored = skipped = failed = 0
+    tally = Tally()
     measured: list[Scores] = []
     with progress_bar() as bar:
         files = bar.add_task("restoring", total=None)
@@ -118,27 +119,14 @@ def restore(
             bar.update(tiles, completed=done, total=count, visible=True)
 
         for outcome in work(inputs, output, mask=mask, overwrite=overwrite, on_start=on_start, advance=advance):
-            if outcome.error:
-                failed += 1
-                err.print(f"[red]error:[/red] {escape(outcome.error)}")
-            elif outcome.skipped:
-                skipped += 1
-            else:
-                restored += 1
+            if tally.restores(outcome):
                 out.print(f"{escape(str(outcome.target))}  {outcome.seconds:.2f} s")
                 if outcome.scores is not None:
                     measured.append(outcome.scores)
                     out.print(f"  {_text(outcome.scores)}")
     if len(measured) > 1:
         out.print(f"mean of {len(measured)}: {_text(_means(measured))}")
-    counts = [f"{restored} restored"]
-    if skipped:
-        counts.append(f"{skipped} already in {output} (--overwrite restores them again)")
-    if failed:
-        counts.append(f"{failed} failed")
-    out.print(escape(", ".join(counts)))
-    if failed:
-        raise typer.Exit(1)
+    tally.finish(output)
 
 
 def _text(scores: Scores) -> str:

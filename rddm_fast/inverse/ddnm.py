@@ -19,7 +19,8 @@ from torch import Tensor
 from ..ops.inverse.spectral_step import spectral_step_
 from .operator import Operator, SpectralOperator
 from .solver_steps import Draw, OnStep, Predict, SolverStep
-from .spectral import drawn_noise, image_of, measured, step_noise
+from .spectral import image_of, measured
+from .step_noise import drawn_noise, step_noise
 from .travel import BackUp, up_from_x_t
 
 
@@ -188,13 +189,13 @@ def ddnm_plus(
     for i, step in enumerate(steps):
         if step.up:
             # Travel back to a noisier image.
-            x = back_up(step, x, x if clean is None else clean, drawn_noise(draw, i, operator, x))
+            x = back_up(step, x, x if clean is None else clean, drawn_noise(draw, i, x, operator.Vt))
         else:
             # Ask the network.
             epsilon = operator.Vt(predict(x_t, step.t))
 
             # Correct x_0 as far as y is to be trusted, and step from t to s.
-            z = step_noise(draw, i, operator)
+            z = step_noise(draw, i, operator.Vt)
             spectral_step_(x, epsilon, y_bar, s, a_t=step.a_t, a_s=step.a_s, **numbers, **z)
 
         # Back to an image.

@@ -19,7 +19,8 @@ from torch import Tensor
 from ..ops.inverse.spectral_step import spectral_step_
 from .operator import SpectralOperator
 from .solver_steps import Draw, OnStep, Predict, SolverStep
-from .spectral import image_of, measured, step_noise
+from .spectral import image_of, measured
+from .step_noise import step_noise
 
 
 def ddrm_start(
@@ -90,7 +91,7 @@ def ddrm(
         epsilon = operator.Vt(predict(x_t, step.t))
 
         # Each coefficient goes its own way from t to s.
-        z = step_noise(draw, i, operator)
+        z = step_noise(draw, i, operator.Vt)
         spectral_step_(x, epsilon, y_bar, s, a_t=step.a_t, a_s=step.a_s, **numbers, **z)
 
         # Back to an image.

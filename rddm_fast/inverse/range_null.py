@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from ..ops.inverse.range_null_step import range_null_step
-from ..ops.noise import noise as drawn
 from .ddnm import ddnm_steps
 from .operator import RankOneBlocks
 from .solver_steps import Draw, OnStep, Predict, SolverStep
+from .step_noise import drawn_noise, step_noise
 from .travel import up_from_x_t
 
 Numbers = tuple[float, float, float, float, float, float, float]
@@ -135,15 +135,13 @@ def range_null_walk(
     for i, step in enumerate(steps):
         if step.up:
             # Travel back to a noisier image.
-            noise = drawn(x_t.shape, draw, i + 1, x_t.device).to(x_t.dtype) if isinstance(draw, int) else draw()
-            x_t = up_from_x_t(step, x_t, x_t, noise)
+            x_t = up_from_x_t(step, x_t, x_t, drawn_noise(draw, i, x_t))
         else:
             # Ask the network.
             epsilon = predict(x_t, step.t)
 
             # Correct the range space by y, and step from t to s.
-            z: dict[str, Any] = {"seed": draw, "stream": i + 1} if isinstance(draw, int) else {"noise": draw()}
-            x_t = range_null_step(x_t, epsilon, pinv_y, **step.numbers, **place, **z)
+            x_t = range_null_step(x_t, epsilon, pinv_y, **step.numbers, **place, **step_noise(draw, i))
 
         # Show the image.
         if on_step is not None:

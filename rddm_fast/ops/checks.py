@@ -59,10 +59,32 @@ def check_outputs(
         raise ValueError(f"{objective.name} has two outputs, but out1 is missing: pass the network's second one")
     if objective.outputs == 1 and out1 is not None:
         raise ValueError(f"{objective.name} has one output, but out1 was given: {otherwise}")
-    if out0.dtype != image.dtype and not (image.dtype == torch.float32 and out0.dtype in HALVES):
+    check_output_dtype("out0", out0, image_name, image)
+
+
+def check_output_dtype(name: str, output: Tensor, image_name: str, image: Tensor) -> None:
+    """Raise TypeError unless the network's output has the image's dtype, or is a half beside float32."""
+    if output.dtype != image.dtype and not (image.dtype == torch.float32 and output.dtype in HALVES):
         raise TypeError(
-            f"out0 is {out0.dtype} beside an {image_name} of {image.dtype}: "
+            f"{name} is {output.dtype} beside an {image_name} of {image.dtype}: "
             f"convert it to {image_name}'s dtype, or to bfloat16 or float16 beside a float32 {image_name}"
+        )
+
+
+def check_number(name: str, number: object, device: torch.device) -> None:
+    """Raise ValueError for a tensor that is not one int64 number on `device`, which a kernel reads there."""
+    if isinstance(number, Tensor) and (number.dtype != torch.int64 or number.numel() != 1 or number.device != device):
+        raise ValueError(
+            f"{name} must be an int, or a tensor of one int64 number on {device}, "
+            f"not {number.dtype} of shape {tuple(number.shape)} on {number.device}"
+        )
+
+
+def check_written_in_place(name: str, image: Tensor) -> None:
+    """Raise ValueError unless the image is contiguous or channels-last."""
+    if not (image.is_contiguous() or (image.dim() == 4 and image.is_contiguous(memory_format=torch.channels_last))):
+        raise ValueError(
+            f"{name} has strides {image.stride()}: it is written in place and must be contiguous or channels-last"
         )
 
 

@@ -14,7 +14,15 @@ from torch import Tensor
 
 from ..theory.objective import Objective, Prediction, read_out
 from . import backends
-from .checks import DTYPES, check_alike, check_dtype, check_no_gradient, check_outputs
+from .checks import (
+    DTYPES,
+    check_alike,
+    check_dtype,
+    check_no_gradient,
+    check_number,
+    check_outputs,
+    check_written_in_place,
+)
 from .noise import noise as draw
 from .noise import signed64
 from .step_table import FIELDS, StepTable, step_numbers
@@ -337,17 +345,9 @@ def _check_place(
         raise ValueError(f"the table is on {table.rows.device} and I_t on {I_t.device}: make it with device=")
     if isinstance(step, int) and not 0 <= step < len(table.rows):
         raise ValueError(f"there is no step {step} in a table of {len(table.rows)}")
-    for name, x in (("step", step), ("seed", seed)):
-        if isinstance(x, Tensor) and (x.dtype != torch.int64 or x.numel() != 1 or x.device != I_t.device):
-            raise ValueError(
-                f"{name} must be an int, or a tensor of one int64 number on {I_t.device}, "
-                f"not {x.dtype} of shape {tuple(x.shape)} on {x.device}"
-            )
-    dense = I_t.is_contiguous() or (I_t.dim() == 4 and I_t.is_contiguous(memory_format=torch.channels_last))
-    if not dense:
-        raise ValueError(
-            f"I_t has strides {I_t.stride()}: it is written in place and must be contiguous or channels-last"
-        )
+    check_number("step", step, I_t.device)
+    check_number("seed", seed, I_t.device)
+    check_written_in_place("I_t", I_t)
     for name, x in (("next_input", next_input), ("clean", clean)):
         if x is None:
             continue

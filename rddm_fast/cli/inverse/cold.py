@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from ..common.app import Device, Precision, Where, command, device_of, dtype_of, err, out, progress_bar
+from ..common.app import Device, Precision, Where, command, device_of, dtype_of, out, progress_bar
+from ..common.outcomes import Tally
 
 
 class Algorithm(str, Enum):
@@ -50,7 +51,7 @@ def cold(
         seed=seed,
         dtype=dtype_of(dtype),
     )
-    restored = skipped = failed = 0
+    tally = Tally()
     with progress_bar() as bar:
         files = bar.add_task("restoring", total=None)
 
@@ -58,26 +59,13 @@ def cold(
             bar.update(files, completed=number, total=count, description=escape(path.name))
 
         for outcome in restore_files(restorer, inputs, output, overwrite=overwrite, on_start=on_start):
-            if outcome.error:
-                failed += 1
-                err.print(f"[red]error:[/red] {escape(outcome.error)}")
-            elif outcome.skipped:
-                skipped += 1
-            else:
-                restored += 1
+            if tally.restores(outcome):
                 numbers = f"  {_text(measured[-1])}" if degrade else ""
                 out.print(f"{escape(str(outcome.target))}  {outcome.seconds:.2f} s{numbers}")
     if len(measured) > 1:
         means = (sum(column) / len(measured) for column in zip(*(vars(m).values() for m in measured), strict=True))
         out.print(f"mean of {len(measured)}: {_text(Measured(*means))}")
-    counts = [f"{restored} restored"]
-    if skipped:
-        counts.append(f"{skipped} already in {output} (--overwrite restores them again)")
-    if failed:
-        counts.append(f"{failed} failed")
-    out.print(escape(", ".join(counts)))
-    if failed:
-        raise typer.Exit(1)
+    tally.finish(output)
 
 
 def _text(m: object) -> str:

@@ -14,7 +14,16 @@ import torch
 from torch import Tensor
 
 from .. import backends
-from ..checks import DTYPES, HALVES, check_alike, check_dtype, check_no_gradient
+from ..checks import (
+    DTYPES,
+    check_alike,
+    check_device,
+    check_dtype,
+    check_no_gradient,
+    check_number,
+    check_output_dtype,
+    check_written_in_place,
+)
 from ..noise import noise as draw
 from ..noise import signed64
 
@@ -272,7 +281,8 @@ def range_null_step_(
     """
     numbers = step_numbers(root_a_t, sigma_t, n_0, n_e, n_z, r_0, r_e, r_z, k_y)
     noisy = _check(x_t, epsilon, pinv_y, mask, noise, seed, factor, weights, numbers)
-    _check_place(x_t, seed)
+    check_number("seed", seed, x_t.device)
+    check_written_in_place("x_t", x_t)
     run = RANGE_NULL_STEP_IN_PLACE(impl, x_t.device)
     check_no_gradient("range_null_step_", x_t, epsilon, pinv_y, noise, advice="call it under torch.no_grad()")
     drawn = seed if noisy else None
@@ -341,16 +351,11 @@ def _check(
     check_dtype("x_t", x_t, DTYPES)
     if x_t.dim() != 4:
         raise ValueError(f"x_t has shape {tuple(x_t.shape)}: it must be a batch of images (B, C, H, W)")
-    if epsilon.dtype != x_t.dtype and not (x_t.dtype == torch.float32 and epsilon.dtype in HALVES):
-        raise TypeError(
-            f"epsilon is {epsilon.dtype} beside an x_t of {x_t.dtype}: "
-            "convert it to x_t's dtype, or to bfloat16 or float16 beside a float32 x_t"
-        )
+    check_output_dtype("epsilon", epsilon, "x_t", x_t)
     check_alike("x_t", x_t, pinv_y=pinv_y, noise=noise)
     if epsilon.shape != x_t.shape:
         raise ValueError(f"epsilon has shape {tuple(epsilon.shape)} and x_t has {tuple(x_t.shape)}: they must be equal")
-    if epsilon.device != x_t.device:
-        raise ValueError(f"epsilon is on {epsilon.device} and x_t on {x_t.device}: move one to the other")
+    check_device(x_t.device, "x_t", epsilon=epsilon)
     _check_blocks(x_t, factor, weights, mask)
     return noisy
 
@@ -379,17 +384,4 @@ def _check_blocks(x_t: Tensor, factor: int, weights: Sequence[float] | None, mas
         raise ValueError(
             f"mask has shape {tuple(mask.shape)}: it must be ({h}, {w}) as the image, or ({b}, {h}, {w}) for the batch"
         )
-    if mask.device != x_t.device:
-        raise ValueError(f"mask is on {mask.device} and x_t on {x_t.device}: move one to the other")
-
-
-def _check_place(x_t: Tensor, seed: int | Tensor | None) -> None:
-    if isinstance(seed, Tensor) and (seed.dtype != torch.int64 or seed.numel() != 1 or seed.device != x_t.device):
-        raise ValueError(
-            f"seed must be an int, or a tensor of one int64 number on {x_t.device}, "
-            f"not {seed.dtype} of shape {tuple(seed.shape)} on {seed.device}"
-        )
-    if not (x_t.is_contiguous() or x_t.is_contiguous(memory_format=torch.channels_last)):
-        raise ValueError(
-            f"x_t has strides {x_t.stride()}: it is written in place and must be contiguous or channels-last"
-        )
+    check_device(x_t.device, "x_t", mask=mask)

@@ -1,0 +1,46 @@
+"""What the commands that restore files say of each file, and of all in the end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+from rich.markup import escape
+
+from .app import err, out
+
+if TYPE_CHECKING:  # a command's --help needs no restorer
+    from ...restoration.restore import Outcome
+
+
+@dataclass
+class Tally:
+    """How many files were restored, skipped because their result exists, and failed."""
+
+    restored: int = 0
+    skipped: int = 0
+    failed: int = 0
+
+    def restores(self, outcome: Outcome) -> bool:
+        """Count an outcome and print its error; return whether its file was restored."""
+        if outcome.error:
+            self.failed += 1
+            err.print(f"[red]error:[/red] {escape(outcome.error)}")
+        elif outcome.skipped:
+            self.skipped += 1
+        else:
+            self.restored += 1
+        return not (outcome.error or outcome.skipped)
+
+    def finish(self, output: Path) -> None:
+        """Print the counts; exit with 1 if a file failed."""
+        counts = [f"{self.restored} restored"]
+        if self.skipped:
+            counts.append(f"{self.skipped} already in {output} (--overwrite restores them again)")
+        if self.failed:
+            counts.append(f"{self.failed} failed")
+        out.print(escape(", ".join(counts)))
+        if self.failed:
+            raise typer.Exit(1)
