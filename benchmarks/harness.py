@@ -6,7 +6,6 @@ An op's file defines its inputs and what runs on them (`Work`), and how many ima
 from __future__ import annotations
 
 import ctypes
-import itertools
 import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -15,9 +14,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rddm_fast.fast.graphs import CaptureFailed
 from rddm_fast.ops import backends
 
-from .timing import side_by_side
+from .timing import on_device, side_by_side
 
 SHAPES = [
     *((1, 3, side, side) for side in (64, 128, 256, 512, 1024)),
@@ -39,9 +39,9 @@ class Case:
     layout: str
 
     def image(self, generator: torch.Generator, device: torch.device) -> Tensor:
-        """A standard normal image of this case."""
-        x = torch.randn(self.shape, generator=generator).to(device, DTYPES[self.dtype])
-        return x.to(memory_format=LAYOUTS[self.layout])
+        """A standard normal image of this case; the generator is the device's."""
+        x = torch.randn(self.shape, generator=generator, device=device)
+        return x.to(DTYPES[self.dtype], memory_format=LAYOUTS[self.layout])
 
     @property
     def image_bytes(self) -> int:
@@ -160,14 +160,8 @@ def copy_bandwidth(device: torch.device, repeats: int = 9) -> float:
     n = 4 * CACHE_BYTES[device.type] // 4
     # Not zeros: until those are written, the system maps them to one page, which is always in the cache.
     source, target = torch.ones(n, device=device), torch.ones(n, device=device)
-    timing = side_by_side({"copy": lambda: target.copy_(source)}, device, repeats, count=2)["copy"]
-    return 8 * n / timing.p50 / 1e6
-
-
-def _rotating(sets: Sequence[Work], provider: str) -> Callable[[], object]:
-    """Run a provider on the next set of inputs at each call."""
-    calls = itertools.cycle([one.calls[provider] for one in sets])
-    return lambda: next(calls)()
+    twice = on_device([lambda: target.copy_(source)] * 2, device)
+    return 8 * n / side_by_side({"copy": twice}, device, repeats, count=2)["copy"].p50 / 1e6
 
 
 def measure(
@@ -192,10 +186,16 @@ def measure(
             for one in sets:
                 del one.calls["compile"]
         wrong = wrong_providers(sets[0], case, op.name)
+        rounds = {}  # Each provider, on every set of inputs in turn.
+        for name in sets[0].calls.keys() - wrong.keys():
+            try:
+                rounds[name] = on_device([one.calls[name] for one in sets], device)
+            except CaptureFailed as failure:
+                wrong[name] = f"{op.name} by {name} on {case}: {failure}"
         for sentence in wrong.values():
             complain(sentence)
-        calls = {name: _rotating(sets, name) for name in sets[0].calls if name not in wrong}
-        found = side_by_side(calls, device, repeats, count=len(sets))
+        ordered = {name: rounds[name] for name in sets[0].calls if name in rounds}
+        found = side_by_side(ordered, device, repeats, count=len(sets))
         for provider, timing in found.items():
             gbps = op.images_moved * case.image_bytes / timing.p50 / 1e6
             record = Record(

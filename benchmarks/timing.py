@@ -6,13 +6,14 @@ import os
 import platform
 import re
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from rddm_fast.fast.graphs import capture
 from rddm_fast.system.timing import in_turns, seconds
 
 
@@ -42,30 +43,40 @@ class Timing:
     p80: float
 
 
+def on_device(calls: Sequence[Callable[[], object]], device: torch.device) -> Callable[[], object]:
+    """Return a function that runs the calls in a row; on a GPU it replays one CUDA graph of all of them.
+
+    A graph leaves out the host's work, 15 to 25 microseconds a call, in which a GPU can step through 16 images of
+    256 x 256.
+    What each call returns is kept until the last has run, so that none writes where another has just written.
+
+    Raises:
+        CaptureFailed: a call waits for the device.
+    """
+
+    def run() -> list[object]:
+        return [call() for call in calls]
+
+    return capture(run, device)[0].replay if device.type == "cuda" else run
+
+
 def side_by_side(
     calls: Mapping[str, Callable[[], object]], device: torch.device | str, repeats: int, *, count: int = 1
 ) -> dict[str, Timing]:
     """Time the calls in turns, `repeats` times (at least 2) after one round of warm-up.
 
-    Each time is of `count` calls in a row, divided by `count`; on a GPU it is taken between two of its events.
+    Each time is divided by `count`, which says how often a call does the same; on a GPU it is taken between two events.
     """
-
-    def several(call: Callable[[], object]) -> None:
-        for _ in range(count):
-            call()
 
     def on_gpu(call: Callable[[], object]) -> float:
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
-        several(call)
+        call()
         end.record()
         end.synchronize()
         return 1e-3 * start.elapsed_time(end)
 
-    def on_cpu(call: Callable[[], object]) -> float:
-        return seconds(lambda: several(call))
-
-    times = in_turns(calls, repeats, clock=on_gpu if torch.device(device).type == "cuda" else on_cpu)
+    times = in_turns(calls, repeats, clock=on_gpu if torch.device(device).type == "cuda" else seconds)
     found = {}
     for name, of in times.items():
         # Inclusive percentiles stay within the timings, even if there are only a few.

@@ -33,7 +33,7 @@ def group_start(program, groups, channels, by_sample, by_channel):
 
 
 @triton.jit
-def statistics_kernel(
+def group_norm_silu_statistics_kernel(
     x_pointer,
     parts_pointer,
     numel,
@@ -153,7 +153,7 @@ def group_norm_silu(
     source = in_layout_of(x, result)
     shape = (groups, channels, all_channels * numel, by_channel, by_pixel)
     with torch.cuda.device_of(result):
-        statistics_kernel[(pieces, samples * groups)](
+        group_norm_silu_statistics_kernel[(pieces, samples * groups)](
             source, parts, numel, *shape, tiles=tiles, pixels=pixels, width=width, num_warps=4
         )
         group_norm_silu_kernel[(triton.cdiv(numel, pixels), samples * groups)](

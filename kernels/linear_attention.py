@@ -42,7 +42,7 @@ def above_minus_infinity(largest):
 
 
 @triton.jit
-def context_kernel(
+def linear_attention_context_kernel(
     qkv_pointer,
     parts_pointer,
     numel,
@@ -88,7 +88,7 @@ def context_kernel(
 
 
 @triton.jit
-def combine_kernel(
+def linear_attention_combine_kernel(
     parts_pointer,
     context_pointer,
     pieces,
@@ -170,10 +170,10 @@ def linear_attention(qkv: Tensor, heads: int) -> Tensor:
     product = {"pixels": PIXELS, "precision": PRECISION[qkv.dtype], "num_warps": 4, **each}
     place = (numel, heads, channels * numel)
     with torch.cuda.device_of(result):
-        context_kernel[(pieces, samples * heads)](
+        linear_attention_context_kernel[(pieces, samples * heads)](
             qkv, parts, *place, inner * by_channel, by_channel, by_pixel, tiles=tiles, **product
         )
-        combine_kernel[(features, samples * heads)](
+        linear_attention_combine_kernel[(features, samples * heads)](
             parts,
             context,
             pieces,

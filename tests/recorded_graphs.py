@@ -44,6 +44,6 @@ def nowhere(_: Any) -> Iterator[None]:
 
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let `torch.cuda`'s graphs and streams be recorders on the CPU."""
-    replaced = {"CUDAGraph": RecordedGraph, "graph": lambda graph: graph, "Stream": NoStream}
+    replaced = {"CUDAGraph": RecordedGraph, "graph": lambda graph, **_: graph, "Stream": NoStream}
     for name, ours in {**replaced, "current_stream": NoStream, "stream": nowhere, "device": nowhere}.items():
         monkeypatch.setattr(torch.cuda, name, ours)

@@ -6,13 +6,15 @@ The published two-network model with random weights, through FastSampler as it i
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 
 import torch
-from torch.profiler import ProfilerActivity, profile
+from torch.profiler import DeviceType, ProfilerActivity, profile
 
 from rddm_fast.fast import FastSampler
 
+from ..timing import side_by_side
 from .network import NETWORKS
 from .sampler import model
 
@@ -29,9 +31,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sampler = FastSampler(model(options.networks, options.steps, options.device), parallel=parallel)
     x = torch.rand(1, 3, options.size, options.size, device=options.device)
     print(f"first image: {sampler.warmup(x.shape):.1f} s\n{sampler.explain(x.shape)}\n")
-    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if options.device == "cuda" else [])]
-    with profile(activities=activities) as profiled:
+    wall = side_by_side({"image": lambda: sampler(x)}, options.device, 9)["image"].p50
+    if options.device == "cuda":
+        print("\n".join(kernels(lambda: sampler(x), options.rows, wall)))
+        return
+    with profile(activities=[ProfilerActivity.CPU]) as profiled:
         sampler(x)
-        if options.device == "cuda":
-            torch.cuda.synchronize()
-    print(profiled.key_averages().table(sort_by=f"self_{options.device}_time_total", row_limit=options.rows))
+    print(profiled.key_averages().table(sort_by="self_cpu_time_total", row_limit=options.rows))
+    print(f"without the profiler: {wall:.1f} ms")
+
+
+def kernels(run: Callable[[], object], rows: int, wall: float) -> list[str]:
+    """Return a line for each of the kernels that take the most time of `run`, which takes `wall` ms by itself."""
+    with profile(activities=[ProfilerActivity.CUDA]) as profiled:
+        run()
+        torch.cuda.synchronize()
+    taken: dict[str, list[float]] = {}
+    for event in profiled.events():
+        if event.device_type == DeviceType.CUDA:
+            taken.setdefault(event.name, []).append(event.device_time)
+    total, calls = sum(map(sum, taken.values())), sum(map(len, taken.values()))
+    lines = [f"{'calls':>6} {'µs':>9} {'µs/call':>8} {'share':>6}  kernel"]
+    for name, times in sorted(taken.items(), key=lambda item: -sum(item[1]))[:rows]:
+        short = re.sub(r"^void |at::native::|cutlass__5x_cudnn::|<unnamed>::|\(anonymous namespace\)::", "", name)[:110]
+        of = sum(times)
+        lines.append(f"{len(times):6} {of:9.1f} {of / len(times):8.2f} {of / total:6.1%}  {short}")
+    lines.append(f"{calls:6} {total:9.1f} µs in all kernels; one image takes {1e3 * wall:.1f} µs")
+    return lines

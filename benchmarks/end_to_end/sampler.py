@@ -35,8 +35,8 @@ from ..timing import machine, side_by_side
 from .network import NETWORKS
 
 TOLERANCE = 1e-4
-LEAST_PSNR = 35.0
-"""In dB, of bfloat16. It is low, because random weights are less robust to rounding than trained ones."""
+LEAST_PSNR = {"float32": 55.0, "bfloat16": 35.0}
+"""In dB. It is low, because random weights are less robust to rounding than trained ones."""
 
 
 @dataclass(frozen=True)
@@ -175,8 +175,10 @@ def measure(
             continue
         square = float(difference.square().mean())
         psnr[name] = -10 * math.log10(square) if square else math.inf
-        wrong = float(difference.max()) > TOLERANCE if dtype == "float32" else psnr[name] < LEAST_PSNR
-        if wrong and device == "cpu":
+        # A GPU's convolutions have TF32's 11 bits in the eager reference and in torch.compile's.
+        exact = dtype == "float32" and device == "cpu"
+        right = float(difference.max()) <= TOLERANCE if exact else psnr[name] >= LEAST_PSNR[dtype]
+        if not right:
             complain(f"{name} differs by up to {float(difference.max()):.1e} ({psnr[name]:.1f} dB)")
             del found[name]
             continue

@@ -32,9 +32,9 @@ compiled = torch.compile(eager, dynamic=False)
 
 
 def work(case: Case, device: torch.device, seed: int) -> Work:
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(device).manual_seed(seed)
     I_0, I_in = (case.image(generator, device) for _ in range(2))
-    t = torch.randint(0, TIMES, case.shape[:1], generator=generator).to(device)
+    t = torch.randint(0, TIMES, case.shape[:1], generator=generator, device=device)
     tables = torch.linspace(0, 1, TIMES, device=device), torch.linspace(0, 0.1, TIMES, device=device)
     a, b = (table[t][:, None, None, None].double() for table in tables)
 

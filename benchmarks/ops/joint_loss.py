@@ -33,16 +33,12 @@ compiled = torch.compile(eager, dynamic=False)
 
 def with_gradients(loss: Callable[[Tensor, Tensor], Tensor], predictions: Sequence[Tensor]) -> Sequence[Tensor]:
     """The loss of the two predictions, and its gradients by them."""
-    for prediction in predictions:
-        prediction.grad = None
     value = loss(*predictions)
-    value.backward()
-    gradients = [prediction.grad for prediction in predictions if prediction.grad is not None]
-    return [value.detach(), *gradients]
+    return [value.detach(), *torch.autograd.grad(value, predictions)]
 
 
 def work(case: Case, device: torch.device, seed: int) -> Work:
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(device).manual_seed(seed)
     res, epsilon, I_0, I_in = (case.image(generator, device) for _ in range(4))
     z = noise(case.shape, seed, device=device).to(I_0)
     predictions = [res.requires_grad_(), epsilon.requires_grad_()]

@@ -181,10 +181,10 @@ compiled = torch.compile(needed, dynamic=False)
 
 
 def _work(name: str, drawn: bool, case: Case, device: torch.device, seed: int) -> Work:
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(device).manual_seed(seed)
     x_t, epsilon, clean = (case.image(generator, device) for _ in range(3))
     z = None if drawn else case.image(generator, device)
-    mask = (torch.rand(case.shape[2:], generator=generator) < 0.5).to(device)
+    mask = torch.rand(case.shape[2:], generator=generator, device=device) < 0.5
     thirds = [1 / case.shape[1]] * case.shape[1]
     kinds: dict[str, Callable[[], tuple[dict[str, Any], Any]]] = {
         "sr4": lambda: ({"factor": FACTOR}, PublishedMean(case, device)),

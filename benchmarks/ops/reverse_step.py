@@ -42,7 +42,7 @@ compiled = torch.compile(needed, dynamic=False)
 
 
 def _work(case: Case, device: torch.device, seed: int, drawn: bool) -> Work:
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(device).manual_seed(seed)
     I_t, res, epsilon = (case.image(generator, device) for _ in range(3))
     z = None if drawn else case.image(generator, device)
     given: dict[str, Any] = {"objective": "pred_res_noise", "noise": z, "seed": seed if drawn else None}

@@ -64,10 +64,10 @@ compiled = torch.compile(needed, dynamic=False)
 
 
 def _work(case: Case, device: torch.device, seed: int, drawn: bool) -> Work:
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(device).manual_seed(seed)
     x, epsilon, y_bar = (case.image(generator, device).contiguous().flatten(1) for _ in range(3))
     z = None if drawn else case.image(generator, device).contiguous().flatten(1)
-    s = torch.rand(1, x.shape[1], generator=generator).to(device)
+    s = torch.rand(1, x.shape[1], generator=generator, device=device)
     s = s.masked_fill(s < 1 / 3, 0.0)
     given: dict[str, Any] = {"noise": z, "seed": seed if drawn else None, **STEP}
 

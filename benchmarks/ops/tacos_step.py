@@ -63,10 +63,10 @@ compiled = torch.compile(eager, dynamic=False)
 
 
 def work(case: Case, device: torch.device, seed: int, form: str) -> Work:
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(device).manual_seed(seed)
     x_s, x_0 = (case.image(generator, device) / 2 for _ in range(2))
-    height, width = case.shape[2:]
-    before, after = (0.5 * torch.rand(1, 1, height, width, generator=generator).to(device) for _ in range(2))
+    size = (1, 1, *case.shape[2:])
+    before, after = (0.5 * torch.rand(size, generator=generator, device=device) for _ in range(2))
     _, numbers, layered = FORMS[form]
     given = {**numbers, **({"layer_s": before, "layer_to": after} if layered else {})}
 

@@ -30,7 +30,7 @@ def hadamard(size: int) -> Tensor:
 
 
 def work(case: Case, device: torch.device, seed: int) -> Work:
-    x = case.image(torch.Generator().manual_seed(seed), device)
+    x = case.image(torch.Generator(device).manual_seed(seed), device)
     left, right = (hadamard(size).to(x) for size in case.shape[-2:])
 
     def ours(backend: str) -> Callable[[], Sequence[Tensor]]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -15,17 +17,22 @@ from .loop import Loop
 WARM_UP = 3  # runs before the capture, in which libraries choose their algorithms and allocate their workspaces
 
 
+Result = TypeVar("Result")
+
+
 class CaptureFailed(RuntimeError):
     """The loop could not be captured; the message says where, and what to do."""
 
 
-def capture(run: Callable[[], Tensor], device: torch.device) -> tuple[torch.cuda.CUDAGraph, Tensor]:
+def capture(run: Callable[[], Result], device: torch.device) -> tuple[torch.cuda.CUDAGraph, Result]:
     """Capture `run`, which reads and writes memory of fixed addresses; return the graph and what `run` returned in it.
 
     Raises:
         CaptureFailed: CUDA cannot capture it.
     """
-    with torch.cuda.device(device):
+    # A first call in inference mode may be followed by one outside of it, which could not write its inputs into the
+    # graph's memory if that were made of inference tensors.
+    with torch.cuda.device(device), torch.inference_mode(False), _measured_convolutions():
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
@@ -34,13 +41,26 @@ def capture(run: Callable[[], Tensor], device: torch.device) -> tuple[torch.cuda
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(graph):
+            # Another thread, such as a loader's, may allocate memory meanwhile.
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 return graph, run()
         except Exception as error:
             raise CaptureFailed(
                 f"the sampling loop could not be captured as a CUDA graph ({type(error).__name__}: "
                 f"{one_line(error)[:300]}): pass graphs=False to run it without one"
             ) from error
+
+
+@contextlib.contextmanager
+def _measured_convolutions() -> Iterator[None]:
+    """Let cuDNN choose each convolution's algorithm by timing all of them, which a graph pays for once."""
+    cudnn = torch.backends.cudnn
+    before = cudnn.benchmark, cudnn.benchmark_limit
+    cudnn.benchmark, cudnn.benchmark_limit = True, 0
+    try:
+        yield
+    finally:
+        cudnn.benchmark, cudnn.benchmark_limit = before
 
 
 class CapturedLoop:
@@ -57,9 +77,10 @@ class CapturedLoop:
     """
 
     def __init__(self, loop: Loop, start: Start) -> None:
-        I_in, mask = (None if image is None else torch.empty_like(image) for image in (start.I_in, start.mask))
-        self.draws = [torch.empty_like(start.I_T) for step in loop.steps if step.draws]
-        self.own = replace(start, I_T=torch.empty_like(start.I_T), I_in=I_in, mask=mask, steps=loop.steps)
+        with torch.inference_mode(False):  # as in `capture`
+            I_in, mask = (None if image is None else torch.empty_like(image) for image in (start.I_in, start.mask))
+            self.draws = [torch.empty_like(start.I_T) for step in loop.steps if step.draws]
+            self.own = replace(start, I_T=torch.empty_like(start.I_T), I_in=I_in, mask=mask, steps=loop.steps)
         self._copy_in(start, [start.I_T] * len(self.draws))
 
         def run() -> Tensor:

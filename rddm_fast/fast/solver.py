@@ -103,7 +103,8 @@ class CapturedWalk:
     """
 
     def __init__(self, walk: Callable[[Tensor, list[Tensor]], Tensor], y: Tensor, draws: list[Tensor]) -> None:
-        self.y, self.draws = y.clone(), [z.clone() for z in draws]
+        with torch.inference_mode(False):  # as in `capture`
+            self.y, self.draws = y.clone(), [z.clone() for z in draws]
         self.graph, self.result = capture(lambda: walk(self.y, self.draws), y.device)
 
     def __call__(self, y: Tensor, draws: list[Tensor]) -> Tensor:

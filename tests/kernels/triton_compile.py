@@ -238,8 +238,8 @@ def compile_network_op(
     result = {"by_result_pixel": 1} if "by_pixel" in together else {}
     which, constants = {
         "channel_norm": (channel_norm.channel_norm_kernel, {**together, **norm}),
-        "context": (linear_attention.context_kernel, {**together, **product, "tiles": 8}),
-        "combine": (linear_attention.combine_kernel, {**head, "all_pieces": linear_attention.PIECES}),
+        "context": (linear_attention.linear_attention_context_kernel, {**together, **product, "tiles": 8}),
+        "combine": (linear_attention.linear_attention_combine_kernel, {**head, "all_pieces": linear_attention.PIECES}),
         "linear_attention": (linear_attention.linear_attention_kernel, {**together, **product, **result}),
     }[kernel]
     types = {
@@ -259,7 +259,7 @@ def compile_norm(
     types = {**dict.fromkeys(floats, "*fp32"), "eps": "fp32"}
     constants = {**constants, "all_pieces": 16} if kernel == "group_norm_silu" else {**constants, "tiles": 1}
     which = {
-        "statistics": group_norm_silu.statistics_kernel,
+        "statistics": group_norm_silu.group_norm_silu_statistics_kernel,
         "group_norm_silu": group_norm_silu.group_norm_silu_kernel,
     }[kernel]
     compile_one(directory / name, which, capability, image, image, constants, types, {"num_warps": 4}, aligned=True)

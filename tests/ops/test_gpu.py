@@ -11,8 +11,10 @@ from cases import GRIDS
 from cases.reverse_step import STEPS
 from oracle import check
 from small_models import images, small_model
+from small_priors import small_prior
 
-from rddm_fast.fast import FastSampler
+from rddm_fast.fast import FastPrior, FastSampler, FastSolver
+from rddm_fast.inverse import operators
 from rddm_fast.ops import StepTable, backends, forward_diffuse, joint_loss, reverse_step_
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
@@ -160,3 +162,31 @@ def test_in_bfloat16_by_default_it_is_close_to_float32() -> None:
         for dtype in (torch.float32, None)
     )
     assert 0 < (ours - exact).square().mean() < 10 ** (-45 / 10)
+
+
+SOLVED = ["sr:2", "inpaint:half", "color", "cs:0.5", "wht:0.5", "blur:gauss", "old:2", "denoising"]
+
+
+@pytest.mark.parametrize("method", ["ddnm", "ddrm"])
+@pytest.mark.parametrize("name", SOLVED)
+def test_the_solver_s_graph_gives_the_cpu_s_image(name: str, method: str) -> None:
+    torch.backends.cudnn.allow_tf32 = False
+    shape, options = (2, 3, 32, 32), {"sigma_y": 0.1, "steps": 4}
+    operator = operators.named(name, shape[1:])
+    y = operator.A(2 * images(*shape, seed=1) - 1)
+    noise = [torch.randn(shape, generator=torch.Generator().manual_seed(i)) for i in range(5)]
+    method = "ddnm+" if method == "ddnm" else method
+    expected = FastSolver(FastPrior(small_prior()), operator, method, **options)(y, noise=noise)
+    prior = FastPrior(small_prior().to(CUDA), dtype=torch.float32, compile=False)
+    solver = FastSolver(prior, operators.named(name, shape[1:]), method, **options)
+    for _ in range(2):
+        ours = solver(y.to(CUDA), noise=[z.to(CUDA) for z in noise])
+        torch.testing.assert_close(ours.cpu(), expected, rtol=0, atol=1e-3)
+
+
+def test_a_graph_made_in_inference_mode_serves_outside_of_it() -> None:
+    diffusion, x = small_model().to(CUDA), images(1, 3, 32, 32).to(CUDA)
+    sampler = FastSampler(diffusion, compile=False)
+    with torch.inference_mode():
+        first = sampler(x, generator=torch.Generator(CUDA).manual_seed(0))
+    torch.testing.assert_close(sampler(x, generator=torch.Generator(CUDA).manual_seed(0)), first, rtol=0, atol=0)
