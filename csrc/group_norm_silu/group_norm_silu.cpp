@@ -137,7 +137,7 @@ struct Cut {
 
 struct GroupNormInputs {
   const Tensor &x, &weight, &bias;
-  const std::optional<Tensor>&scale_shift, &residual;
+  const std::optional<Tensor>&x_bias, &scale_shift;
   int64_t groups;
   double eps;
 };
@@ -147,6 +147,7 @@ std::vector<Affine> affines(const GroupNormInputs& in, const std::vector<Moments
   const int64_t samples = in.x.size(0), channels = in.x.size(1), of_group = channels / in.groups;
   const float* const weight = static_cast<const float*>(in.weight.const_data_ptr());
   const float* const bias = static_cast<const float*>(in.bias.const_data_ptr());
+  const float* const x_bias = data_of<float>(in.x_bias);
   const float* const table = data_of<float>(in.scale_shift);
   const int64_t table_stride = table && in.scale_shift->size(0) > 1 ? 2 * channels : 0;
   std::vector<Affine> all(samples * channels);
@@ -155,7 +156,9 @@ std::vector<Affine> affines(const GroupNormInputs& in, const std::vector<Moments
       const Moments& m = statistics[n * in.groups + c / of_group];
       const float rstd = float(1.0 / std::sqrt(m.squares / m.count + in.eps));
       const float* const row = table ? table + n * table_stride : nullptr;
-      all[n * channels + c] = normalised(float(m.mean), rstd, weight[c], bias[c], row ? row[c] : 0,
+      // Of x without its bias, so that a walk multiplies and adds once.
+      const float mean = float(m.mean - (x_bias ? x_bias[c] : 0));
+      all[n * channels + c] = normalised(mean, rstd, weight[c], bias[c], row ? row[c] : 0,
                                          row ? row[channels + c] : 0);
     }
   }
@@ -169,6 +172,8 @@ void run(const GroupNormInputs& in, const Tensor& x, const std::optional<Tensor>
   Storage* const to = static_cast<Storage*>(result.mutable_data_ptr());
   const int64_t values = cut.piece * cut.channels, of_group = cut.all_channels / in.groups;
   const int64_t groups = cut.channels == 1 ? 1 : in.groups;  // per plane
+  const float* const x_bias = data_of<float>(in.x_bias);
+  const auto bias_of = [&](int64_t channel) { return x_bias ? x_bias[channel] : 0.f; };
 
   // One per plane, piece and group.
   std::vector<Moments> parts(cut.planes * cut.pieces * groups);
@@ -183,14 +188,19 @@ void run(const GroupNormInputs& in, const Tensor& x, const std::optional<Tensor>
       Moments* const of = &parts[i * groups];
       if (cut.channels == 1) {
         of[0] = moments_of_run(piece, n);
+        of[0].mean += bias_of(i / cut.pieces % cut.all_channels);
         continue;
       }
       sum_pixels(piece, n, cut.channels, sums.data());
       for (int64_t g = 0; g < groups; ++g) {
         double total = 0;
-        for (int64_t c = g * count; c < (g + 1) * count; ++c) total += sums[c];
+        for (int64_t c = g * count; c < (g + 1) * count; ++c) {
+          total += sums[c] + double(n) * bias_of(c);
+        }
         of[g] = {double(n * count), total / double(n * count), 0};
-        std::fill_n(means.data() + g * count, count, float(of[g].mean));
+        for (int64_t c = g * count; c < (g + 1) * count; ++c) {
+          means[c] = float(of[g].mean - bias_of(c));
+        }
       }
       sum_squares(piece, n, cut.channels, means.data(), sums.data());
       for (int64_t g = 0; g < groups; ++g) {
@@ -240,8 +250,9 @@ void run(const GroupNormInputs& in, const Tensor& x, const std::optional<Tensor>
   });
 }
 
-Tensor group_norm_silu_cpu(const Tensor& x, const Tensor& weight, const Tensor& bias,
-                           int64_t groups, double eps, const std::optional<Tensor>& scale_shift,
+Tensor group_norm_silu_cpu(const Tensor& x, const std::optional<Tensor>& x_bias,
+                           const Tensor& weight, const Tensor& bias, int64_t groups, double eps,
+                           const std::optional<Tensor>& scale_shift,
                            const std::optional<Tensor>& residual) {
   STD_TORCH_CHECK(x.dim() >= 2 && groups > 0 && x.size(1) % groups == 0,
                   "group_norm_silu: the channels must divide into the groups");
@@ -251,6 +262,8 @@ Tensor group_norm_silu_cpu(const Tensor& x, const Tensor& weight, const Tensor& 
   STD_TORCH_CHECK(
       weight.dim() == 1 && bias.dim() == 1 && is_row(weight, x.size(1)) && is_row(bias, x.size(1)),
       "group_norm_silu: weight and bias must be float32, one value a channel");
+  STD_TORCH_CHECK(!x_bias || (x_bias->dim() == 1 && is_row(*x_bias, x.size(1))),
+                  "group_norm_silu: x_bias must be float32, one value a channel");
   STD_TORCH_CHECK(
       !scale_shift || (scale_shift->dim() == 2 && is_row(*scale_shift, 2 * x.size(1)) &&
                        (scale_shift->size(0) == 1 || scale_shift->size(0) == x.size(0))),
@@ -262,7 +275,7 @@ Tensor group_norm_silu_cpu(const Tensor& x, const Tensor& weight, const Tensor& 
   if (residual) {
     rest = matching(*residual, result.tensor, x.scalar_type(), "group_norm_silu", "residual");
   }
-  const GroupNormInputs in{x, weight, bias, scale_shift, residual, groups, eps};
+  const GroupNormInputs in{x, weight, bias, x_bias, scale_shift, groups, eps};
   const Cut cut(result.tensor, *pixel_layout(result.tensor));
   for_dtype<false>(x.scalar_type(), "group_norm_silu: no CPU kernel",
                    [&]<class Storage>() { run<Storage>(in, image, rest, cut, result.tensor); });

@@ -1,10 +1,11 @@
 // The arithmetic of group_norm_silu, for one value, shared by all that compute it.
 //
+//   x = x + x_bias                                the bias of the convolution before, if it is given
 //   y = (x - mean) rstd weight + bias             the group norm
 //   y = y (scale + 1) + shift                     the time's scale and shift, if there are any
 //   y = y sigmoid(y)                              SiLU
 //
-// For a channel of a sample the first two lines are one multiplication and one addition.
+// For a channel of a sample the first three lines are one multiplication and one addition.
 #pragma once
 
 #include <cmath>

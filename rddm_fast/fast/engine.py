@@ -21,7 +21,7 @@ from ..models.published_object import from_published
 from ..ops.group_norm_silu import GROUP_NORM_SILU
 from ..ops.reverse_step import REVERSE_STEP_IN_PLACE
 from .fold import fold_for, network_dtype, packs
-from .folded import implementation
+from .folded import FoldedBlock, implementation
 from .graphs import CapturedLoop
 from .loop import Loop
 from .time_shares import shares
@@ -168,12 +168,12 @@ class FastSampler:
         device, networks = self.diffusion.device, self.networks
         on_gpu = device.type == "cuda"
         at_once = self.loop.parallel and (on_gpu or can_be_together())
-        tables = sum(name.endswith("table") for name, _ in networks.named_buffers())
+        blocks = sum(isinstance(module, FoldedBlock) for module in networks.modules())
         lines = {
             "steps": f"{len(self.steps)}, eta {self.eta:g}",
             "networks": f"{networks.networks}, {str(networks.dtype).removeprefix('torch.')}, channels-last",
             "two at once": ("on two streams" if on_gpu else "on half of the threads each") if at_once else "no",
-            "hoisted": f"standardised weights; the time of {tables} blocks as tables of {len(self.steps)} rows; "
+            "hoisted": f"standardised weights; the time of {blocks} blocks as tables of {len(self.steps)} rows; "
             f"the first convolution of the images that stay the same",
             "packed weights": "yes, in oneDNN's layout" if packs(device, networks.dtype) else "no",
             "group_norm_silu": GROUP_NORM_SILU.backend(None, device),

@@ -3,7 +3,7 @@
 * Weight standardisation depends on the weights. Each standardised convolution becomes a plain one, whose weight is
   standardised once, in float64. For every dtype the epsilon is 1e-5, that of float32, in which checkpoints were
   trained.
-* The time embedding depends on the step. Each block's scale and shift become a table with one row per step.
+* The time embedding depends on the step. All blocks' scales and shifts become a table with one row per step.
 * The first convolution is linear. Its part that sees the degraded image and the mask is computed once per image.
 * Everything runs channels-last, with the modules of `fast.folded`.
 * On the CPU the convolutions' weights are packed into oneDNN's layout once.
@@ -31,7 +31,15 @@ from ..diffusion.unet import (
     standardised,
 )
 from ..theory.steps import Step
-from .folded import FLOAT32_EPS, FoldedBlock, LastAxisNorm, PackedConv2d, PixelsFirstLinearAttention, SdpaAttention
+from .folded import (
+    FLOAT32_EPS,
+    FoldedBlock,
+    LastAxisNorm,
+    PackedConv2d,
+    PixelLinear,
+    PixelsFirstLinearAttention,
+    SdpaAttention,
+)
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -107,7 +115,8 @@ class FoldedNetworks(nn.Module):
         stem, member = self.stems[i], self.members[i]
 
         def network(x: Tensor, step: Tensor, constant: Tensor | None) -> list[Tensor]:
-            out = member.after_stem(stem(x, constant), step, x.shape[-2:])  # type: ignore[operator]
+            row = member.time_rows.index_select(0, step)  # type: ignore[operator, union-attr]
+            out = member.after_stem(stem(x, constant), row, x.shape[-2:])  # type: ignore[operator]
             return out if isinstance(out, list) else [out]
 
         return network
@@ -177,7 +186,7 @@ def fold_for(
 
 
 def fold_unet(unet: Unet | SharedUnet, times: Tensor, dtype: torch.dtype) -> Unet | SharedUnet:
-    """Fold a copy of `unet` for `times` (S,). Its `after_stem` takes a step's number (1,) as the embedding."""
+    """Fold a copy of `unet` for `times` (S,). Its `after_stem` takes a row of `time_rows` as the embedding."""
     folded = copy.deepcopy(unet).requires_grad_(False).eval()
     embedding = folded.time_mlp.float()(times)  # in float32 like the times, for every dtype of the networks
     folded.time_mlp = nn.Identity()
@@ -186,12 +195,16 @@ def fold_unet(unet: Unet | SharedUnet, times: Tensor, dtype: torch.dtype) -> Une
             for kind, replacement in _REPLACEMENTS.items():
                 if isinstance(child, kind):  # or the subclass that `for_training` set
                     setattr(module, name, replacement(child))
+    tables: list[Tensor] = []
     for module in list(folded.modules()):
         for name, child in module.named_children():
             if isinstance(child, ResnetBlock):
-                setattr(module, name, FoldedBlock(child, child.mlp.float()(embedding)))
+                first = sum(table.shape[1] for table in tables)
+                tables.append(child.mlp.float()(embedding))
+                setattr(module, name, FoldedBlock(child, slice(first, first + tables[-1].shape[1])))
+    folded.register_buffer("time_rows", torch.cat(tables, dim=1))
     for module in folded.modules():
-        if isinstance(module, nn.Conv2d | LastAxisNorm | PixelsFirstLinearAttention):
+        if isinstance(module, nn.Conv2d | PixelLinear | LastAxisNorm | PixelsFirstLinearAttention):
             module.to(dtype)  # The blocks' norms and tables stay in float32.
     return folded
 

@@ -42,20 +42,31 @@ def implementation(op: str, device: torch.device) -> str:
     return {"channel_norm": "torch", "linear_attention": "chunked" if device.type == "cpu" else "whole"}[op]
 
 
+def adds_bias_apart(conv: nn.Conv2d) -> bool:
+    """Return whether torch adds the bias in a pass of its own after the convolution, as it does on a GPU."""
+    return conv.weight.is_cuda
+
+
 class FoldedBlock(nn.Module):
-    """A residual block for known steps: its scale and shift are a table; norm and activation are one op."""
+    """A residual block for known steps: norm and activation are one op.
 
-    table: Tensor
+    Args:
+        block: the block; its convolutions are taken over.
+        own: the columns of a step's row in which the block's scale and shift are.
+    """
 
-    def __init__(self, block: ResnetBlock, table: Tensor) -> None:
+    def __init__(self, block: ResnetBlock, own: slice) -> None:
         super().__init__()
-        self.register_buffer("table", table)
-        self.conv1, self.conv2 = block.block1.proj, block.block2.proj
+        self.own = own
         self.norm1, self.norm2 = NormSilu(block.block1), NormSilu(block.block2)
-        self.res_conv = block.res_conv
+        self.conv1, self.conv2 = block.block1.proj, block.block2.proj
+        self.res_conv: nn.Module = block.res_conv
+        if isinstance(block.res_conv, nn.Conv2d) and adds_bias_apart(block.res_conv):
+            self.res_conv = PixelLinear(block.res_conv)
 
-    def forward(self, x: Tensor, step: Tensor) -> Tensor:
-        h = self.norm1(self.conv1(x), self.table.index_select(0, step))
+    def forward(self, x: Tensor, row: Tensor) -> Tensor:
+        """Map `x` by the step whose `row` (1, columns) this is."""
+        h = self.norm1(self.conv1(x), row[:, self.own])
         h = self.conv2(h)
         return self.norm2(h, residual=self.res_conv(x).to(h.dtype))  # Under autocast they differ.
 
@@ -63,12 +74,15 @@ class FoldedBlock(nn.Module):
 class NormSilu(nn.Module):
     """Group norm, scale and shift, SiLU and the residual: `ops.group_norm_silu` with parameters in float32.
 
+    It takes over the bias of the convolution before it where torch would add that in a pass of its own.
+
     Attributes:
         impl: the op's backend; "reference" for export: the graph may then hold torch ops only.
     """
 
     weight: Tensor
     bias: Tensor
+    x_bias: Tensor | None
     impl: str | None = None
 
     def __init__(self, block: Block) -> None:
@@ -77,10 +91,27 @@ class NormSilu(nn.Module):
         self.groups, self.eps = norm.num_groups, norm.eps
         self.register_buffer("weight", norm.weight.detach().float().clone())
         self.register_buffer("bias", norm.bias.detach().float().clone())
+        conv, x_bias = block.proj, None
+        if conv.bias is not None and adds_bias_apart(conv):
+            x_bias, conv.bias = conv.bias.detach().float().clone(), None
+        self.register_buffer("x_bias", x_bias)
 
     def forward(self, x: Tensor, scale_shift: Tensor | None = None, residual: Tensor | None = None) -> Tensor:
-        given: dict[str, Any] = {"eps": self.eps, "scale_shift": scale_shift, "residual": residual, "impl": self.impl}
-        return group_norm_silu(x, self.weight, self.bias, self.groups, **given)
+        given: dict[str, Any] = {"eps": self.eps, "x_bias": self.x_bias, "scale_shift": scale_shift}
+        return group_norm_silu(x, self.weight, self.bias, self.groups, **given, residual=residual, impl=self.impl)
+
+
+class PixelLinear(nn.Module):
+    """A 1x1 convolution of channels-last images as a matrix product, which adds the bias on the way on a GPU."""
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        assert conv.bias is not None
+        self.weight = nn.Parameter(conv.weight.detach().flatten(1).clone(), requires_grad=False)
+        self.bias = nn.Parameter(conv.bias.detach().clone(), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x.permute(0, 2, 3, 1), self.weight, self.bias).permute(0, 3, 1, 2)
 
 
 class LastAxisNorm(nn.Module):

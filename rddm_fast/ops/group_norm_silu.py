@@ -12,6 +12,7 @@ from .checks import NARROW, check_device, check_dtype, check_no_gradient
 
 def group_norm_silu_reference(
     x: Tensor,
+    x_bias: Tensor | None,
     weight: Tensor,
     bias: Tensor,
     groups: int,
@@ -26,10 +27,13 @@ def group_norm_silu_reference(
     if x.numel() == 0:  # torch 2.15's group_norm refuses images without pixels.
         return torch.empty_like(x)
     compute = torch.float64 if x.dtype == torch.float64 else torch.float32
+    per_channel = (-1, x.shape[1], *(1,) * (x.dim() - 2))
+    y = x.to(compute)
+    if x_bias is not None:
+        y = y + x_bias.to(compute).reshape(per_channel)
     # torch.group_norm, because torch.nn.functional.group_norm refuses groups of one value.
-    y = torch.group_norm(x.to(compute), groups, weight.to(compute), bias.to(compute), eps)
+    y = torch.group_norm(y, groups, weight.to(compute), bias.to(compute), eps)
     if scale_shift is not None:
-        per_channel = (-1, x.shape[1], *(1,) * (x.dim() - 2))
         scale, shift = (part.reshape(per_channel) for part in scale_shift.to(compute).chunk(2, dim=1))
         y = y * (scale + 1) + shift
     y = F.silu(y)
@@ -40,7 +44,8 @@ def group_norm_silu_reference(
 
 GROUP_NORM_SILU = backends.define(
     "group_norm_silu",
-    "(Tensor x, Tensor weight, Tensor bias, int groups, float eps, Tensor? scale_shift, Tensor? residual) -> Tensor",
+    "(Tensor x, Tensor? x_bias, Tensor weight, Tensor bias, int groups, float eps, Tensor? scale_shift, "
+    "Tensor? residual) -> Tensor",
     reference=group_norm_silu_reference,
     triton="group_norm_silu:group_norm_silu",
     lacking=("cuda",),
@@ -54,19 +59,22 @@ def group_norm_silu(
     groups: int,
     *,
     eps: float = 1e-5,
+    x_bias: Tensor | None = None,
     scale_shift: Tensor | None = None,
     residual: Tensor | None = None,
     impl: str | None = None,
 ) -> Tensor:
     """Apply group norm (Wu and He, 2018), the time's scale and shift, SiLU, and the block's residual:
 
-        y = group_norm(x) weight + bias;  y = y (scale + 1) + shift;  y = y sigmoid(y) + residual
+        y = group_norm(x + x_bias) weight + bias;  y = y (scale + 1) + shift;  y = y sigmoid(y) + residual
 
     Args:
         x: images (B, C, ...), in float32, bfloat16 or float16.
         weight, bias: (C,), float32.
         groups: number of groups of consecutive channels; it divides C.
         eps: added to a group's variance.
+        x_bias: (C,), float32: the bias of the convolution that computed x without it. On a GPU torch would add it in a
+            pass of its own.
         scale_shift: (1, 2 C) or (B, 2 C), float32: first the scales, then the shifts.
         residual: of x's shape and dtype.
         impl: "reference", "cpp" or "triton"; None takes the best one available on the device.
@@ -81,21 +89,29 @@ def group_norm_silu(
         BackendUnavailable: `impl` cannot be used here; the message says why.
         RuntimeError: an argument requires a gradient. Only `impl="reference"` has one.
     """
-    _check(x, weight, bias, groups, scale_shift, residual)
+    _check(x, x_bias, weight, bias, groups, scale_shift, residual)
     run = GROUP_NORM_SILU(impl, x.device)
     if impl != "reference":
-        check_no_gradient("group_norm_silu", x, weight, bias, scale_shift, residual)
-    return run(x, weight, bias, groups, eps, scale_shift, residual)
+        check_no_gradient("group_norm_silu", x, x_bias, weight, bias, scale_shift, residual)
+    return run(x, x_bias, weight, bias, groups, eps, scale_shift, residual)
 
 
 def _check(
-    x: Tensor, weight: Tensor, bias: Tensor, groups: int, scale_shift: Tensor | None, residual: Tensor | None
+    x: Tensor,
+    x_bias: Tensor | None,
+    weight: Tensor,
+    bias: Tensor,
+    groups: int,
+    scale_shift: Tensor | None,
+    residual: Tensor | None,
 ) -> None:
     check_dtype("x", x, NARROW)
     if x.dim() < 2 or groups < 1 or x.shape[1] % groups:
         raise ValueError(f"x of shape {tuple(x.shape)} does not divide into {groups} groups of channels")
     channels = x.shape[1]
     rows: list[tuple[str, Tensor, tuple[int, ...]]] = [("weight", weight, (channels,)), ("bias", bias, (channels,))]
+    if x_bias is not None:
+        rows.append(("x_bias", x_bias, (channels,)))
     if scale_shift is not None:
         batch = 1 if scale_shift.shape[:1] == (1,) else x.shape[0]
         rows.append(("scale_shift", scale_shift, (batch, 2 * channels)))
@@ -108,4 +124,4 @@ def _check(
         raise ValueError(
             f"residual must be {x.dtype} of x's shape {tuple(x.shape)}, not {residual.dtype} of {tuple(residual.shape)}"
         )
-    check_device(x.device, "x", weight=weight, bias=bias, scale_shift=scale_shift, residual=residual)
+    check_device(x.device, "x", x_bias=x_bias, weight=weight, bias=bias, scale_shift=scale_shift, residual=residual)

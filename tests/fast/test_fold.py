@@ -10,7 +10,9 @@ from rddm_fast.diffusion.residual_unets import ResidualUnets
 from rddm_fast.diffusion.unet import WeightStandardizedConv2d, standardised
 from rddm_fast.fast import FastSampler
 from rddm_fast.fast import fold as fold_module
+from rddm_fast.fast import folded as folded_module
 from rddm_fast.fast.fold import _REPLACEMENTS, fold, packs
+from rddm_fast.fast.folded import FoldedBlock
 
 
 @pytest.mark.parametrize("networks", ["one", "two", "shared"])
@@ -40,6 +42,17 @@ def test_folding_leaves_the_networks_answers_to_the_bit() -> None:
     shared = {id(p) for p in folded.parameters()} & {id(p) for p in diffusion.parameters()}
     assert not shared and not any(p.requires_grad for p in folded.parameters())
     assert diffusion.model.unet0.init_conv.weight.is_contiguous()  # only the copy is channels-last
+
+
+def test_folded_as_for_a_gpu_they_answer_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There the norms add the convolutions' biases, and 1x1 convolutions are matrix products."""
+    monkeypatch.setattr(folded_module, "adds_bias_apart", lambda conv: True)
+    unets, times = perturbed_unets("two", (1, 2, 4)).eval(), [torch.tensor([900.0]), torch.tensor([30.0])]
+    folded, x = fold(unets, times), torch.randn(2, 6, 20, 12)
+    for block in (module for module in folded.modules() if isinstance(module, FoldedBlock)):
+        assert block.conv1.bias is block.conv2.bias is None and not isinstance(block.res_conv, nn.Conv2d)
+    with torch.no_grad():
+        torch.testing.assert_close(folded(x, 0), unets(x, times), rtol=1e-4, atol=2e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -17,7 +17,7 @@ def test_tables_of_the_steps_are_the_time_network_s_values() -> None:
     for member, folded, curve in zip(diffusion.model.members, networks.members, curves, strict=True):
         times = torch.from_numpy(curve)[indices].float() * 1000
         blocks = {name: m for name, m in member.named_modules() if isinstance(m, ResnetBlock)}
-        tables = {name: m.table for name, m in folded.named_modules() if isinstance(m, FoldedBlock)}
+        tables = {name: folded.time_rows[:, m.own] for name, m in folded.named_modules() if isinstance(m, FoldedBlock)}
         assert blocks.keys() == tables.keys() and len(blocks) == 11
         with torch.no_grad():
             embedding = member.time_mlp(times)

@@ -146,7 +146,7 @@ def compile_all(directory: Path) -> list[dict[str, object]]:
         for image, (layout, together) in itertools.product(
             DTYPES, (("contiguous", "by_pixel"), ("pixels", "by_channel"))
         ):
-            sizes = {"pixels": 4096 // 16, "width": 16, together: 1}
+            sizes = {**group_norm_silu.launch_config(16, 8, 64 * 64), together: 1}
             rows += [
                 compile_norm(directory, f"sm{capability}-{image}-{layout}-{kernel}", kernel, capability, image, sizes)
                 for kernel in ("statistics", "group_norm_silu")
@@ -254,10 +254,10 @@ def compile_network_op(
 def compile_norm(
     directory: Path, name: str, kernel: str, capability: int, image: str, constants: dict[str, Any]
 ) -> dict[str, object]:
-    """Compile a kernel of group_norm_silu for groups of 16 channels of an image of 64 x 64 pixels."""
-    floats = {"parts_pointer", "weight_pointer", "bias_pointer", "scale_shift_pointer"}
+    """Compile a kernel of group_norm_silu for 8 groups of 16 channels of an image of 64 x 64 pixels."""
+    floats = {"x_bias_pointer", "parts_pointer", "weight_pointer", "bias_pointer", "scale_shift_pointer"}
     types = {**dict.fromkeys(floats, "*fp32"), "eps": "fp32"}
-    constants = {**constants, "all_pieces": 16} if kernel == "group_norm_silu" else {**constants, "tiles": 1}
+    constants = {**constants, "all_pieces": 16} if kernel == "group_norm_silu" else {**constants, "tiles": 4}
     which = {
         "statistics": group_norm_silu.group_norm_silu_statistics_kernel,
         "group_norm_silu": group_norm_silu.group_norm_silu_kernel,

@@ -28,8 +28,9 @@ def group_norm_call(
     device: torch.device | str = "cpu",
     mean: float = 0.5,
     deviation: float = 2.0,
+    biased: bool = False,
 ) -> dict[str, Any]:
-    """Images in a layout; `rows` is the number of rows of scale_shift."""
+    """Images in a layout; `rows` is the number of rows of scale_shift, `biased` whether there is an x_bias."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(*size: int) -> Tensor:
@@ -43,12 +44,27 @@ def group_norm_call(
         "groups": groups,
         "scale_shift": None if rows is None else draw(rows, 2 * channels),
         "residual": LAYOUTS[layout](draw(*shape).to(dtype)) if residual else None,
+        "x_bias": draw(channels) if biased else None,
     }
+
+
+def biased(call: dict[str, Any]) -> Tensor:
+    """x + x_bias, in float64."""
+    x, x_bias = call["x"].double(), call["x_bias"]
+    return x if x_bias is None else x + x_bias.double().view(-1, *(1,) * (x.dim() - 2))
+
+
+def cancellation(call: dict[str, Any]) -> float:
+    """`group_norm_cancellation` of a call."""
+    if not call["x"].numel():
+        return 0.0
+    return float(group_norm_cancellation(biased(call), call["groups"], call["weight"], call["scale_shift"]))
 
 
 def exact_group_norm(call: dict[str, Any]) -> Tensor:
     """Torch's own functions in float64."""
     c = {k: v.double() if isinstance(v, Tensor) else v for k, v in call.items()}
+    c["x"] = biased(call)
     if not c["x"].numel():  # torch 2.15's refuses it
         return c["x"]
     y = torch.group_norm(c["x"], c["groups"], c["weight"], c["bias"], 1e-5)
@@ -61,14 +77,13 @@ def exact_group_norm(call: dict[str, Any]) -> Tensor:
 def group_norm_case(call: dict[str, Any], name: str = "") -> Case:
     x, groups = call["x"], call["groups"]
     single = x.numel() and x[0].numel() == groups
-    lost = float(group_norm_cancellation(x, groups, call["weight"], call["scale_shift"])) if single else 0.0
     return Case(
         name,
         lambda impl: [group_norm_silu(**call, impl=impl)],
         lambda: [exact_group_norm(call)],
         x,
         sums=True,
-        cancellation=lost,
+        cancellation=cancellation(call) if single else 0.0,
     )
 
 
@@ -76,14 +91,14 @@ def few_group_norms(backend: str, device: torch.device | str = "cpu") -> Iterato
     """Every dtype in every layout, with and without scale, shift and residual: shapes of one and of several pieces."""
     shapes = {
         "interpreted": [((2, 24, 9, 7), 8), ((1, 16, 40, 30), 2), ((3, 5, 1, 1), 5), ((1, 8, 64, 64), 1)],
-        "gpu": [((2, 24, 9, 7), 8), ((1, 64, 128, 128), 8), ((3, 8, 1, 1), 2), ((2, 5, 1, 1), 5)],
+        "gpu": [((2, 24, 9, 7), 8), ((1, 64, 128, 128), 8), ((3, 8, 1, 1), 2), ((2, 5, 1, 1), 5), ((1, 1, 1, 1), 1)],
     }
     for dtype, layout, (shape, groups), adds in itertools.product(
         DTYPES, FEW_LAYOUTS[backend], shapes[backend], (False, True)
     ):
         rows = None if not adds else shape[0] if backend == "interpreted" else 1
         normal = dict(mean=0.0, deviation=1.0)
-        call = group_norm_call(shape, dtype, groups, rows, adds, layout=layout, device=device, **normal)
+        call = group_norm_call(shape, dtype, groups, rows, adds, layout=layout, device=device, biased=adds, **normal)
         yield group_norm_case(call, f"{dtype} {layout} {shape} {adds}")
 
 
