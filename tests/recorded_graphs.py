@@ -35,6 +35,8 @@ class RecordedGraph(TorchDispatchMode):
 class NoStream:
     def __init__(self, *_: Any) -> None: ...
     def wait_stream(self, _: Any) -> None: ...
+    def wait_event(self, _: Any) -> None: ...
+    def record(self, _: Any) -> None: ...
 
 
 @contextlib.contextmanager
@@ -44,6 +46,7 @@ def nowhere(_: Any) -> Iterator[None]:
 
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let `torch.cuda`'s graphs and streams be recorders on the CPU."""
-    replaced = {"CUDAGraph": RecordedGraph, "graph": lambda graph, **_: graph, "Stream": NoStream}
+    replaced = {"CUDAGraph": RecordedGraph, "graph": lambda graph, **_: graph, "Stream": NoStream, "Event": NoStream}
+    replaced["graph_pool_handle"] = object
     for name, ours in {**replaced, "current_stream": NoStream, "stream": nowhere, "device": nowhere}.items():
         monkeypatch.setattr(torch.cuda, name, ours)

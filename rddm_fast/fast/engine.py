@@ -6,8 +6,8 @@ import copy
 import itertools
 import sys
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from os import PathLike
 from typing import Any
 
@@ -22,7 +22,7 @@ from ..ops.group_norm_silu import GROUP_NORM_SILU
 from ..ops.reverse_step import REVERSE_STEP_IN_PLACE
 from .fold import fold_for, network_dtype, packs
 from .folded import FoldedBlock, implementation
-from .graphs import CapturedLoop
+from .graphs import Graphs
 from .loop import Loop
 from .time_shares import shares
 from .together import can_be_together
@@ -80,19 +80,16 @@ class FastSampler:
         dtype = network_dtype(dtype, device)
         if graphs and not on_gpu:
             raise ValueError(f"there are no CUDA graphs on {device}: leave graphs out, or move the model to a GPU")
-        if max_graphs < 1:
-            raise ValueError(f"max_graphs is {max_graphs}: at least one graph has to be kept")
         self.diffusion = diffusion
         self.steps = diffusion.steps(steps, eta)
         self.eta = diffusion.eta if eta is None else eta
         self.compile = on_gpu if compile is None else compile
         self.graphs = on_gpu if graphs is None else graphs
-        self.max_graphs = max_graphs
+        self._graphs = Graphs(device, max_graphs)
 
         # Fold the networks for the times of these steps.
         self.networks = fold_for(diffusion, self.steps, dtype=dtype)
         self.loop = self._loop((self.graphs or not (on_gpu or self.compile)) if parallel is None else parallel)
-        self._graphs: OrderedDict[tuple[Any, ...], CapturedLoop] = OrderedDict()
         self._seen: set[tuple[int, ...]] = set()
 
     def __call__(self, images: Tensor | None = None, mask: Tensor | None = None, **options: Any) -> Tensor:
@@ -118,15 +115,20 @@ class FastSampler:
     def _chosen(self, start: Start) -> Callable[[Start], Tensor]:
         """Return the loop, or its graph for images of this size if nobody watches the steps."""
         self._announce(start.I_T.shape)
-        if not self.graphs or start.on_step is not None:
-            return self.loop
-        key = (tuple(start.I_T.shape), start.I_T.device)
-        if key not in self._graphs:
-            while len(self._graphs) >= self.max_graphs:
-                self._graphs.popitem(last=False)
-            self._graphs[key] = CapturedLoop(self.loop, start.float())
-        self._graphs.move_to_end(key)
-        return self._graphs[key]
+        return self._replayed if self.graphs and start.on_step is None else self.loop
+
+    def _replayed(self, start: Start) -> Tensor:
+        """Run the loop as a graph, which is captured at the first image of each size."""
+        images = [image for image in (start.I_T, start.I_in, start.mask) if image is not None]
+        draws = [start.draw() for step in start.steps if step.draws]  # `start.steps` shows the progress
+
+        def walk(inputs: Sequence[Tensor]) -> Tensor:
+            own = iter(inputs)
+            I_T = next(own)
+            I_in, mask = (None if image is None else next(own) for image in (start.I_in, start.mask))
+            return self.loop(replace(start, I_T=I_T, I_in=I_in, mask=mask, steps=self.steps, draw=lambda: next(own)))
+
+        return self._graphs([*images, *draws], walk)
 
     def _announce(self, shape: Sequence[int]) -> None:
         """Log why the first image of a size takes so long."""
@@ -181,7 +183,7 @@ class FastSampler:
             "linear_attention": implementation("linear_attention", device),
             "reverse_step_": REVERSE_STEP_IN_PLACE.backend(None, device),
             "compiled": "yes, by torch.compile" if self.compile else "no",
-            "graphs": f"{len(self._graphs)} captured, at most {self.max_graphs}" if self.graphs else "no",
+            "graphs": f"{len(self._graphs.kept)} captured, at most {self._graphs.at_most}" if self.graphs else "no",
         }
         if shape is not None:
             measured = self._shares(shape)

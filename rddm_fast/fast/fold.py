@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Callable, Sequence
 
@@ -95,6 +96,11 @@ class FoldedNetworks(nn.Module):
     @property
     def device(self) -> torch.device:
         return next(self.parameters()).device
+
+    def own_arithmetic(self) -> contextlib.AbstractContextManager[object]:
+        """Return a context without a GPU's autocast, because these networks' dtype was chosen when they were folded."""
+        on_gpu = self.device.type == "cuda"
+        return torch.autocast("cuda", enabled=False) if on_gpu else contextlib.nullcontext()
 
     def constant(self, images: Tensor) -> list[Tensor | None]:
         """Convolve the images (B, C, H, W) that no step changes, [I_in, mask]; None if the stem sees none."""

@@ -1,31 +1,36 @@
-"""A whole loop as one CUDA graph: one launch per image, however busy the host is."""
+"""Whole walks as CUDA graphs: one launch per image, however busy the host is."""
 
 from __future__ import annotations
 
 import contextlib
+import threading
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from ..diffusion.start import Start
 from ..system.errors import one_line
-from .loop import Loop
 
 WARM_UP = 3  # runs before the capture, in which libraries choose their algorithms and allocate their workspaces
-
-
 Result = TypeVar("Result")
 
 
 class CaptureFailed(RuntimeError):
-    """The loop could not be captured; the message says where, and what to do."""
+    """The walk could not be captured; the message says where, and what to do."""
 
 
-def capture(run: Callable[[], Result], device: torch.device) -> tuple[torch.cuda.CUDAGraph, Result]:
+def capture(
+    run: Callable[[], Result], device: torch.device, *, pool: Any = None, stream: Any = None
+) -> tuple[torch.cuda.CUDAGraph, Result]:
     """Capture `run`, which reads and writes memory of fixed addresses; return the graph and what `run` returned in it.
+
+    Args:
+        run: called a few times before it is captured.
+        device: where it runs.
+        pool: the memory that the graph shares with others that are never replayed at the same time.
+        stream: the stream to capture on; libraries keep a workspace for each stream.
 
     Raises:
         CaptureFailed: CUDA cannot capture it.
@@ -42,7 +47,7 @@ def capture(run: Callable[[], Result], device: torch.device) -> tuple[torch.cuda
         graph = torch.cuda.CUDAGraph()
         try:
             # Another thread, such as a loader's, may allocate memory meanwhile.
-            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
                 return graph, run()
         except Exception as error:
             raise CaptureFailed(
@@ -63,40 +68,74 @@ def _measured_convolutions() -> Iterator[None]:
         cudnn.benchmark, cudnn.benchmark_limit = before
 
 
-class CapturedLoop:
-    """A `Loop` captured for images of one shape.
+def float32_products() -> tuple[str, str]:
+    """Return how torch is set to compute float32 products on a GPU, "ieee" or "tf32": by matrices, by convolutions."""
+    return torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision  # type: ignore[attr-defined]
 
-    A call copies its inputs into the graph's own memory and the result out of it, so callers keep what they got.
+
+class Graphs:
+    """One sampler's graphs, one for each kind of call; the least recently used is dropped first.
+
+    The graphs share one pool of memory and one stream. Calls from several threads and streams take turns.
 
     Args:
-        loop: the loop.
-        start: a start of that shape, in float32.
+        device: where they run.
+        at_most: number of graphs that are kept.
 
     Raises:
-        CaptureFailed: CUDA cannot capture the loop.
+        ValueError: `at_most` is below 1.
     """
 
-    def __init__(self, loop: Loop, start: Start) -> None:
+    def __init__(self, device: torch.device, at_most: int) -> None:
+        if at_most < 1:
+            raise ValueError(f"max_graphs is {at_most}: at least one graph has to be kept")
+        self.device, self.at_most = device, at_most
+        self.kept: OrderedDict[tuple[Any, ...], tuple[Sequence[Tensor], torch.cuda.CUDAGraph, Tensor]] = OrderedDict()
+        self._shared: tuple[Any, Any] | None = None  # the pool and the stream
+        self._done: torch.cuda.Event | None = None  # of the last call, which another stream has to wait for
+        self._turn = threading.Lock()
+
+    def __call__(self, inputs: Sequence[Tensor], walk: Callable[[Sequence[Tensor]], Tensor]) -> Tensor:
+        """Return `walk(inputs)` in memory of its own, by a graph that is captured at the first call of its kind.
+
+        Args:
+            inputs: copied into the graph's own memory; their shapes and dtypes make a kind, and so does torch's TF32.
+            walk: what is captured; it depends on its argument alone.
+
+        Raises:
+            CaptureFailed: CUDA cannot capture the walk.
+        """
+        key = (*((tuple(x.shape), x.dtype) for x in inputs), float32_products())
+        with self._turn, torch.cuda.device(self.device):
+            stream = torch.cuda.current_stream()
+            if self._done is not None:
+                stream.wait_event(self._done)
+            if key not in self.kept:
+                while len(self.kept) >= self.at_most:
+                    self.kept.popitem(last=False)
+                self.kept[key] = self._captured(inputs, walk)
+            self.kept.move_to_end(key)
+            own, graph, result = self.kept[key]
+            for mine, given in zip(own, inputs, strict=True):
+                mine.copy_(given)
+            graph.replay()
+            copied = result.clone()
+            self._done = self._done or torch.cuda.Event()
+            self._done.record(stream)
+            return copied
+
+    def _captured(
+        self, inputs: Sequence[Tensor], walk: Callable[[Sequence[Tensor]], Tensor]
+    ) -> tuple[Sequence[Tensor], torch.cuda.CUDAGraph, Tensor]:
+        if self._shared is None:
+            self._shared = torch.cuda.graph_pool_handle(), torch.cuda.Stream()
         with torch.inference_mode(False):  # as in `capture`
-            I_in, mask = (None if image is None else torch.empty_like(image) for image in (start.I_in, start.mask))
-            self.draws = [torch.empty_like(start.I_T) for step in loop.steps if step.draws]
-            self.own = replace(start, I_T=torch.empty_like(start.I_T), I_in=I_in, mask=mask, steps=loop.steps)
-        self._copy_in(start, [start.I_T] * len(self.draws))
+            own = [x.clone() for x in inputs]
+        pool, stream = self._shared
+        return own, *capture(lambda: walk(own), self.device, pool=pool, stream=stream)
 
-        def run() -> Tensor:
-            draws_ = iter(self.draws)
-            return loop(replace(self.own, draw=lambda: next(draws_)))
-
-        self.graph, self.result = capture(run, start.I_T.device)
-
-    def _copy_in(self, start: Start, draws: Sequence[Tensor]) -> None:
-        given = [start.I_T, start.I_in, start.mask, *draws]
-        for own, image in zip([self.own.I_T, self.own.I_in, self.own.mask, *self.draws], given, strict=True):
-            if own is not None and image is not None:
-                own.copy_(image)
-
-    def __call__(self, start: Start) -> Tensor:
-        """Replay the graph; return the clean image in memory of its own."""
-        self._copy_in(start, [start.draw() for step in start.steps if step.draws])
-        self.graph.replay()
-        return self.result.clone()
+    def clear(self) -> None:
+        """Drop all graphs."""
+        with self._turn:
+            self.kept.clear()
+            self._shared = None

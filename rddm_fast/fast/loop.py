@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import types
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -44,8 +46,10 @@ class Loop:
         self.table = StepTable.of([step.numbers for step in steps], **clips, device=self.device)
         # The steps' numbers are tensors, so that a compiled network is compiled once for all steps.
         self.numbers = [torch.tensor([i], device=self.device) for i in range(len(self.steps))]
+        codes: dict[tuple[int, ...], types.CodeType] = {}
         self.member: list[Callable[..., Sequence[Tensor]]] = [
-            _compiled(networks, i) if compiled else networks.bound(i) for i in range(len(networks.members))
+            CompiledPerSize(networks.bound(i), codes) if compiled else networks.bound(i)
+            for i in range(len(networks.members))
         ]
         self.parallel = parallel and len(self.wanted) == 2
         self.side = torch.cuda.Stream(self.device) if self.parallel and self.device.type == "cuda" else None
@@ -84,6 +88,10 @@ class Loop:
 
         `start` is in float32, has the loop's steps, and is not modified. Its `on_step` sees a copy of the image.
         """
+        with self.networks.own_arithmetic():
+            return self._walk(start)
+
+    def _walk(self, start: Start) -> Tensor:
         size = start.I_T.shape[-2:]
         # Convolve the images that no step changes, once.
         parts = self.constant_input(start.I_in, start.mask)
@@ -116,5 +124,21 @@ class Loop:
         return state.contiguous()
 
 
-def _compiled(networks: FoldedNetworks, i: int) -> Callable[..., Sequence[Tensor]]:
-    return torch.compile(networks.bound(i), fullgraph=True, dynamic=False)
+class CompiledPerSize:
+    """A network compiled for each size of image by itself.
+
+    torch.compile keeps at most 8 compiled versions of a function, and refuses the next size. Every size has a function
+    of its own here, whose code the networks share: what is compiled for one serves the other.
+    """
+
+    def __init__(self, network: Callable[..., Sequence[Tensor]], codes: dict[tuple[int, ...], types.CodeType]) -> None:
+        self.network, self.codes = network, codes
+        self.of_size: dict[tuple[int, ...], Callable[..., Sequence[Tensor]]] = {}
+
+    def __call__(self, x: Tensor, *rest: Any) -> Sequence[Tensor]:
+        size = tuple(x.shape)
+        if size not in self.of_size:
+            code = self.codes.setdefault(size, self.network.__code__.replace())  # type: ignore[attr-defined]
+            own = types.FunctionType(code, self.network.__globals__, closure=self.network.__closure__)  # type: ignore[attr-defined]
+            self.of_size[size] = torch.compile(own, fullgraph=True, dynamic=False)
+        return self.of_size[size](x, *rest)

@@ -51,5 +51,6 @@ class FastPrior:
         """Return the noise in `x_t` (B, C, H, W) at index `t`, in the dtype of `x_t`."""
         height, width = x_t.shape[-2:]
         constant = [None] * len(self._loop.member)
-        (epsilon,) = self._loop.outputs(x_t, self._number[t], None, constant)
+        with self._loop.networks.own_arithmetic():
+            (epsilon,) = self._loop.outputs(x_t, self._number[t], None, constant)
         return epsilon[..., :height, :width].to(x_t.dtype, memory_format=torch.contiguous_format)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor
 from ..diffusion.start import noise_source
 from ..inverse.operator import Operator
 from ..inverse.restore import check_settings, checked_noise, restore, walk_of
-from .graphs import capture
+from .graphs import Graphs
 from .prior import FastPrior
 
 
@@ -52,15 +51,13 @@ class FastSolver:
             raise ValueError(
                 f"there are no CUDA graphs on {prior.device}: leave graphs out, or move the model to a GPU"
             )
-        if max_graphs < 1:
-            raise ValueError(f"max_graphs is {max_graphs}: at least one graph has to be kept")
         settings = {name: options[name] for name in ("sigma_y", "eta", "eta_b", "travel") if name in options}
         check_settings(method, **settings)
         self.prior, self.operator, self.method, self.options = prior, operator, method, options
-        self.graphs, self.max_graphs = on_gpu if graphs is None else graphs, max_graphs
+        self.graphs = on_gpu if graphs is None else graphs
+        self._graphs = Graphs(prior.device, max_graphs)
         plan = {name: options[name] for name in ("steps", "travel", "official", "indices") if name in options}
         self.draws = 1 + len(walk_of(prior.schedule, method, **plan))
-        self._graphs: OrderedDict[tuple[Any, ...], CapturedWalk] = OrderedDict()
 
     @torch.no_grad()
     def __call__(
@@ -72,16 +69,13 @@ class FastSolver:
         """
         if not self.graphs:
             return self._restored(y, noise, generator)
-        key = (tuple(y.shape), y.dtype, y.device)
         shape = (len(y), *self.operator.image)
         draw = noise_source(shape, y.device, self.draws, generator, checked_noise(noise, self.draws, shape))
-        draws = [draw() for _ in range(self.draws)]
-        if key not in self._graphs:
-            while len(self._graphs) >= self.max_graphs:
-                self._graphs.popitem(last=False)
-            self._graphs[key] = CapturedWalk(lambda y, noise: self._restored(y, noise, None), y, draws)
-        self._graphs.move_to_end(key)
-        return self._graphs[key](y, draws)
+
+        def walk(inputs: Sequence[Tensor]) -> Tensor:
+            return self._restored(inputs[0], inputs[1:], None)
+
+        return self._graphs([y, *(draw() for _ in range(self.draws))], walk)
 
     def _restored(self, y: Tensor, noise: Iterable[Tensor] | None, generator: torch.Generator | None) -> Tensor:
         return restore(y, self.operator, self.prior, self.method, noise=noise, generator=generator, **self.options)
@@ -89,27 +83,3 @@ class FastSolver:
     def reset(self) -> None:
         """Drop all captured graphs."""
         self._graphs.clear()
-
-
-class CapturedWalk:
-    """A walk captured for measurements of one shape; a call copies its inputs in and the images out.
-
-    Args:
-        walk: called with a measurement and the draws.
-        y, draws: of that shape.
-
-    Raises:
-        CaptureFailed: CUDA cannot capture the walk.
-    """
-
-    def __init__(self, walk: Callable[[Tensor, list[Tensor]], Tensor], y: Tensor, draws: list[Tensor]) -> None:
-        with torch.inference_mode(False):  # as in `capture`
-            self.y, self.draws = y.clone(), [z.clone() for z in draws]
-        self.graph, self.result = capture(lambda: walk(self.y, self.draws), y.device)
-
-    def __call__(self, y: Tensor, draws: list[Tensor]) -> Tensor:
-        """Replay the graph; return the images in memory of their own."""
-        for own, given in zip([self.y, *self.draws], [y, *draws], strict=True):
-            own.copy_(given)
-        self.graph.replay()
-        return self.result.clone()

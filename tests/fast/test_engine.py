@@ -168,6 +168,9 @@ def test_compiled_it_gives_the_same_image(capsys: pytest.CaptureFixture, monkeyp
     expected = diffusion.sample(x, generator=seeded(0))[-1].clamp(0, 1)
     torch.testing.assert_close(ours, expected, rtol=0, atol=1e-5)
     assert len(compilations) == 1 and not capsys.readouterr().err
+    for side in range(20, 56, 4):  # torch.compile itself refuses a ninth size
+        sampler(images(1, 3, side, 16))
+    assert len(compilations) == 10
 
 
 def test_it_takes_a_model_s_name() -> None:

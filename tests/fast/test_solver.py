@@ -50,7 +50,7 @@ def test_a_replay_is_restore_on_another_measurement(
         scale = max(1.0, float(expected.abs().max()))
         torch.testing.assert_close(ours, expected, rtol=0, atol=1e-5 * scale)
         kept.append((ours, ours.clone()))
-    assert len(solver._graphs) == 2
+    assert len(solver._graphs.kept) == 2
     assert all(torch.equal(image, copy) for image, copy in kept)  # no replay wrote into what a caller has
 
 
@@ -69,9 +69,9 @@ def test_at_most_so_many_are_kept(recorded: None) -> None:
     solver.graphs = True
     for batch in (1, 2, 3, 1):
         solver(operator.A(torch.rand(batch, *IMAGE)))
-    assert [key[0][0] for key in solver._graphs] == [3, 1]
+    assert [key[0][0][0] for key in solver._graphs.kept] == [3, 1]
     solver.reset()
-    assert not solver._graphs
+    assert not solver._graphs.kept
 
 
 def test_what_is_refused() -> None:
