@@ -62,6 +62,17 @@ class Work:
     draws: tuple[str, ...] = ()
 
 
+def cases(quick: bool, device: torch.device) -> Iterator[Case]:
+    """float32 at every shape; the other layout and dtypes at three of them, or one for a quick run."""
+    largest = [SHAPES[-1]] if device.type == "cuda" else []  # Only the largest images reach a GPU's full bandwidth.
+    for shape in [*QUICK_SHAPES, *largest] if quick else SHAPES:
+        yield Case(shape, "float32", "contiguous")
+        if shape == QUICK_SHAPES[-1] or (not quick and shape in (QUICK_SHAPES[1], SHAPES[-1])):
+            yield Case(shape, "float32", "channels_last")
+            yield Case(shape, "bfloat16", "contiguous")
+            yield Case(shape, "float16", "contiguous")
+
+
 @dataclass(frozen=True)
 class Op:
     """An op's benchmark: `work` makes inputs from a seed; `images_moved` is what a perfect kernel reads and writes."""
@@ -70,6 +81,7 @@ class Op:
     images_moved: int
     images_kept: int
     work: Callable[[Case, torch.device, int], Work]
+    cases: Callable[[bool, torch.device], Iterator[Case]] = cases
 
 
 @dataclass(frozen=True)
@@ -107,17 +119,6 @@ def keep_freed_memory() -> None:
 def our_backends(device: torch.device) -> list[str]:
     """The backends of ours that run on `device`, without the plain-torch reference."""
     return [name for name in backends.BACKENDS if name != "reference" and backends.why_not(name, device) is None]
-
-
-def cases(quick: bool, device: torch.device) -> Iterator[Case]:
-    """float32 at every shape; the other layout and dtypes at three of them, or one for a quick run."""
-    largest = [SHAPES[-1]] if device.type == "cuda" else []  # Only the largest images reach a GPU's full bandwidth.
-    for shape in [*QUICK_SHAPES, *largest] if quick else SHAPES:
-        yield Case(shape, "float32", "contiguous")
-        if shape == QUICK_SHAPES[-1] or (not quick and shape in (QUICK_SHAPES[1], SHAPES[-1])):
-            yield Case(shape, "float32", "channels_last")
-            yield Case(shape, "bfloat16", "contiguous")
-            yield Case(shape, "float16", "contiguous")
 
 
 def wrong_providers(work: Work, case: Case, op: str) -> dict[str, str]:

@@ -17,7 +17,7 @@ from rddm_fast.ops.env_report import gpus
 from rddm_fast.system.files import write_text_whole
 
 from .findings import Findings, Table, save_figure, write_csv
-from .harness import Op, Record, cases, copy_bandwidth, keep_freed_memory, measure
+from .harness import Op, Record, copy_bandwidth, keep_freed_memory, measure
 from .timing import machine
 
 TABLE = Table(
@@ -117,7 +117,7 @@ def main(ops: Sequence[Op], description: str | None, argv: Sequence[str] | None 
     for op in chosen:
         measure(
             op,
-            list(cases(options.quick, device)),
+            list(op.cases(options.quick, device)),
             device,
             repeats=options.repeats,
             compiling=not options.no_compile,

@@ -15,6 +15,7 @@ from torch import Tensor
 from .images import in_layout_of, result_for
 
 TILE = 4096  # values that a program takes at a time
+WARPS = 4
 PIECES = 128  # largest number of pieces of a sample: as many programs as a large GPU has multiprocessors
 
 
@@ -192,7 +193,7 @@ def group_norm_silu(
     shape = (groups, channels, all_channels * numel, by_channel, by_pixel)
     with torch.cuda.device_of(result):
         group_norm_silu_statistics_kernel[(pieces * samples,)](
-            source, x_bias, parts, numel, pieces, *shape, tiles=tiles, num_warps=4, **config
+            source, x_bias, parts, numel, pieces, *shape, tiles=tiles, num_warps=WARPS, **config
         )
         group_norm_silu_kernel[(blocks * samples,)](
             source,
@@ -211,7 +212,7 @@ def group_norm_silu(
             0 if scale_shift is None or len(scale_shift) == 1 else 2 * all_channels,
             eps,
             all_pieces=triton.next_power_of_2(pieces),
-            num_warps=4,
+            num_warps=WARPS,
             **config,
         )
     return result if result is wanted else wanted.copy_(result)

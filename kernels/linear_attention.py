@@ -15,6 +15,7 @@ from torch import Tensor
 
 PIXELS = 64  # pixels that a program takes at a time
 PIECES = 128  # largest number of pieces of an image
+WARPS = 4
 PRECISION = {torch.float32: "ieee", torch.bfloat16: "tf32", torch.float16: "tf32x3"}
 """The precision of matrix products, by the image's dtype.
 
@@ -180,7 +181,7 @@ def linear_attention(qkv: Tensor, heads: int) -> Tensor:
             features**-0.5 / numel,
             all_pieces=triton.next_power_of_2(pieces),
             **each,
-            num_warps=4,
+            num_warps=WARPS,
         )
         linear_attention_kernel[(triton.cdiv(numel, PIXELS), samples * heads)](
             qkv, context, result, *place, by_channel, by_pixel, inner * numel, by_result_pixel, **product

@@ -11,6 +11,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from . import (
         forward_diffuse,
         joint_loss,
+        network_ops,
         range_null_step,
         reverse_step,
         spectral_step,
@@ -19,4 +20,4 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
 
     of_inverse = [*range_null_step.OPS, *spectral_step.OPS, *tacos_step.OPS, *walsh_hadamard.OPS]
-    run([*reverse_step.OPS, *forward_diffuse.OPS, *joint_loss.OPS, *of_inverse], __doc__, argv)
+    run([*reverse_step.OPS, *forward_diffuse.OPS, *joint_loss.OPS, *network_ops.OPS, *of_inverse], __doc__, argv)

@@ -8,7 +8,7 @@ import os
 import re
 import subprocess
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -22,6 +22,7 @@ from rddm_fast.benchmarks.end_to_end import prior, profile, sampler, training
 from rddm_fast.benchmarks.ops import (
     forward_diffuse,
     joint_loss,
+    network_ops,
     range_null_step,
     reverse_step,
     spectral_step,
@@ -62,6 +63,19 @@ def test_every_provider_is_right_and_recorded(op: harness.Op, dtype: str) -> Non
         assert len(report.TABLE.line(r)) == len(report.TABLE.header)
 
 
+@pytest.mark.parametrize("op", network_ops.OPS, ids=lambda op: op.name)
+def test_the_networks_ops_are_right_and_recorded(op: harness.Op, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("group_norm", "channel_norm", "linear_attention"):
+        monkeypatch.setattr(network_ops, f"{name}_compiled", getattr(network_ops, f"{name}_eager"))
+    seen: list[harness.Record] = []
+    assert {case.shape[0] for case in op.cases(False, CPU)} == {1, 16}
+    for dtype in ("bfloat16", "float32"):
+        case = harness.Case((1, 128, 8, 8), dtype, "channels_last")
+        harness.measure(op, [case], CPU, repeats=3, report=seen.append, complain=pytest.fail)
+    assert {"eager", "compile"} <= {r.provider for r in seen}
+    assert ("cpp" in {r.provider for r in seen}) == (op.name == "group_norm_silu")
+
+
 def test_a_wrong_provider_is_named_and_not_timed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -71,8 +85,7 @@ def test_a_wrong_provider_is_named_and_not_timed(
         work.calls["cpp in place"] = lambda: [torch.zeros(2) + torch.zeros(3)]
         return work
 
-    monkeypatch.setattr(report, "cases", lambda quick, device: [TINY])
-    op, file = harness.Op("reverse_step", 5, 5, wrong), tmp_path / "a.json"
+    op, file = harness.Op("reverse_step", 5, 5, wrong, lambda quick, device: [TINY]), tmp_path / "a.json"
     with pytest.raises(SystemExit, match=r"wrong, in 2 cases; the first: reverse_step by cpp on .* is off by 1\.0e-04"):
         report.main([op], "", ["--repeats", "3", "--json", str(file)])
     assert [r["provider"] for r in json.loads(file.read_text())] == ["eager", "compile"]
@@ -87,10 +100,11 @@ def test_inputs_rotate_through_more_than_the_cache() -> None:
 
 
 def test_the_files_it_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    monkeypatch.setattr(report, "cases", lambda quick, device: [harness.Case(TINY.shape, "float32", "contiguous")])
+    case = harness.Case(TINY.shape, "float32", "contiguous")
+    ops = [replace(reverse_step.OP, cases=lambda quick, device: [case])]
     outputs = [tmp_path / name for name in ("a.json", "a.csv", "a")]
     options = [str(x) for pair in zip(("--json", "--csv", "--plot"), outputs, strict=True) for x in pair]
-    report.main(OPS, "", ["--quick", "--repeats", "3", "--ops", "reverse_step", *options])
+    report.main(ops, "", ["--quick", "--repeats", "3", "--ops", "reverse_step", *options])
     records = json.loads(outputs[0].read_text())
     names = [field.name for field in fields(harness.Record)]
     assert [list(r) for r in records] == [names] * len(records) and len(records) == 4
