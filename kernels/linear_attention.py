@@ -168,7 +168,7 @@ def linear_attention(qkv: Tensor, heads: int) -> Tensor:
     each = {"features": features, "width": max(16, triton.next_power_of_2(features))}  # tl.dot takes no less than 16
     parts = torch.empty((samples * heads, pieces, features + 2, features), dtype=torch.float32, device=qkv.device)
     context = torch.empty((samples * heads, features, features), dtype=torch.float32, device=qkv.device)
-    product = {"pixels": PIXELS, "precision": PRECISION[qkv.dtype], "num_warps": 4, **each}
+    product = {"pixels": PIXELS, "precision": PRECISION[qkv.dtype], "num_warps": WARPS, **each}
     place = (numel, heads, channels * numel)
     with torch.cuda.device_of(result):
         linear_attention_context_kernel[(pieces, samples * heads)](
