@@ -44,7 +44,8 @@ def gpu_state() -> dict[str, Any] | None:
         return None
     try:
         pynvml.nvmlInit()
-        handle = pynvml.nvmlDeviceGetHandleByIndex(torch.cuda.current_device())
+        # By its name, because CUDA_VISIBLE_DEVICES renumbers CUDA's devices and not NVML's.
+        handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties().uuid}")
         reasons = pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle)
         idle = pynvml.nvmlClocksThrottleReasonGpuIdle | pynvml.nvmlClocksThrottleReasonNone
         return {

@@ -24,7 +24,8 @@ from rddm_fast.system.files import write_text_whole
 
 from ..timing import conditions, side_by_side
 
-TOLERANCE = 1e-4
+TOLERANCE = {"cpu": 1e-4, "cuda": 2e-2}
+"""Greatest difference of an output. By default a GPU's convolutions have TF32's 11 bits."""
 NETWORKS = {"two": 0, "shared": 1, "one": -1}
 
 
@@ -43,7 +44,7 @@ def measure(
         eager, image_size=size, condition=True, sampling_timesteps=5, objective=objective
     ).eval()
     diffusion.to(device)
-    sampler = FastSampler(diffusion)
+    sampler = FastSampler(diffusion, dtype=torch.float32)
     x = torch.randn(batch, 6, size, size).to(device)
     number = 1
     time = torch.full((batch,), sampler.steps[number].t, device=device)
@@ -53,7 +54,7 @@ def measure(
         float((a - b).abs().max())
         for a, b in zip(expected, sampler.networks(x, number), strict=True)  # type: ignore[arg-type]
     )
-    assert difference <= TOLERANCE, f"the folded network differs by {difference:.1e}"
+    assert difference <= TOLERANCE[device], f"the folded network differs by {difference:.1e}"
 
     large = torch.nn.Conv2d(256, 256, 3, padding=1).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     large.to(device)
