@@ -100,7 +100,8 @@ def _why_not_cuda(device: torch.device) -> str | None:
     if not covers(_architectures, (gpu.major, gpu.minor)):
         return f"compiled for {build_info['cuda_architectures']}, and this device is {gpu.major}.{gpu.minor}"
     # The library has a CUDA runtime of its own, which may be newer than torch's and than what the driver serves.
-    driver, needed = torch._C._cuda_getDriverVersion() // 1000, int(build_info["nvcc"].split(".")[0])
+    driver = torch._C._cuda_getDriverVersion() // 1000  # type: ignore[attr-defined]
+    needed = int(build_info["nvcc"].split(".")[0])
     if driver < needed:
         return f"compiled by CUDA {needed}, and the driver serves CUDA {driver}: update it, or build by CUDA {driver}"
     return None
