@@ -1,20 +1,20 @@
-// range_null_step on the CPU. Where blocks are larger than a pixel, a tile of whole blocks stays in
-// the cache between its two passes, so memory is read once: the first pass writes the null part and
-// sums <v, u> by columns, the second adds v <v, u> / <v, v>.
+// range_null_step on the CPU. A tile of whole blocks stays in the cache until it is written, so
+// memory is read once.
 #include "range_null_step/range_null_step.h"
 
 #include <torch/csrc/stable/library.h>
 
+#include <bit>
 #include <vector>
 
-#include "common/cpu_results.h"
 #include "common/dispatch.h"
 #include "range_null_step/range_null_step_inputs.h"
+#include "range_null_step/range_null_step_rows.h"
 
 namespace rddm {
 namespace {
 
-constexpr int64_t kTile = 4 * kBlock;  // elements; 4 inputs and a result in float32: 80 KiB
+constexpr int kRgb = 3;
 
 // Pixels that are blocks of their own. `to` may be x_t itself.
 template <bool Masked, class T>
@@ -29,6 +29,26 @@ RDDM_CLONES void step_pixels(RangeNullNumbers<T> c, const T* x_t, const T* __res
       result = mask[i] ? result : null;
     }
     to[i] = result + term(c.k_y, pinv_y[i]);
+  }
+}
+
+// Pixels whose C channels are a block: all in registers. `to` may be x_t itself.
+template <bool Masked, int C, class T>
+RDDM_CLONES void step_joined(RangeNullNumbers<T> c, std::array<T, C> weights, T square,
+                             std::array<const T*, C> x_t, std::array<const T*, C> epsilon,
+                             std::array<const T*, C> noise, std::array<const T*, C> pinv_y,
+                             const uint8_t* __restrict mask, std::array<T*, C> to, int64_t n) {
+#pragma GCC ivdep
+  for (int64_t i = 0; i < n; ++i) {
+    T null[C], sum = 0;
+#pragma GCC unroll 4
+    for (int k = 0; k < C; ++k) {
+      sum += weights[k] * combined(c.difference, x_t[k][i], epsilon[k][i], noise[k][i]);
+      null[k] = combined(c.null, x_t[k][i], epsilon[k][i], noise[k][i]) + term(c.k_y, pinv_y[k][i]);
+    }
+    const T multiple = !Masked || mask[i] ? sum / square : T(0);
+#pragma GCC unroll 4
+    for (int k = 0; k < C; ++k) to[k][i] = null[k] + weights[k] * multiple;
   }
 }
 
@@ -74,143 +94,118 @@ RDDM_CLONES void scatter(T weight, const T* __restrict along, const uint8_t* __r
   for (int64_t i = 0; i < n; ++i) to[i] += !Masked || mask[i] ? weight * along[i] : T(0);
 }
 
-// The inputs of a call in the op's precision, a row or a piece of one at a time.
-template <class Image, class Output, class T>
-struct Rows {
-  Block<Image, T> x_t, pinv_y;
-  Block<Output, T> epsilon;
-  NoiseBlock<Image, T> noise;
-  const uint8_t* mask;
-
-  explicit Rows(const RangeNullInputs& in)
-      : x_t(data_of<Image>(in.x_t)),
-        pinv_y(data_of<Image>(in.pinv_y)),
-        epsilon(data_of<Output>(in.epsilon)),
-        noise(in.noise),
-        mask(data_of<uint8_t>(in.mask)) {}
-};
-
-template <class Image, class Output, class T>
-void run_pixels(const RangeNullInputs& in, const RangeNullNumbers<T>& c) {
-  Image* const result = static_cast<Image*>(in.result.tensor.mutable_data_ptr());
-  const int64_t pixels = in.blocks.pixels(), channels = in.blocks.channels;
-  const auto step = in.mask ? step_pixels<true, T> : step_pixels<false, T>;
-  torch::stable::parallel_for(
-      0, in.result.tensor.numel(), kGrain, [&](int64_t first, int64_t last) {
-        Rows<Image, Output, T> rows(in);
-        Written<Image, T> next(result);
-        for (int64_t i = first, n = 0; i < last; i += n) {
-          n = std::min(kBlock, last - i);
-          const uint8_t* mask = rows.mask;
-          if (mask) {  // a channel at a time
-            n = std::min(n, pixels - i % pixels);
-            mask += i / (pixels * channels) * in.blocks.mask_stride + i % pixels;
-          }
-          step(c, rows.x_t.at(i, n), rows.epsilon.at(i, n), rows.noise.at(i, n),
-               rows.pinv_y.at(i, n), mask, next.at(i), n);
-          next.done(i, n);
-        }
-      });
-}
-
 // The tiles of one thread: a row of blocks each, or as many of its columns as fit.
 template <class Image, class Output, class T>
 class Tiles {
  public:
-  Tiles(const RangeNullInputs& in, const RangeNullNumbers<T>& numbers, int64_t columns)
+  Tiles(const RangeNullInputs& in, const RangeNullNumbers<T>& numbers, const TileShape& shape)
       : b_(in.blocks),
         c_(numbers),
-        rows_(in),
-        result_(static_cast<Image*>(in.result.tensor.mutable_data_ptr())),
-        columns_(columns),
-        sums_(size_t(columns)),
-        squares_(size_t(columns), T(b_.square_of_weights() * double(b_.factor * b_.factor))),
-        computed_(kRounds ? size_t(columns * b_.factor * b_.channels_of_block()) : 0) {}
+        shape_(shape),
+        x_t_(in.x_t, shape),
+        pinv_y_(in.pinv_y, shape),
+        epsilon_(in.epsilon, shape),
+        noise_(in.noise, shape),
+        result_(in.result.tensor, shape),
+        mask_(data_of<uint8_t>(in.mask)),
+        square_(T(b_.square_of_weights() * double(b_.factor * b_.factor))),
+        sums_(size_t(shape.columns)),
+        squares_(size_t(shape.columns), square_) {}
 
-  // Rows of blocks are counted over all images, and within one over its blocks' channels.
-  void run(int64_t row_of_blocks, int64_t begin) {
-    const int64_t down = b_.height / b_.factor, of_block = b_.channels_of_block();
-    const int64_t plane = row_of_blocks / down * of_block, y = row_of_blocks % down * b_.factor;
-    const int64_t n = std::min(columns_, b_.width - begin);
-    const int64_t start = plane * b_.pixels() + y * b_.width + begin;
-    const uint8_t* mask = rows_.mask;
-    if (mask) mask += plane / b_.channels * b_.mask_stride + y * b_.width + begin;
-
-    std::fill_n(sums_.data(), n, T(0));
-    if (mask) find_squares(mask, n);
-    each_piece(n, [&](int64_t channel, int64_t row, int64_t i, int64_t m) {
-      const int64_t at = start + channel * b_.pixels() + row * b_.width + i;
-      const auto gather_row = mask ? gather<true, T> : gather<false, T>;
-      gather_row(c_, T(b_.weights[size_t(channel)]), rows_.x_t.at(at, m), rows_.epsilon.at(at, m),
-                 rows_.noise.at(at, m), rows_.pinv_y.at(at, m),
-                 mask ? mask + row * b_.width + i : nullptr, to(channel, row, at, i),
-                 sums_.data() + i, m);
-    });
-    if (b_.factor > 1) sum_blocks(sums_.data(), b_.factor, n);
-    divide(sums_.data(), squares_.data(), n);
-    each_piece(n, [&](int64_t channel, int64_t row, int64_t i, int64_t m) {
-      const int64_t at = start + channel * b_.pixels() + row * b_.width + i;
-      T* const computed = to(channel, row, at, i);
-      const auto scatter_row = mask ? scatter<true, T> : scatter<false, T>;
-      scatter_row(T(b_.weights[size_t(channel)]), sums_.data() + i,
-                  mask ? mask + row * b_.width + i : nullptr, computed, m);
-      if constexpr (kRounds) round_to(computed, result_ + at, m);
-    });
+  void run(int64_t number) {
+    const Tile tile = shape_.tile(number);
+    const auto mask =
+        mask_ ? mask_ + tile.image * b_.mask_stride + tile.y * shape_.width + tile.x : nullptr;
+    const auto x_t = x_t_.rows(tile), epsilon = epsilon_.rows(tile), noise = noise_.rows(tile),
+               pinv_y = pinv_y_.rows(tile);
+    const auto to = result_.rows(tile);
+    const auto step = mask ? &Tiles::step<true> : &Tiles::step<false>;
+    (this->*step)(tile.n, x_t, epsilon, noise, pinv_y, mask, to);
+    result_.write(tile);
   }
 
  private:
-  static constexpr bool kRounds = !std::is_same_v<Image, T>;
+  template <bool Masked>
+  void step(int64_t n, const Rows<const T>& x_t, const Rows<const T>& epsilon,
+            const Rows<const T>& noise, const Rows<const T>& pinv_y, const uint8_t* mask,
+            const Rows<T>& to) {
+    if (b_.pixels_alone()) {
+      for (int64_t c = 0; c < shape_.channels; ++c) {
+        step_pixels<Masked, T>(c_, x_t.at(c, 0), epsilon.at(c, 0), noise.at(c, 0), pinv_y.at(c, 0),
+                               mask, to.at(c, 0), n);
+      }
+    } else if (b_.factor == 1 && b_.channels_of_block() == kRgb) {
+      const std::array<T, kRgb> weights = {T(b_.weights[0]), T(b_.weights[1]), T(b_.weights[2])};
+      step_joined<Masked, kRgb, T>(c_, weights, square_, first_rows(x_t), first_rows(epsilon),
+                                   first_rows(noise), first_rows(pinv_y), mask, first_rows(to), n);
+    } else {
+      for (int64_t c = 0; c < shape_.channels; c += b_.channels_of_block()) {
+        step_block_row<Masked>(n, x_t.from(c), epsilon.from(c), noise.from(c), pinv_y.from(c), mask,
+                               to.from(c));
+      }
+    }
+  }
+
+  template <class Element>
+  static std::array<Element*, kRgb> first_rows(const Rows<Element>& rows) {
+    return {rows.at(0, 0), rows.at(1, 0), rows.at(2, 0)};
+  }
+
+  // Blocks of more than a pixel: a pass for the null part and the sums, one for the range part.
+  template <bool Masked>
+  void step_block_row(int64_t n, const Rows<const T>& x_t, const Rows<const T>& epsilon,
+                      const Rows<const T>& noise, const Rows<const T>& pinv_y, const uint8_t* mask,
+                      const Rows<T>& to) {
+    std::fill_n(sums_.data(), n, T(0));
+    if constexpr (Masked) find_squares(mask, n);
+    each_row([&](int64_t channel, int64_t y) {
+      gather<Masked, T>(c_, T(b_.weights[size_t(channel)]), x_t.at(channel, y),
+                        epsilon.at(channel, y), noise.at(channel, y), pinv_y.at(channel, y),
+                        mask + y * shape_.width * Masked, to.at(channel, y), sums_.data(), n);
+    });
+    if (b_.factor > 1) sum_blocks(sums_.data(), b_.factor, n);
+    divide(sums_.data(), squares_.data(), n);
+    each_row([&](int64_t channel, int64_t y) {
+      scatter<Masked, T>(T(b_.weights[size_t(channel)]), sums_.data(),
+                         mask + y * shape_.width * Masked, to.at(channel, y), n);
+    });
+  }
 
   template <class Call>
-  void each_piece(int64_t n, Call&& call) const {
+  void each_row(Call&& call) const {
     for (int64_t channel = 0; channel < b_.channels_of_block(); ++channel) {
-      for (int64_t row = 0; row < b_.factor; ++row) {
-        for (int64_t i = 0; i < n; i += kBlock) call(channel, row, i, std::min(kBlock, n - i));
-      }
+      for (int64_t y = 0; y < b_.factor; ++y) call(channel, y);
     }
   }
 
   void find_squares(const uint8_t* mask, int64_t n) {
     std::fill_n(squares_.data(), n, T(0));
-    for (int64_t row = 0; row < b_.factor; ++row) {
-      add_squares(T(b_.square_of_weights()), mask + row * b_.width, squares_.data(), n);
+    for (int64_t y = 0; y < b_.factor; ++y) {
+      add_squares(T(b_.square_of_weights()), mask + y * shape_.width, squares_.data(), n);
     }
     if (b_.factor > 1) sum_blocks(squares_.data(), b_.factor, n);
   }
 
-  // Where a piece of a row is computed: in place, or where it waits to be rounded.
-  T* to(int64_t channel, int64_t row, int64_t at, int64_t i) {
-    if constexpr (kRounds) {
-      return computed_.data() + (channel * b_.factor + row) * columns_ + i;
-    } else {
-      return result_ + at;
-    }
-  }
-
   const RangeNullBlocks& b_;
   const RangeNullNumbers<T>& c_;
-  Rows<Image, Output, T> rows_;
-  Image* result_;
-  int64_t columns_;
-  std::vector<T> sums_, squares_, computed_;
+  const TileShape& shape_;
+  Source<Image, T> x_t_, pinv_y_;
+  Source<Output, T> epsilon_;
+  NoiseSource<Image, T> noise_;
+  Target<Image, T> result_;
+  const uint8_t* mask_;
+  T square_;
+  std::vector<T> sums_, squares_;
 };
 
 template <class Image, class Output, class T>
 void run(const RangeNullInputs& in, const RangeNullNumbers<T>& numbers) {
   if (in.result.tensor.numel() == 0) return;
-  const RangeNullBlocks& b = in.blocks;
-  if (b.pixels_alone()) return run_pixels<Image, Output, T>(in, numbers);
-  const int64_t of_column = b.factor * b.channels_of_block();
-  const int64_t blocks = std::max<int64_t>(1, kTile / (of_column * b.factor));
-  const int64_t columns = std::min(b.width, blocks * b.factor);
-  const int64_t across = (b.width + columns - 1) / columns;
-  const int64_t down = b.images * (b.channels / b.channels_of_block()) * (b.height / b.factor);
-  const int64_t grain = std::max<int64_t>(1, kGrain / (of_column * columns));
-  torch::stable::parallel_for(0, down * across, grain, [&](int64_t first, int64_t last) {
-    Tiles<Image, Output, T> tiles(in, numbers, columns);
-    for (int64_t tile = first; tile < last; ++tile) {
-      tiles.run(tile / across, tile % across * columns);
-    }
+  const TileShape shape(in);
+  const int64_t grain = std::max<int64_t>(1, kGrain / shape.elements());
+  torch::stable::parallel_for(0, shape.count(), grain, [&](int64_t first, int64_t last) {
+    Tiles<Image, Output, T> tiles(in, numbers, shape);
+    for (int64_t tile = first; tile < last; ++tile) tiles.run(tile);
   });
 }
 
@@ -230,7 +225,7 @@ Tensor range_null_step_cpu(const Tensor& x_t, const Tensor& epsilon,
                            const std::optional<std::vector<double>>& weights,
                            const std::vector<double>& numbers) {
   RangeNullInputs in({x_t, epsilon, pinv_y, mask, noise, seed, stream, factor, weights, numbers},
-                     false, {});
+                     false, true, {});
   run(in, numbers);
   return in.result.finish();
 }
@@ -243,7 +238,7 @@ void range_null_step_in_place_cpu(const Tensor& x_t, const Tensor& epsilon,
                                   int64_t factor, const std::optional<std::vector<double>>& weights,
                                   const std::vector<double>& numbers) {
   RangeNullInputs in({x_t, epsilon, pinv_y, mask, noise, seed, stream, factor, weights, numbers},
-                     true, seed_tensor);
+                     true, true, seed_tensor);
   run(in, numbers);
   in.result.finish();
 }

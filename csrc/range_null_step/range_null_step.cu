@@ -1,10 +1,12 @@
 // range_null_step on a CUDA device: a kernel for pixels that are blocks of their own, and one for
 // larger blocks.
 //
-// The second reads the image twice, the second time from the cache: a thread block takes whole
-// blocks of the image, a tile, sums <v, u> over them, and then steps. A tile's packs lie on a grid
-// of lanes (along a row) by groups (of rows, one after the other through the channels). All sums
-// have a fixed order, so the result is the same at every run.
+// In the second a thread block takes whole blocks of the image, a tile, sums <v, u> over them, and
+// then steps. A tile's packs lie on a grid of lanes (along a row) by groups (of lines: rows, one
+// after the other through the channels). Where each thread has one pack, it is read once, with all
+// loads in flight together, and stays in registers between the sums and the step. Larger blocks are
+// read twice, the second time from the cache. All sums have a fixed order, so the result is the
+// same at every run.
 #include "range_null_step/range_null_step.h"
 
 #include <torch/csrc/stable/library.h>
@@ -13,6 +15,7 @@
 #include "common/dispatch.h"
 #include "common/kernel_attributes.h"
 #include "range_null_step/range_null_step_inputs.h"
+#include "range_null_step/range_null_step_tiles.cuh"
 
 namespace rddm {
 namespace {
@@ -50,38 +53,51 @@ struct Terms {
   }
 };
 
-// The noise of N elements from any element on.
-template <int N, class T>
-__device__ __forceinline__ Pack<float, N> noise_from(const DeviceNoise<T>& noise, int64_t first,
-                                                     int64_t end, bool whole) {
-  if (!noise.drawn || first % 4 == 0) return load_noise<N>(noise, first, end, whole);
-  Pack<float, N> z;
+// The noise of N elements from any element on. The Philox blocks of a pack are drawn whole, one
+// more than a pack has where it begins inside of one.
+template <int N>
+__device__ __forceinline__ void draw(uint64_t seed, uint64_t stream, int64_t first, float* to) {
+  static_assert(N % 4 == 0);
+  const int shift = int(first % 4);
+  float z[N + 4] = {};
+#pragma unroll
+  for (int i = 0; i <= N; i += 4) {
+    if (i == N && shift == 0) break;
+    const Normals n = normals(seed, stream, uint64_t(first) / 4 + uint64_t(i) / 4);
+    z[i] = n.z0, z[i + 1] = n.z1, z[i + 2] = n.z2, z[i + 3] = n.z3;
+  }
 #pragma unroll
   for (int i = 0; i < N; ++i) {
-    const uint64_t element = uint64_t(first + i);
-    const Normals n = normals(noise.seed, noise.stream, element / 4);
-    const uint32_t which = element % 4;
-    z.element[i] = which == 0 ? n.z0 : which == 1 ? n.z1 : which == 2 ? n.z2 : n.z3;
+    to[i] = shift == 0 ? z[i] : shift == 1 ? z[i + 1] : shift == 2 ? z[i + 2] : z[i + 3];
   }
-  return z;
 }
 
-// The elements from `first` on; zeros from `end` on.
+// The elements of a pack as stored: the loads of all images are in flight before one is used.
 template <int N, class Image, class Output>
-__device__ __forceinline__ Terms<N> load_terms(const RangeNullImages<Image, Output>& images,
-                                               int64_t first, int64_t end, bool whole) {
-  const auto x = load<N>(images.x_t, first, end, whole);
-  const auto e = load<N>(images.epsilon, first, end, whole);
-  const auto z = noise_from<N>(images.noise, first, end, whole);
-  Terms<N> terms;
+struct StoredPack {
+  Pack<Image, N> x_t, noise, pinv_y;
+  Pack<Output, N> epsilon;
+
+  // Those from `first` on; zeros from `end` on.
+  __device__ __forceinline__ StoredPack(const RangeNullImages<Image, Output>& images, int64_t first,
+                                        int64_t end, bool whole)
+      : x_t(load<N>(images.x_t, first, end, whole)),
+        noise(load<N>(images.noise.data, first, end, whole)),
+        pinv_y(load<N>(images.pinv_y, first, end, whole)),
+        epsilon(load<N>(images.epsilon, first, end, whole)) {}
+
+  __device__ __forceinline__ Terms<N> terms(const DeviceNoise<Image>& source, int64_t first) const {
+    Terms<N> t;
 #pragma unroll
-  for (int i = 0; i < N; ++i) {
-    terms.x_t[i] = static_cast<float>(x.element[i]);
-    terms.epsilon[i] = static_cast<float>(e.element[i]);
-    terms.noise[i] = z.element[i];
+    for (int i = 0; i < N; ++i) {
+      t.x_t[i] = static_cast<float>(x_t.element[i]);
+      t.epsilon[i] = static_cast<float>(epsilon.element[i]);
+      t.noise[i] = static_cast<float>(noise.element[i]);
+    }
+    if (source.drawn) draw<N>(source.seed, source.stream, first, t.noise);
+    return t;
   }
-  return terms;
-}
+};
 
 // The mask's N bytes from `first` on, ones without a mask. `packs`: they are aligned together.
 template <int N>
@@ -104,8 +120,7 @@ __global__ void __launch_bounds__(kThreads)
   if (first >= numel) return;
   const bool whole = images.aligned && first + N <= numel;
   if (images.noise.seed_pointer) images.noise.seed = uint64_t(*images.noise.seed_pointer);
-  const Terms<N> terms = load_terms<N>(images, first, numel, whole);
-  const auto y = load<N>(images.pinv_y, first, numel, whole);
+  const StoredPack<N, Image, Output> stored(images, first, numel, whole);
 
   // Where the mask of the thread's first pixel is; the following ones' are found by counting.
   int64_t pixel = 0, channel = 0, image = 0;
@@ -129,120 +144,106 @@ __global__ void __launch_bounds__(kThreads)
     }
   }
 
+  const Terms<N> terms = stored.terms(images.noise, first);
   Pack<Image, N> next;
 #pragma unroll
   for (int i = 0; i < N; ++i) {
     const float null = terms.sum(numbers.null, i), range = terms.sum(numbers.range, i);
-    next.element[i] = static_cast<Image>((kept.element[i] ? range : null) +
-                                         term(numbers.k_y, static_cast<float>(y.element[i])));
+    next.element[i] =
+        static_cast<Image>((kept.element[i] ? range : null) +
+                           term(numbers.k_y, static_cast<float>(stored.pinv_y.element[i])));
   }
   store<N>(images.result, next, first, numel, whole);
 }
 
-// How a launch cuts its image into tiles, and a thread block into lanes and groups.
-struct RangeNullTiles {
-  Divisor across;     // tiles in a row of blocks
-  Divisor down;       // rows of blocks in a channel, or in an image if its channels are joined
-  Divisor per_image;  // blocks' channels in an image
-  int64_t width, pixels, mask_stride;
-  int columns, factor, channels, lanes, groups;
-  float square;  // of a block's weights
-  float weights[kMostWeights];
-
-  template <int N>
-  static RangeNullTiles of(const RangeNullBlocks& b) {
-    RangeNullTiles t{Divisor(1), Divisor(b.height / b.factor),
-                     Divisor(b.channels / b.channels_of_block())};
-    t.width = b.width;
-    t.pixels = b.pixels();
-    t.mask_stride = b.mask_stride;
-    t.factor = int(b.factor);
-    t.channels = int(b.channels_of_block());
-    t.square = float(b.square_of_weights());
-    for (int c = 0; c < t.channels; ++c) t.weights[c] = float(b.weights[size_t(c)]);
-    t.groups = 1;
-    while (t.groups < 16 && t.lines() % (2 * t.groups) == 0) t.groups *= 2;
-    t.lanes = kThreads / t.groups;
-    const int64_t blocks = std::max<int64_t>(1, int64_t(t.lanes) * N / b.factor);
-    t.columns = int(std::min(b.width, blocks * b.factor));
-    t.across = Divisor((b.width + t.columns - 1) / t.columns);
-    return t;
-  }
-
-  RDDM_INLINE int lines() const { return factor * channels; }
-  unsigned count(const RangeNullBlocks& b) const {
-    return unsigned(across.divisor * down.divisor * per_image.divisor * b.images);
-  }
-};
-
-template <class Image, class Output>
-__global__ void __launch_bounds__(kThreads, 2)
+template <bool Once, class Image, class Output>
+__global__ void __launch_bounds__(kThreads, Once ? 3 : 2)
     range_null_blocks_kernel(RangeNullImages<Image, Output> images,
                              const RangeNullNumbers<float> numbers, const RangeNullTiles tiles) {
-  constexpr int N = kElements<Image, Output>, kSlots = kThreads * N;
+  constexpr int N = kElements<Image, Output>;
   // A slot is a column of a group. A tile of one block that is wider than the lanes takes turns.
-  __shared__ float sums[kSlots], squares[kSlots];
-  const int lane = int(threadIdx.x) % tiles.lanes, group = int(threadIdx.x) / tiles.lanes;
-  const int width_of_slots = tiles.lanes * N;
+  alignas(kBytes) __shared__ float sums[kTileThreads * N], squares[kTileThreads * N];
+  const int slots = tiles.slots<N>(), threads = tiles.threads();
+  const int thread = int(threadIdx.x), group = thread >> tiles.lane_bits;
+  const int lane = thread - (group << tiles.lane_bits);
 
-  int64_t tile, row, plane;
-  row = tiles.across.divide(int64_t(blockIdx.x), tile);
-  plane = tiles.down.divide(row, row);
-  int64_t unused;
-  const int64_t image = tiles.per_image.divide(plane, unused);
-  const int64_t begin = tile * tiles.columns;
+  unsigned tile, row, image_channel;
+  const unsigned plane = tiles.down.divide(tiles.across.divide(blockIdx.x, tile), row);
+  const int64_t image = tiles.per_image.divide(plane, image_channel);
+  const int64_t begin = int64_t(tile) * tiles.columns;
   const int columns =
       int(tiles.width - begin < tiles.columns ? tiles.width - begin : tiles.columns);
-  const int64_t inside = row * tiles.factor * tiles.width + begin;
-  const int64_t start = plane * tiles.channels * tiles.pixels + inside;
+  const int64_t inside = int64_t(row) * tiles.factor.divisor * tiles.width + begin;
+  const int64_t start = int64_t(plane) * tiles.channels * tiles.pixels + inside;
   const uint8_t* mask = images.mask ? images.mask + image * tiles.mask_stride + inside : nullptr;
   const bool packs =
       images.aligned && tiles.width % N == 0 && tiles.columns % N == 0 && tiles.pixels % N == 0;
   if (images.noise.seed_pointer) images.noise.seed = uint64_t(*images.noise.seed_pointer);
 
-  // <v, u> and <v, v> of each column of each group.
-  float sum[N] = {}, square[N] = {};
+  // Calls call(weight, where the line begins, where its mask does, the pack's column) for each
+  // pack.
+  const auto each_pack = [&](auto&& call) {
+    const auto of_line = [&](int line, int x) {
+      unsigned y;
+      const unsigned channel = tiles.factor.divide(unsigned(line), y);
+      const int64_t in_mask = int64_t(y) * tiles.width;
+      call(tiles.weights[channel], start + int64_t(channel) * tiles.pixels + in_mask, in_mask, x);
+    };
+    if constexpr (Once) {
+      if (group < tiles.groups && lane * N < columns) of_line(group, lane * N);
+    } else {
 #pragma unroll 1
-  for (int line = group; line < tiles.lines(); line += tiles.groups) {
-    const int channel = line / tiles.factor, y = line % tiles.factor;
-    const float weight = tiles.weights[channel];
+      for (int line = group; line < tiles.lines && group < tiles.groups; line += tiles.groups) {
 #pragma unroll 1
-    for (int x = lane * N; x < columns; x += width_of_slots) {
-      const int64_t at = start + channel * tiles.pixels + y * tiles.width;
-      const Terms<N> terms = load_terms<N>(images, at + x, at + columns, packs);
-      const auto kept = load_mask<N>(mask, y * tiles.width + x, y * tiles.width + columns, packs);
-#pragma unroll
-      for (int i = 0; i < N; ++i) {
-        const bool counts = x + i < columns && kept.element[i];
-        if (counts) sum[i] += weight * terms.sum(numbers.difference, i);
-        if (counts) square[i] += weight * weight;
+        for (int x = lane * N; x < columns; x += slots) of_line(line, x);
       }
     }
-  }
-  const int slot = group * width_of_slots + lane * N;
+  };
+  Terms<N> terms;
+  Pack<Image, N> measured;
+  bool kept[N];
+  const auto read = [&](int64_t at, int64_t in_mask, int x) {
+    const StoredPack<N, Image, Output> stored(images, at + x, at + columns, packs);
+    const auto bytes = load_mask<N>(mask, in_mask + x, in_mask + columns, packs);
+    terms = stored.terms(images.noise, at + x);
+    measured = stored.pinv_y;
 #pragma unroll
-  for (int i = 0; i < N; ++i) {
-    sums[slot + i] = sum[i];
-    squares[slot + i] = square[i];
-  }
+    for (int i = 0; i < N; ++i) kept[i] = x + i < columns && bytes.element[i];
+  };
+
+  // <v, u> and <v, v> of each column of each group.
+  Pack<float, N> sum{}, square{};
+  each_pack([&](float weight, int64_t at, int64_t in_mask, int x) {
+    read(at, in_mask, x);
+#pragma unroll
+    for (int i = 0; i < N; ++i) {
+      if (kept[i]) sum.element[i] += weight * terms.sum(numbers.difference, i);
+      if (mask && kept[i]) square.element[i] += weight * weight;
+    }
+  });
+  reinterpret_cast<Pack<float, N>*>(sums)[thread] = sum;
+  if (mask) reinterpret_cast<Pack<float, N>*>(squares)[thread] = square;
   __syncthreads();
 
   // Of each column, over the groups; then of each block, over its columns.
-  for (int x = int(threadIdx.x); x < width_of_slots; x += kThreads) {
-    for (int other = 1; other < tiles.groups; ++other) {
-      sums[x] += sums[other * width_of_slots + x];
-      squares[x] += squares[other * width_of_slots + x];
-    }
+  const auto add_groups = [&](float* of_slots, int x) {
+    float of_column = of_slots[x];
+    for (int other = 1; other < tiles.groups; ++other) of_column += of_slots[other * slots + x];
+    of_slots[x] = of_column;
+  };
+  for (int x = thread; x < slots; x += threads) {
+    add_groups(sums, x);
+    if (mask) add_groups(squares, x);
   }
   __syncthreads();
-  const bool takes_turns = tiles.columns > width_of_slots;
-  const int block_width = takes_turns ? width_of_slots : tiles.factor;
-  for (int x = int(threadIdx.x) * block_width; x < (takes_turns ? width_of_slots : columns);
-       x += kThreads * block_width) {
-    float block_sum = 0, block_square = 0;
+  const bool takes_turns = tiles.columns > slots;
+  const int block_width = takes_turns ? slots : int(tiles.factor.divisor);
+  for (int x = thread * block_width; x < (takes_turns ? slots : columns);
+       x += threads * block_width) {
+    float block_sum = 0, block_square = mask ? 0 : tiles.square;
     for (int i = 0; i < block_width; ++i) {
       block_sum += sums[x + i];
-      block_square += squares[x + i];
+      if (mask) block_square += squares[x + i];
     }
     const float multiple = along(block_sum, block_square);
     for (int i = 0; i < block_width; ++i) sums[x + i] = multiple;
@@ -250,27 +251,19 @@ __global__ void __launch_bounds__(kThreads, 2)
   __syncthreads();
 
   // The step.
-#pragma unroll 1
-  for (int line = group; line < tiles.lines(); line += tiles.groups) {
-    const int channel = line / tiles.factor, y = line % tiles.factor;
-    const float weight = tiles.weights[channel];
-#pragma unroll 1
-    for (int x = lane * N; x < columns; x += width_of_slots) {
-      const int64_t at = start + channel * tiles.pixels + y * tiles.width;
-      const Terms<N> terms = load_terms<N>(images, at + x, at + columns, packs);
-      const auto measured = load<N>(images.pinv_y, at + x, at + columns, packs);
-      const auto kept = load_mask<N>(mask, y * tiles.width + x, y * tiles.width + columns, packs);
-      Pack<Image, N> next;
+  each_pack([&](float weight, int64_t at, int64_t in_mask, int x) {
+    if constexpr (!Once) read(at, in_mask, x);
+    const auto multiple = reinterpret_cast<const Pack<float, N>*>(sums)[lane];
+    Pack<Image, N> next;
 #pragma unroll
-      for (int i = 0; i < N; ++i) {
-        const float range = kept.element[i] ? weight * sums[lane * N + i] : 0.0f;
-        next.element[i] =
-            static_cast<Image>(terms.sum(numbers.null, i) +
-                               term(numbers.k_y, static_cast<float>(measured.element[i])) + range);
-      }
-      store<N>(images.result, next, at + x, at + columns, packs);
+    for (int i = 0; i < N; ++i) {
+      const float range = kept[i] ? weight * multiple.element[i] : 0.0f;
+      next.element[i] =
+          static_cast<Image>(terms.sum(numbers.null, i) +
+                             term(numbers.k_y, static_cast<float>(measured.element[i])) + range);
     }
-  }
+    store<N>(images.result, next, at + x, at + columns, packs);
+  });
 }
 
 template <class Image, class Output>
@@ -286,8 +279,9 @@ void run(const RangeNullInputs& in, const RangeNullNumbers<float>& numbers) {
             images, numbers, Divisor(b.pixels()), Divisor(b.channels), b.mask_stride, numel);
   } else {
     const auto tiles = RangeNullTiles::of<N>(b);
-    range_null_blocks_kernel<Image, Output>
-        <<<tiles.count(b), kThreads, 0, current_stream(in.x_t)>>>(images, numbers, tiles);
+    const auto kernel = tiles.once ? range_null_blocks_kernel<true, Image, Output>
+                                   : range_null_blocks_kernel<false, Image, Output>;
+    kernel<<<tiles.count(b), tiles.threads(), 0, current_stream(in.x_t)>>>(images, numbers, tiles);
   }
   STD_CUDA_KERNEL_LAUNCH_CHECK();
 }
@@ -307,7 +301,8 @@ Tensor range_null_step_cuda(const Tensor& x_t, const Tensor& epsilon,
                             const std::vector<double>& numbers) {
   const torch::stable::accelerator::DeviceGuard guard(x_t.get_device_index());
   const RangeNullInputs in(
-      {x_t, epsilon, pinv_y, mask, noise, seed, stream, factor, weights, numbers}, false, {});
+      {x_t, epsilon, pinv_y, mask, noise, seed, stream, factor, weights, numbers}, false, false,
+      {});
   run(in, numbers);
   return in.result.finish();
 }
@@ -322,7 +317,7 @@ void range_null_step_in_place_cuda(const Tensor& x_t, const Tensor& epsilon,
                                    const std::vector<double>& numbers) {
   const torch::stable::accelerator::DeviceGuard guard(x_t.get_device_index());
   const RangeNullInputs in(
-      {x_t, epsilon, pinv_y, mask, noise, seed, stream, factor, weights, numbers}, true,
+      {x_t, epsilon, pinv_y, mask, noise, seed, stream, factor, weights, numbers}, true, false,
       seed_tensor);
   run(in, numbers);
   in.result.finish();
@@ -334,10 +329,19 @@ std::vector<KernelAttributes> range_null_step_kernel_attributes() {
   std::vector<KernelAttributes> all;
   for_each_pair([&]<class Image, class Output>() {
     const std::string names = dtype_names<Image, Output>();
+    const auto append_blocks = [&](auto* kernel, const char* name) {
+      append_attributes(kernel, name + names, all);
+      // append_attributes counts resident blocks of kThreads; these have kTileThreads at most.
+      all.back().threads_per_block = kTileThreads;
+      STD_TORCH_CHECK(cudaOccupancyMaxActiveBlocksPerMultiprocessor(
+                          &all.back().blocks_per_sm, kernel, kTileThreads, 0) == cudaSuccess,
+                      "no occupancy of ", name);
+    };
     append_attributes(range_null_pixels_kernel<Image, Output>, "range_null_step, pixels, " + names,
                       all);
-    append_attributes(range_null_blocks_kernel<Image, Output>, "range_null_step, blocks, " + names,
-                      all);
+    append_blocks(range_null_blocks_kernel<true, Image, Output>, "range_null_step, blocks, ");
+    append_blocks(range_null_blocks_kernel<false, Image, Output>,
+                  "range_null_step, large blocks, ");
   });
   return all;
 }

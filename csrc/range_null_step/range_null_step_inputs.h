@@ -41,21 +41,24 @@ struct RangeNullBlocks {
   }
 };
 
-// The tensors of one call, all contiguous.
+// The tensors of one call, all contiguous, or all channels-last if the kernel
+// `takes_channels_last`.
 struct RangeNullInputs {
   Result result;
   Tensor x_t, epsilon;
   std::optional<Tensor> pinv_y, mask;
   NoiseArgument noise;
   RangeNullBlocks blocks;
+  bool channels_last = false;
 
-  RangeNullInputs(const RangeNullArguments& a, bool in_place, const std::optional<Tensor>& seed)
+  RangeNullInputs(const RangeNullArguments& a, bool in_place, bool takes_channels_last,
+                  const std::optional<Tensor>& seed)
       : result(a.x_t), x_t(a.x_t), epsilon(a.epsilon) {
     STD_TORCH_CHECK(a.numbers.size() == RangeNullNumbers<double>::kCount,
                     "range_null_step: a step has ", RangeNullNumbers<double>::kCount,
                     " numbers, not ", a.numbers.size());
     STD_TORCH_CHECK(x_t.dim() == 4, "range_null_step: x_t must be (B, C, H, W)");
-    place(in_place);
+    place(in_place, takes_channels_last);
     blocks = blocks_of(a);
     epsilon = other(a.epsilon, a.epsilon.scalar_type(), "epsilon");
     if (a.pinv_y && a.numbers[6] != 0) pinv_y = other(*a.pinv_y, x_t.scalar_type(), "pinv_y");
@@ -79,17 +82,16 @@ struct RangeNullInputs {
   }
 
  private:
-  static bool contiguous(const Tensor& x) {
-    const auto layout = pixel_layout(x);
-    return layout && layout->channels == 1;
-  }
-
-  // Where the result is computed: in a contiguous image, which `finish` copies for other layouts.
-  void place(bool in_place) {
+  // Where the result is computed: for layouts that the kernel does not take, in a contiguous image,
+  // which `finish` copies.
+  void place(bool in_place, bool takes_channels_last) {
     STD_TORCH_CHECK(!in_place || pixel_layout(x_t),
                     "range_null_step_: x_t must be contiguous or channels-last");
     if (!in_place) result.tensor = torch::stable::empty_like(x_t);
-    if (!contiguous(result.tensor)) {
+    const auto layout = pixel_layout(result.tensor);
+    channels_last = layout && layout->channels != 1;
+    if (!layout || (channels_last && !takes_channels_last)) {
+      channels_last = false;
       result.wanted = result.tensor;
       result.tensor = torch::stable::contiguous(result.tensor);
     }

@@ -1,7 +1,8 @@
 """`range_null_step` in Triton, with the arithmetic of csrc/range_null_step/range_null_step.h in the same order.
 
 One kernel takes pixels that are blocks of their own. The other takes larger blocks: a program has a tile of whole
-blocks and reads it twice, the second time from the cache. It first sums <v, u> over each block, then it steps.
+blocks, first sums <v, u> over each block, and then steps. It reads the tile once if it has it at once, else twice, the
+second time from the cache.
 """
 
 from __future__ import annotations
@@ -72,13 +73,13 @@ def pixels_kernel(
 
 
 @triton.jit
-def noise_of(noise_pointer, seed, stream, at, inside, draws: tl.constexpr, fours: tl.constexpr):
-    # The noise of a tile's elements `at`. `fours`: along its rows they come in fours, of one Philox block each.
+def noise_of(noise_pointer, seed, stream, row, at, inside, draws: tl.constexpr, fours: tl.constexpr):
+    # The noise of a tile's elements `at`, whose rows begin at `row`. `fours`: rows have neither gaps nor parts of a
+    # Philox block.
     if not draws:
         return load_or_zeros(noise_pointer, at, inside)
     elif fours:
-        first = tl.reshape(at, (at.shape[0], at.shape[1] // 4, 4))
-        z0, z1, z2, z3 = four_normals(seed, stream, tl.min(first, 2) >> 2)
+        z0, z1, z2, z3 = four_normals(seed, stream, (row >> 2)[:, None] + tl.arange(0, at.shape[1] // 4)[None, :])
         return tl.interleave(tl.interleave(z0, z2), tl.interleave(z1, z3))
     else:
         z0, z1, z2, z3 = four_normals(seed, stream, at >> 2)
@@ -120,12 +121,12 @@ def blocks_kernel(
     lines: tl.constexpr,  # rows of a tile that are read at a time
 ):
     # Where the tile is. Its columns are `blocks` times `side`, of which `factor` are there.
-    row = tl.program_id(0).to(tl.int64)
-    plane, row = row // down, row % down
+    row_of_blocks = tl.program_id(0).to(tl.int64)
+    plane, row_of_blocks = row_of_blocks // down, row_of_blocks % down
     channels: tl.constexpr = len(weights)
     line = tl.arange(0, lines)
     slot = tl.arange(0, blocks * side)
-    start = row * factor * width + tl.program_id(1).to(tl.int64) * (blocks * factor)
+    start = row_of_blocks * factor * width + tl.program_id(1).to(tl.int64) * (blocks * factor)
     if factor == side:
         column = slot
         there = column < width - tl.program_id(1) * (blocks * factor)
@@ -147,11 +148,12 @@ def blocks_kernel(
         channel = (first + line) // factor
         y = (first + line) % factor
         inside = (channel < channels)[:, None] & there[None, :]
-        at = (start + channel * pixels + y * width)[:, None] + column[None, :]
+        row = start + channel * pixels + y * width
+        at = row[:, None] + column[None, :]
         v = weight_of(weights, channel)[:, None]
         x_t = load_or_zeros(x_t_pointer, at, inside)
         epsilon = load_or_zeros(out_pointer, at, inside)
-        noise = noise_of(noise_pointer, seed, stream, at, inside, draws, fours)
+        noise = noise_of(noise_pointer, seed, stream, row, at, inside, draws, fours)
         kept = inside
         if mask_pointer is not None:
             kept &= (
@@ -169,11 +171,12 @@ def blocks_kernel(
         channel = (first + line) // factor
         y = (first + line) % factor
         inside = (channel < channels)[:, None] & there[None, :]
-        at = (start + channel * pixels + y * width)[:, None] + column[None, :]
+        row = start + channel * pixels + y * width
+        at = row[:, None] + column[None, :]
         x_t = load_or_zeros(x_t_pointer, at, inside)
         epsilon = load_or_zeros(out_pointer, at, inside)
         pinv_y = load_or_zeros(pinv_y_pointer, at, inside)
-        noise = noise_of(noise_pointer, seed, stream, at, inside, draws, fours)
+        noise = noise_of(noise_pointer, seed, stream, row, at, inside, draws, fours)
         range_part = weight_of(weights, channel)[:, None] * along[None, :]
         if mask_pointer is not None:
             kept = tl.load(mask_pointer + (mask_start + y * width)[:, None] + column[None, :], mask=inside, other=0)
@@ -222,9 +225,13 @@ def range_null_step_in_place(
 
 
 def tiles(width: int, channels: int, factor: int) -> dict[str, int]:
-    """Return how the kernel for blocks cuts rows of blocks into tiles: side, blocks and lines."""
+    """Return how the kernel for blocks cuts rows of blocks into tiles: side, blocks and lines.
+
+    A tile has all lines of its blocks if 32 of its columns or one block fit beside them. Then each loop runs once, and
+    the compiler joins the two reads of the image into one.
+    """
     side = triton.next_power_of_2(factor)
-    lines = min(triton.next_power_of_2(factor * channels), max(1, TILE // max(side, 128)))
+    lines = min(triton.next_power_of_2(factor * channels), max(1, TILE // max(side, 32)))
     blocks = max(1, min(TILE // lines // side, triton.next_power_of_2(width // factor)))
     return {"side": side, "blocks": blocks, "lines": lines}
 

@@ -114,6 +114,15 @@ def test_every_access_in_ptx_is_128_bits(compiled):
         assert len(stores) - wide_stores == row["scalar_stores"], (row, accesses)
 
 
+def test_range_null_step_reads_its_tile_once(compiled):
+    """All lines of a masked grey block of 4 × 4 pixels are there at once: the loops over them are gone."""
+    directory, rows = compiled
+    names = [row["name"] for row in rows if "range_null_step-4" in row["name"]]
+    assert len(names) == 2 * 5 * 2  # architectures, pairs of dtypes, stored and drawn
+    for name in names:
+        assert not re.search(r"\bbra\b", (directory / f"{name}.ptx").read_text()), name
+
+
 def machine_code(cubin: Path) -> str:
     """Its instructions, then its registers, stack and local memory."""
     command = [CUOBJDUMP, "-sass", "--dump-resource-usage", cubin]

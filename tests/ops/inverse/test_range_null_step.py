@@ -136,11 +136,25 @@ def test_it_projects_as_the_published_operator(golden: Golden) -> None:
 
 @pytest.mark.parametrize("kind", BLOCKS)
 def test_the_noise_is_the_packages(kind: str) -> None:
-    for layout in ("contiguous", "channels_last", "sliced"):
-        like, seed = LAYOUTS[layout](torch.zeros(2, 3, 12, 36)), 2**62 + 3
+    """Also in images whose rows begin inside of a Philox block."""
+    factor = BLOCKS[kind].get("factor", 1)
+    shapes = [shape for shape in ((2, 3, 12, 36), (2, 3, 6, 18), (1, 2, 9, 9)) if shape[3] % factor == 0]
+    for layout, shape in itertools.product(("contiguous", "channels_last", "sliced"), shapes):
+        like, seed = LAYOUTS[layout](torch.zeros(shape)), 2**62 + 3
         for impl in IMPLS:
             ours = noise_alone(like, seed, 2**33 + 1, kind, impl)
             torch.testing.assert_close(ours, noise(like.shape, seed, 2**33 + 1), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", BLOCKS)
+def test_channels_last_images_are_not_copied_as_on_a_gpu(kind: str) -> None:
+    for shape, drawn in itertools.product(((2, 3, 12, 36), (2, 4, 12, 36)), (False, True)):
+        call = arguments(kind, F32, BF16, shape, ["channels_last"])
+        call |= {"noise": None, "seed": 3} if drawn else {}
+        with torch.profiler.profile() as profile:
+            range_null_step_(**call)
+        ran = {event.key for event in profile.key_averages() if "::" in event.key}
+        assert ran <= {"rddm_fast::range_null_step_", "aten::contiguous"}  # The mask is contiguous already.
 
 
 @pytest.mark.parametrize("kind", BLOCKS)
