@@ -120,11 +120,14 @@ class _JointLoss(torch.autograd.Function):
         ctx.two, ctx.factor, ctx.learnt = out1 is not None, _numel_factor(out0), lam is not None
         ctx.used = False
         ctx.mark_non_differentiable(parts)
+        ctx.set_materialize_grads(False)  # else autograd fills a gradient of the parts with zeros: one more launch
         return loss, parts
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, by_loss: Tensor, _by_parts: Any) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, by_loss: Tensor | None, _by_parts: None) -> tuple[Tensor | None, ...]:
+        if by_loss is None:  # what follows the loss has no gradient
+            return (None,) * 6
         gradient0, second, parts = ctx.saved_tensors
         gradient1 = second if ctx.two else None
         if torch.compiler.is_compiling():

@@ -130,7 +130,9 @@ def test_machine_code_has_128_bit_accesses_and_no_spills(compiled):
         assert int(stack) <= SPILLED and int(local) == 0, row
         assert SPILLED or not re.search(r"\b(?:LDL|STL)\b", sass), row
         if "kernel" in row:  # The networks' kernels also read or write a few numbers per channel or piece.
-            wanted = {"statistics": {"LDG"}, "context": {"LDG"}, "combine": set(), "means": set()}.get(row["kernel"], {"LDG", "STG"})
+            wanted = {"statistics": {"LDG"}, "context": {"LDG"}, "combine": set(), "means": set()}.get(
+                row["kernel"], {"LDG", "STG"}
+            )
             assert {access[:3] for access in accesses if ".128" in access} == wanted, (row, accesses)
             continue
         narrow = [access[:3] for access in accesses if ".128" not in access]
