@@ -40,7 +40,7 @@ def with_gradients(loss: Callable[[Tensor, Tensor], Tensor], predictions: Sequen
 def work(case: Case, device: torch.device, seed: int) -> Work:
     generator = torch.Generator(device).manual_seed(seed)
     res, epsilon, I_0, I_in = (case.image(generator, device) for _ in range(4))
-    z = noise(case.shape, seed, device=device).to(I_0)
+    z = torch.empty_like(I_0).copy_(noise(case.shape, seed, device=device))  # laid out as by torch.randn_like
     predictions = [res.requires_grad_(), epsilon.requires_grad_()]
 
     def ours(backend: str, **given: Any) -> Callable[[], Sequence[Tensor]]:

@@ -59,7 +59,7 @@ Terms<T> terms_for(Objective objective, bool squared) {
 }
 
 template <class Image, class Output, class T>
-void run(const JointLossInputs& in, double weight0, double weight1, T* parts) {
+void run(const JointLossInputs& in, double weight0, double weight1, T* loss, T* parts) {
   if (in.lam) {
     weight0 = *data_of<float>(in.lam);
     weight1 = 1 - weight0;
@@ -92,25 +92,30 @@ void run(const JointLossInputs& in, double weight0, double weight1, T* parts) {
   double total0 = 0, total1 = 0;
   for (const double s : sums0) total0 += s;
   for (const double s : sums1) total1 += s;
-  parts[0] = T(total0 / double(numel));
-  parts[1] = T(two ? total1 / double(numel) : 0.0);
+  const double mean0 = total0 / double(numel), mean1 = two ? total1 / double(numel) : 0.0;
+  parts[0] = T(mean0);
+  parts[1] = T(mean1);
+  *loss = T(two ? weight0 * mean0 + weight1 * mean1 : weight0 * mean0);
 }
 
-std::tuple<Tensor, Tensor, Tensor> joint_loss_cpu(
+std::tuple<Tensor, Tensor, Tensor, Tensor> joint_loss_cpu(
     const Tensor& out0, const std::optional<Tensor>& out1, const Tensor& I_0,
     const std::optional<Tensor>& I_in, const std::optional<Tensor>& noise,
     std::optional<int64_t> seed, int64_t stream, const std::optional<Tensor>& lam, double weight0,
     double weight1, int64_t objective, bool squared) {
   const JointLossInputs in(out0, out1, I_0, I_in, noise, seed, stream, objective, squared, lam);
   const bool wide = in.out0.scalar_type() == ScalarType::Double;
-  Tensor parts = torch::stable::new_empty(out0, {2}, wide ? ScalarType::Double : ScalarType::Float);
+  const auto dtype = wide ? ScalarType::Double : ScalarType::Float;
+  Tensor loss = torch::stable::new_empty(out0, {}, dtype);
+  Tensor parts = torch::stable::new_empty(out0, {2}, dtype);
   for_pair<true>(in.I_0.scalar_type(), in.out0.scalar_type(), "joint_loss: no CPU kernel for I_0",
                  [&]<class Image, class Output>() {
                    using T = Computed<Image>;
                    run<Image, Output, T>(in, weight0, weight1,
+                                         static_cast<T*>(loss.mutable_data_ptr()),
                                          static_cast<T*>(parts.mutable_data_ptr()));
                  });
-  return {parts, in.gradient0.finish(), in.gradient1.finish()};
+  return {loss, parts, in.gradient0.finish(), in.gradient1.finish()};
 }
 
 }  // namespace

@@ -59,4 +59,24 @@ struct JointLossInputs {
   }
 };
 
+// Checks the arguments of the backward pass, which walks over the memory of both gradients.
+inline void check_gradients(const Tensor& gradient0, const std::optional<Tensor>& gradient1,
+                            const Tensor& by_loss) {
+  const char* const op = "joint_loss_backward_";
+  int64_t span = 1;
+  for (int64_t d = 0; d < gradient0.dim(); ++d) {
+    span += (gradient0.size(d) - 1) * gradient0.stride(d);
+  }
+  STD_TORCH_CHECK(gradient0.numel() == 0 || span == gradient0.numel(), op,
+                  ": gradient0 must lie in memory without gaps");
+  if (gradient1) {
+    matching(*gradient1, gradient0, gradient0.scalar_type(), op, "gradient1");
+    STD_TORCH_CHECK(same_layout(*gradient1, gradient0), op,
+                    ": the gradients must have one memory layout");
+  }
+  STD_TORCH_CHECK(by_loss.numel() == 1 && by_loss.scalar_type() == ScalarType::Float &&
+                      by_loss.device() == gradient0.device(),
+                  op, ": by_loss must be one float32 number on the gradients' device");
+}
+
 }  // namespace rddm

@@ -35,8 +35,8 @@ def joint_loss_reference(
     weight1: float,
     objective: int,
     squared: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The op's definition in plain torch, with the schema's arguments: (parts (2,), gradient0, gradient1).
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The op's definition in plain torch, with the schema's arguments: (loss, parts (2,), gradient0, gradient1).
 
     The parts are the mean distances of the two outputs from their targets, unweighted. A gradient is the derivative of
     the weighted sum by an output, in the output's dtype, laid out as `torch.empty_like(out0)`. For float16 outputs it
@@ -60,24 +60,47 @@ def joint_loss_reference(
         derivative = 2 * d if squared else torch.where(d.isnan(), d, d.sign())
         gradients.append(torch.empty_like(out0).copy_(weight * scale * derivative))
     if out1 is None:
+        loss = weights[0] * parts[0]
         parts.append(torch.zeros_like(parts[0]))
         gradients.append(out0.new_empty(0))
-    return torch.stack(parts), gradients[0], gradients[1]
+    else:
+        loss = weights[0] * parts[0] + weights[1] * parts[1]
+    return loss, torch.stack(parts), gradients[0], gradients[1]
 
 
-def _fake(out0: Tensor, out1: Tensor | None, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
+def _fake(out0: Tensor, out1: Tensor | None, *args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     wide = torch.float64 if out0.dtype == torch.float64 else torch.float32
     second = out0.new_empty(0) if out1 is None else torch.empty_like(out0)
-    return out0.new_empty(2, dtype=wide), torch.empty_like(out0), second
+    return out0.new_empty((), dtype=wide), out0.new_empty(2, dtype=wide), torch.empty_like(out0), second
+
+
+def joint_loss_backward_reference(gradient0: Tensor, gradient1: Tensor | None, by_loss: Tensor, factor: float) -> None:
+    """Multiply both gradients in place by `by_loss * factor`, which is usually 1.
+
+    In place, because the gradients are all the memory that the loss takes.
+    """
+    if by_loss.device.type == "cpu" and float(by_loss) * factor == 1:
+        return
+    gradient0.mul_(by_loss * factor)
+    if gradient1 is not None:
+        gradient1.mul_(by_loss * factor)
 
 
 JOINT_LOSS = backends.define(
     "joint_loss",
     "(Tensor out0, Tensor? out1, Tensor I_0, Tensor? I_in, Tensor? noise, int? seed, int stream, "
-    "Tensor? lam, float weight0, float weight1, int objective, bool squared) -> (Tensor, Tensor, Tensor)",
+    "Tensor? lam, float weight0, float weight1, int objective, bool squared) -> (Tensor, Tensor, Tensor, Tensor)",
     reference=joint_loss_reference,
     triton="joint_loss:joint_loss",
     fake=_fake,
+)
+JOINT_LOSS_BACKWARD = backends.define(
+    "joint_loss_backward_",
+    "(Tensor(a!) gradient0, Tensor(b!)? gradient1, Tensor by_loss, float factor) -> ()",
+    reference=joint_loss_backward_reference,
+    triton="joint_loss:joint_loss_backward",
+    fake=lambda *_: None,
+    lacking=("cpp",),
 )
 
 
@@ -86,39 +109,39 @@ class _JointLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, out0: Tensor, out1: Tensor | None, lam: Tensor | None, run: Any, weights: Any, arguments: Any
+        ctx: Any, out0: Tensor, out1: Tensor | None, lam: Tensor | None, ops: Any, weights: Any, arguments: Any
     ) -> tuple[Tensor, Tensor]:
         I_0, I_in, noise, seed, stream, objective, squared = arguments
-        weight0, weight1 = weights
-        parts, gradient0, gradient1 = run(
-            out0, out1, I_0, I_in, noise, seed, stream, lam, weight0, weight1, objective, squared
+        run, ctx.scale_in_place = ops
+        loss, parts, gradient0, gradient1 = run(
+            out0, out1, I_0, I_in, noise, seed, stream, lam, *weights, objective, squared
         )
         ctx.save_for_backward(gradient0, gradient1, parts)
         ctx.two, ctx.factor, ctx.learnt = out1 is not None, _numel_factor(out0), lam is not None
         ctx.used = False
-        first, second = (lam, 1 - lam) if lam is not None else (weight0, weight1)
-        loss = first * parts[0] + second * parts[1] if ctx.two else first * parts[0]
         ctx.mark_non_differentiable(parts)
+        ctx.set_materialize_grads(False)  # else autograd fills a gradient of the parts with zeros: one more launch
         return loss, parts
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, by_loss: Tensor, _by_parts: Any) -> tuple[Tensor | None, ...]:
-        gradient0, gradient1, parts = ctx.saved_tensors
+    def backward(ctx: Any, by_loss: Tensor | None, _by_parts: None) -> tuple[Tensor | None, ...]:
+        if by_loss is None:  # what follows the loss has no gradient
+            return (None,) * 6
+        gradient0, second, parts = ctx.saved_tensors
+        gradient1 = second if ctx.two else None
         if torch.compiler.is_compiling():
-            scaled = [g * (by_loss * ctx.factor) for g in (gradient0, gradient1)]
+            gradient0 = gradient0 * (by_loss * ctx.factor)
+            gradient1 = None if gradient1 is None else gradient1 * (by_loss * ctx.factor)
         else:
             if ctx.used:
                 raise RuntimeError(
                     "joint_loss frees its gradients in backward: call joint_loss again before a second backward"
                 )
             ctx.used = True
-            # Scale in place: the gradients are all the memory that the loss takes. Usually the factor is 1.
-            scaled = [gradient0, gradient1]
-            if not (by_loss.device.type == "cpu" and float(by_loss) * ctx.factor == 1):
-                scaled = [g.mul_((by_loss * ctx.factor).to(by_loss.dtype)) for g in scaled]
+            ctx.scale_in_place(gradient0, gradient1, by_loss, ctx.factor)
         by_lam = by_loss * (parts[0] - parts[1]) if ctx.learnt else None
-        return scaled[0], scaled[1] if ctx.two else None, by_lam, None, None, None
+        return gradient0, gradient1, by_lam, None, None, None
 
 
 def joint_loss(
@@ -167,7 +190,7 @@ def joint_loss(
     """
     objective = Objective.parse(objective)
     _check(out0, out1, I_0, I_in, noise, seed, objective, lam, loss_type)
-    run = JOINT_LOSS(impl, out0.device)
+    ops = JOINT_LOSS(impl, out0.device), JOINT_LOSS_BACKWARD("reference" if impl == "cpp" else impl, out0.device)
     check_no_gradient("joint_loss by its images", I_0, I_in, noise, advice="detach them")
     learnt = lam if isinstance(lam, Tensor) and objective.outputs == 2 else None
     weights = (1.0, 0.0) if objective.outputs == 1 else (0.0, 0.0) if learnt is not None else (lam, 1 - lam)
@@ -175,7 +198,7 @@ def joint_loss(
         *(I_0, I_in, noise, None if seed is None else signed64(seed), signed64(stream)),
         *(int(objective), loss_type == "l2"),
     )
-    loss, parts = _JointLoss.apply(out0, out1, None if learnt is None else learnt.reshape(()), run, weights, arguments)
+    loss, parts = _JointLoss.apply(out0, out1, None if learnt is None else learnt.reshape(()), ops, weights, arguments)
     return loss, parts
 
 

@@ -25,7 +25,7 @@ from rddm_fast.kernels.inverse import range_null_step, walsh_hadamard
 from rddm_fast.kernels.inverse.spectral_step import NUMBERS as SPECTRAL_NUMBERS
 from rddm_fast.kernels.inverse.spectral_step import spectral_step_kernel
 from rddm_fast.kernels.inverse.tacos_step import tacos_step_kernel
-from rddm_fast.kernels.joint_loss import joint_loss_kernel
+from rddm_fast.kernels.joint_loss import joint_loss_backward_kernel, joint_loss_kernel, means_kernel
 from rddm_fast.kernels.objective import flags_of
 from rddm_fast.kernels.reverse_step import NUMBERS, reverse_step_kernel
 from rddm_fast.theory.objective import Objective
@@ -126,18 +126,7 @@ def compile_all(directory: Path) -> list[dict[str, object]]:
             config = launch_config(DTYPES[image].itemsize)
             compile_one(directory / name, forward_diffuse_kernel, capability, image, image, constants, types, config)
             rows.append({"name": name, **row})
-        for (image, output), draws in itertools.product(PAIRS, (False, True)):
-            constants = {
-                **flags_of(Objective.pred_res_noise),
-                **{"draws": draws, "squared": False, "lam_pointer": None},
-                **({"noise_pointer": None} if draws else {}),
-            }
-            types = {"sums_pointer": "*fp32", "weight0": "fp32", "weight1": "fp32", "scale": "fp32"}
-            row = {"inputs": 4 if draws else 5, "scalar_loads": 0, "scalar_stores": 2}  # a program's sums
-            name = f"sm{capability}-{image}-{output}-joint_loss{'-drawn' * draws}"
-            config = launch_config(DTYPES[output].itemsize)
-            compile_one(directory / name, joint_loss_kernel, capability, image, output, constants, types, config)
-            rows.append({"name": name, **row})
+        rows += compile_joint_loss(directory, capability)
         for (image, output), factor, draws in itertools.product(PAIRS, (1, 4), (False, True)):
             rows.append(compile_range_null_step(directory, capability, image, output, factor, draws))
         for image in DTYPES:
@@ -164,6 +153,33 @@ def compile_all(directory: Path) -> list[dict[str, object]]:
             kernel = walsh_hadamard.walsh_hadamard_kernel
             compile_one(directory / name, kernel, capability, image, image, config, types, warps, aligned=True)
             rows.append({"name": name, "kernel": "walsh_hadamard"})
+    return rows
+
+
+def compile_joint_loss(directory: Path, capability: int) -> list[dict[str, object]]:
+    """Compile joint_loss for every pair of dtypes and both noises, its means and its backward pass."""
+    rows: list[dict[str, object]] = []
+    numbers = ("sums_pointer", "loss_pointer", "parts_pointer", "by_loss_pointer")
+    types = dict.fromkeys(numbers, "*fp32") | dict.fromkeys(("weight0", "weight1", "scale", "factor"), "fp32")
+    for (image, output), draws in itertools.product(PAIRS, (False, True)):
+        constants: dict[str, object] = {
+            **flags_of(Objective.pred_res_noise),
+            **{"draws": draws, "squared": False, "lam_pointer": None},
+            **({"noise_pointer": None} if draws else {}),
+        }
+        row = {"inputs": 4 if draws else 5, "scalar_loads": 0, "scalar_stores": 2}  # a program's sums
+        name = f"sm{capability}-{image}-{output}-joint_loss{'-drawn' * draws}"
+        config = launch_config(DTYPES[output].itemsize)
+        compile_one(directory / name, joint_loss_kernel, capability, image, output, constants, types, config)
+        rows.append({"name": name, **row})
+    for output in DTYPES:
+        name, config = f"sm{capability}-{output}-joint_loss-backward", launch_config(DTYPES[output].itemsize)
+        compile_one(directory / name, joint_loss_backward_kernel, capability, output, output, {}, types, config)
+        rows.append({"name": name, "inputs": 2, "scalar_loads": 1, "scalar_stores": 0})  # the incoming gradient
+    name, constants = f"sm{capability}-joint_loss-means", {"lam_pointer": None, "block": 1024}
+    types |= {"programs": "i32"}
+    compile_one(directory / name, means_kernel, capability, "fp32", "fp32", constants, types, {"num_warps": 4})
+    rows.append({"name": name, "kernel": "means"})
     return rows
 
 

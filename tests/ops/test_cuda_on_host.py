@@ -69,10 +69,11 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def launches_and_passed(library: Path, plugin: str, without: str, tests: list[str]) -> tuple[int, int]:
     """Run `tests` in a process of their own, in which the CPU's ops are replaced."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", plugin, "-p", "no:cacheprovider", "-k", f"not ({without})"]
+    path = os.pathsep.join(filter(None, (str(HERE / "cuda_on_host"), os.environ.get("PYTHONPATH"))))
     done = subprocess.run(
         [*command, *tests],
         cwd=HERE,
-        env={**os.environ, "RDDM_CUDA_ON_HOST": str(library), "PYTHONPATH": str(HERE / "cuda_on_host")},
+        env={**os.environ, "RDDM_CUDA_ON_HOST": str(library), "PYTHONPATH": path},
         capture_output=True,
         text=True,
         check=False,

@@ -24,7 +24,7 @@ def test_report_is_json_and_names_what_runs_here():
 def test_the_networks_ops_name_what_they_were_not_written_for():
     found = env_report.report()["backends"]
     assert set(found) == {
-        *("reverse_step", "reverse_step_", "forward_diffuse", "joint_loss"),
+        *("reverse_step", "reverse_step_", "forward_diffuse", "joint_loss", "joint_loss_backward_"),
         *("group_norm_silu", "channel_norm", "linear_attention"),
         *("range_null_step", "range_null_step_", "spectral_step_", "tacos_step", "walsh_hadamard"),
     }

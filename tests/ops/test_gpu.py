@@ -108,6 +108,41 @@ def test_the_same_bits_twice(backend: str) -> None:
     assert all(torch.equal(run, runs[0]) for run in runs)
 
 
+def test_captured_losses_are_replayed_side_by_side(backend: str) -> None:
+    """Each counts its blocks in memory of its own, and finds there what its last replay left."""
+    batches = [
+        [torch.randn(2, 3, 300, 300, device=CUDA, requires_grad=number < 2) for number in range(4)] for _ in range(2)
+    ]
+
+    def step(batch: list[torch.Tensor], impl: str) -> list[torch.Tensor]:
+        loss, parts = joint_loss(*batch, objective="pred_res_noise", lam=0.3, seed=1, impl=impl)
+        return [loss.detach(), parts, *torch.autograd.grad(loss, batch[:2])]
+
+    streams, graphs, results = [], [], []
+    for batch in batches:
+        streams.append(torch.cuda.Stream())
+        with torch.cuda.stream(streams[-1]):
+            step(batch, backend)
+        torch.cuda.synchronize()
+        graphs.append(torch.cuda.CUDAGraph())
+        with torch.cuda.graph(graphs[-1], stream=streams[-1]):
+            results.append(step(batch, backend))
+    for _ in range(5):
+        with torch.no_grad():
+            [x.normal_() for batch in batches for x in batch]
+        torch.cuda.synchronize()
+        for _ in range(20):
+            for graph, stream in zip(graphs, streams, strict=True):
+                with torch.cuda.stream(stream):
+                    graph.replay()
+        torch.cuda.synchronize()
+        for batch, replayed in zip(batches, results, strict=True):
+            same_bits, close = step(batch, backend), step(batch, "reference")
+            for ours, now, exact in zip(replayed, same_bits, close, strict=True):
+                assert torch.equal(ours, now)
+                torch.testing.assert_close(ours, exact, rtol=1e-5, atol=1e-6)
+
+
 OPTIONS = [dict(compile=c, graphs=g, dtype=torch.float32) for c, g in ((False, False), (False, True), (True, True))]
 
 

@@ -12,8 +12,9 @@ from cases.joint_loss import arguments, by_torch, by_us, few
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import ALL_PAIRS, BF16, F16, F32, F64, LAYOUTS, assert_as_exact_as_torch, check
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from rddm_fast.ops import BackendUnavailable, forward_diffuse, joint_loss, noise
+from rddm_fast.ops import BackendUnavailable, backends, forward_diffuse, joint_loss, noise
 from rddm_fast.theory.objective import Objective
 
 
@@ -152,6 +153,9 @@ def test_opcheck() -> None:
         tensors = [c[name] for name in ("out0", "out1", "I_0", "I_in")]
         torch.library.opcheck(op, (*tensors, c["noise"], None, 0, None, 0.5, 0.5, int(objective), False))
         torch.library.opcheck(op, (*tensors, None, 7, 1, torch.tensor(0.5), 0.0, 0.0, int(objective), True))
+    backward = torch.ops.rddm_fast.joint_loss_backward_.default
+    for second, by_loss in ((torch.randn(2, 3), 2.0), (None, 1.0)):
+        torch.library.opcheck(backward, (torch.randn(2, 3), second, torch.tensor(by_loss), 0.5))
 
 
 def test_nan_stays_where_it_is() -> None:
@@ -174,6 +178,22 @@ def test_the_gradient_is_given_once() -> None:
         gradient.sum().backward()
 
 
+def test_without_a_gradient_of_the_loss_there_are_none() -> None:
+    class Nothing(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx: Any, by_result: torch.Tensor) -> None:
+            return None
+
+    c = arguments(Objective.pred_res_noise)
+    out0 = c["out0"].requires_grad_()
+    Nothing.apply(joint_loss(**c)[0]).backward()
+    assert out0.grad is None or not out0.grad.any()
+
+
 def test_a_step_takes_the_two_gradients_and_nothing_else() -> None:
     c = arguments(Objective.pred_res_noise, shape=(4, 3, 256, 256))
     drawn = {**c, "noise": None, "out0": c["out0"].requires_grad_(), "out1": c["out1"].requires_grad_()}
@@ -184,6 +204,39 @@ def test_a_step_takes_the_two_gradients_and_nothing_else() -> None:
     allocated = sum(e.self_cpu_memory_usage for e in profile.key_averages() if e.self_cpu_memory_usage > 0)
     gradients = 2 * c["out0"].numel() * 4
     assert gradients <= allocated <= gradients + 4096
+
+
+class Log(TorchDispatchMode):
+    """The names of the ops that are called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.called: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.called.append(func.name())
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("impl", ["cuda", "triton"])
+@pytest.mark.parametrize("dtype", [F32, BF16, F16], ids=str)
+def test_a_gpu_is_asked_for_the_loss_and_its_backward_pass_and_nothing_else(
+    impl: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a launch costs more than a small image's loss; and no result is waited for. Counted without a GPU, on meta."""
+    monkeypatch.setattr(backends, f"_why_not_{impl}", lambda device: None)
+    c = arguments(Objective.pred_res_noise, dtype, dtype, device="meta")
+    outputs = {name: c[name].requires_grad_() for name in ("out0", "out1")}
+    with Log() as log:
+        joint_loss(**{**c, **outputs}, impl=impl)[0].backward()
+    launched = [name for name in log.called if name != "aten::detach"]
+    suffix = "_triton" if impl == "triton" else ""
+    assert launched == [
+        f"rddm_fast::joint_loss{suffix}",
+        "aten::ones_like",  # autograd's own: the gradient that backward begins with
+        f"rddm_fast::joint_loss_backward_{suffix}",
+    ]
+    assert outputs["out0"].grad.dtype == outputs["out1"].grad.dtype == dtype
 
 
 @pytest.mark.parametrize(

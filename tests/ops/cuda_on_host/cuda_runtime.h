@@ -10,6 +10,7 @@
 #include <cstring>
 #include <functional>
 #include <tuple>
+#include <utility>
 
 #define __global__
 #define __device__
@@ -24,7 +25,7 @@ struct uint3 {
 struct float2 {
   float x, y;
 };
-extern uint3 threadIdx, blockIdx;
+extern uint3 threadIdx, blockIdx, gridDim;
 
 namespace on_host {
 
@@ -81,6 +82,24 @@ T __shfl_down_sync(unsigned, T value, unsigned offset) {
   std::memcpy(&value, &on_host::slot_of(threadIdx.x + from), sizeof(T));
   on_host::wait_for_warp();
   return value;
+}
+
+// One thread runs at a time, and memory has one state.
+inline void __threadfence() {}
+
+template <class T>
+T atomicAdd(T* word, T value) {
+  return std::exchange(*word, *word + value);
+}
+
+template <class T>
+T atomicCAS(T* word, T expected, T value) {
+  return std::exchange(*word, *word == expected ? value : *word);
+}
+
+template <class T>
+T __ldcg(const T* from) {
+  return *from;
 }
 
 inline float __int_as_float(int bits) {

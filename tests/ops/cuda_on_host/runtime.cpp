@@ -7,10 +7,11 @@
 #include <cstdlib>
 #include <memory>
 #include <mutex>
+#include <utility>
 
 #include "cuda_runtime.h"
 
-uint3 threadIdx, blockIdx;
+uint3 threadIdx, blockIdx, gridDim;
 
 namespace on_host {
 namespace {
@@ -39,6 +40,7 @@ ucontext_t scheduler;
 const std::function<void()>* body;
 std::mutex one_launch;
 long launches = 0;
+void (*change_before_replay)() = nullptr;
 
 void thread_main() {
   (*body)();
@@ -101,6 +103,13 @@ void run_block(unsigned count, bool backwards) {
   }
 }
 
+void run_grid(unsigned blocks, unsigned count, bool backwards) {
+  for (unsigned i = 0; i < blocks; ++i) {
+    blockIdx.x = backwards ? blocks - 1 - i : i;
+    run_block(count, backwards);
+  }
+}
+
 }  // namespace
 
 void run(unsigned blocks, unsigned count, const std::function<void()>& kernel) {
@@ -109,11 +118,12 @@ void run(unsigned blocks, unsigned count, const std::function<void()>& kernel) {
     std::fprintf(stderr, "a launch of %u blocks of %u threads\n", blocks, count);
     std::abort();
   }
-  const bool backwards = launches++ % 2 == 1;
   body = &kernel;
-  for (unsigned i = 0; i < blocks; ++i) {
-    blockIdx.x = backwards ? blocks - 1 - i : i;
-    run_block(count, backwards);
+  gridDim = {blocks, 1, 1};
+  run_grid(blocks, count, launches++ % 2 == 1);
+  if (const auto change = std::exchange(change_before_replay, nullptr)) {
+    change();
+    run_grid(blocks, count, launches++ % 2 == 1);
   }
 }
 
@@ -126,6 +136,11 @@ uint64_t& slot_of(unsigned thread) { return threads[thread].slot; }
 // torch's own of these are in libtorch_cuda.so.
 extern "C" {
 __attribute__((visibility("default"))) long rddm_on_host_launches() { return on_host::launches; }
+
+// The next launch is run again with the same arguments, as by a graph, after `change`.
+__attribute__((visibility("default"))) void rddm_on_host_replay(void (*change)()) {
+  on_host::change_before_replay = change;
+}
 
 AOTITorchError aoti_torch_get_current_cuda_stream(int32_t, void** stream) {
   *stream = nullptr;

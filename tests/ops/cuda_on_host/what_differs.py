@@ -1,8 +1,15 @@
 """Where the CUDA kernels do not do what the CPU's do; run under the plugin."""
 
-import torch
+import ctypes
+import itertools
+import os
 
-from rddm_fast.ops import StepTable, forward_diffuse, joint_loss, reverse_step_
+import pytest
+import torch
+from oracle import DTYPES, LAYOUTS
+
+from rddm_fast.ops import StepTable, forward_diffuse, joint_loss, joint_loss_reference, reverse_step_
+from rddm_fast.theory.objective import Objective
 
 
 def test_a_step_that_the_table_does_not_have_is_nan() -> None:
@@ -29,3 +36,66 @@ def test_the_loss_takes_two_numbers_a_block_beside_the_gradients() -> None:
     allocated = sum(e.self_cpu_memory_usage for e in profile.key_averages() if e.self_cpu_memory_usage > 0)
     gradients, blocks = 2 * x[0].numel() * 4, x[0].numel() // (256 * 4)
     assert gradients <= allocated <= gradients + 8 * blocks + 4096
+
+
+def loss_of(*images: torch.Tensor) -> torch.Tensor:
+    return joint_loss(*images, objective="pred_res_noise", seed=1)[0]
+
+
+@pytest.mark.parametrize("size", [1, 31, 200])
+def test_a_replayed_loss_is_that_of_the_new_images(size: int) -> None:
+    """Though its blocks are counted in memory that the first run left, under the same number."""
+    images = [torch.randn(1, 3, size, size + 1) for _ in range(4)]
+    later = [torch.randn_like(x) for x in images]
+    change = ctypes.CFUNCTYPE(None)(lambda: [x.copy_(y) for x, y in zip(images, later, strict=True)])
+    expected = loss_of(*later)
+    ctypes.CDLL(os.environ["RDDM_CUDA_ON_HOST"]).rddm_on_host_replay(change)
+    assert torch.equal(loss_of(*images), expected) and torch.equal(images[0], later[0])
+
+
+def test_an_image_of_more_packs_than_a_launch_has_threads() -> None:
+    images = [torch.randn(1, 3, 1048, 1040) for _ in range(5)]  # 3193 blocks of 256 packs, of which 3168 are launched
+    given = (*images, None, 0, None, 0.3, 0.7, int(Objective.pred_res_noise), False)
+    for ours, expected in zip(torch.ops.rddm_fast.joint_loss(*given), joint_loss_reference(*given), strict=True):
+        torch.testing.assert_close(ours, expected)
+
+
+@pytest.mark.parametrize("content", [0, 1, 0x7F, 0xFF])
+def test_the_blocks_are_counted_in_memory_of_any_content(content: int) -> None:
+    images = [torch.randn(1, 3, 40, 40) for _ in range(4)]
+    expected = joint_loss(*images, objective="pred_res_noise", seed=1, impl="reference")[0]
+    for _ in range(3):
+        for size in range(8, 128, 8):  # what is freed here is allocated in the call
+            torch.full((size,), content, dtype=torch.uint8)
+        torch.testing.assert_close(loss_of(*images), expected)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "transposed", "unaligned"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_the_backward_pass_multiplies_unless_by_1(dtype: torch.dtype, layout: str) -> None:
+    scale_in_place = torch.ops.rddm_fast.joint_loss_backward_
+    for shape, by_loss, factor, two in itertools.product(
+        ((2, 3, 5, 7), (1, 3, 64, 64)), (1.0, 0.5, -3.7, float("nan")), (1.0, 0.25), (True, False)
+    ):
+        gradients = [LAYOUTS[layout](torch.randn(shape).to(dtype)) for _ in range(2)]
+        scaled = [(g.float() * torch.tensor(by_loss * factor)).to(dtype) for g in gradients]
+        scale_in_place(gradients[0], gradients[1] if two else None, torch.tensor(by_loss), factor)
+        for ours, expected in zip(gradients[: 1 + two], scaled, strict=False):
+            torch.testing.assert_close(ours, expected, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"gradient0": torch.zeros(4, 6)[:, ::2]}, "gradient0 must lie in memory without gaps"),
+        ({"gradient1": torch.zeros(4, 4)}, "gradient1 must have the image's shape"),
+        ({"gradient1": torch.zeros(4, 3).half()}, "gradient1 has the wrong dtype"),
+        ({"gradient1": torch.zeros(3, 4).t()}, "the gradients must have one memory layout"),
+        ({"by_loss": torch.zeros(2)}, "by_loss must be one float32 number"),
+        ({"by_loss": torch.zeros(1).double()}, "by_loss must be one float32 number"),
+    ],
+)
+def test_the_backward_pass_names_what_does_not_fit(change: dict[str, torch.Tensor], sentence: str) -> None:
+    given = {"gradient0": torch.zeros(4, 3), "gradient1": torch.zeros(4, 3), "by_loss": torch.ones(())}
+    with pytest.raises(RuntimeError, match=sentence):
+        torch.ops.rddm_fast.joint_loss_backward_(**{**given, **change}, factor=1.0)
