@@ -1,8 +1,11 @@
 """Where the CUDA kernels do not do what the CPU's do; run under the plugin."""
 
-import torch
+import itertools
 
-from rddm_fast.ops import StepTable, forward_diffuse, joint_loss, reverse_step_
+import torch
+from cases.reverse_step import BY_FOURS, noise_alone
+
+from rddm_fast.ops import StepTable, forward_diffuse, joint_loss, noise, reverse_step_
 
 
 def test_a_step_that_the_table_does_not_have_is_nan() -> None:
@@ -29,3 +32,10 @@ def test_the_loss_takes_two_numbers_a_block_beside_the_gradients() -> None:
     allocated = sum(e.self_cpu_memory_usage for e in profile.key_averages() if e.self_cpu_memory_usage > 0)
     gradients, blocks = 2 * x[0].numel() * 4, x[0].numel() // (256 * 4)
     assert gradients <= allocated <= gradients + 8 * blocks + 4096
+
+
+def test_a_block_s_threads_draw_its_noise_together() -> None:
+    for shape, dtype in itertools.product(BY_FOURS, (torch.float32, torch.float16)):
+        like = torch.zeros(shape, dtype=dtype).to(memory_format=torch.channels_last)
+        error = (noise_alone(like, 2**40 + 3, -5).float() - noise(shape, 2**40 + 3, -5)).abs().max()
+        assert error <= (1e-6 if dtype == torch.float32 else 2e-3), (shape, dtype)
