@@ -127,8 +127,6 @@ def compile_all(directory: Path) -> list[dict[str, object]]:
             config = launch_config(DTYPES[image].itemsize)
             compile_one(directory / name, forward_diffuse_kernel, capability, image, image, constants, types, config)
             rows.append({"name": name, **row})
-        for image in DTYPES:
-            rows += compile_channels_last_draws(directory, capability, image)
         for (image, output), draws in itertools.product(PAIRS, (False, True)):
             constants = {
                 **flags_of(Objective.pred_res_noise),
@@ -146,6 +144,7 @@ def compile_all(directory: Path) -> list[dict[str, object]]:
         for image in DTYPES:
             rows += compile_spectral_step(directory, capability, image)
             rows += compile_tacos_step(directory, capability, image)
+            rows += compile_channels_last_draws(directory, capability, image)
         for image, (layout, together) in itertools.product(
             DTYPES, (("contiguous", "by_pixel"), ("pixels", "by_channel"))
         ):
@@ -167,38 +166,6 @@ def compile_all(directory: Path) -> list[dict[str, object]]:
             kernel = walsh_hadamard.walsh_hadamard_kernel
             compile_one(directory / name, kernel, capability, image, image, config, types, warps, aligned=True)
             rows.append({"name": name, "kernel": "walsh_hadamard"})
-    return rows
-
-
-def compile_channels_last_draws(directory: Path, capability: int, image: str) -> list[dict[str, object]]:
-    """Compile forward_diffuse and reverse_step as they draw the noise of 16 channels-last images of 3 x 256 x 256."""
-    size = DTYPES[image].itemsize
-    config = drawing_config(size, 16 * 3 * 256**2, True, (3, 256**2))
-    fixed: dict[str, object] = {**config, "draws": True, "noise_pointer": None}
-    del fixed["num_warps"]
-    absent = ("table_pointer", "index_pointer", "seed_pointer", "next_input", "clean", "I_in_pointer")
-    objective = flags_of(Objective.pred_res_noise)
-    packed = {"next_input_packed": False, "clean_packed": False}
-    forms = {
-        "forward_diffuse": (
-            forward_diffuse_kernel,
-            {**fixed, "samples": 2},
-            {"t_pointer": "*i64", "alpha_bar_pointer": "*fp32", "beta_bar_pointer": "*fp32"},
-            {"inputs": 2, "scalar_loads": 6},  # t and the tables, of two samples
-        ),
-        "reverse_step": (
-            reverse_step_kernel,
-            {**fixed, **objective, **packed, **dict.fromkeys(absent)},
-            {"numbers": ("fp32",) * NUMBERS.value},
-            {"inputs": 3, "scalar_loads": 0},
-        ),
-    }
-    rows: list[dict[str, object]] = []
-    for op, (kernel, constants, types, row) in forms.items():
-        name = f"sm{capability}-{image}-{op}-drawn-pixels"
-        types = {**types, "channels": "i32", "pixels": "i32", "per_sample": "i32"}
-        compile_one(directory / name, kernel, capability, image, image, constants, types, config)
-        rows.append({"name": name, "scalar_stores": 0, **row})
     return rows
 
 
@@ -259,6 +226,38 @@ def compile_tacos_step(directory: Path, capability: int, image: str) -> list[dic
         where = directory / name
         compile_one(where, tacos_step_kernel, capability, image, image, constants, types, config, divisible=divisible)
         rows.append({"name": name, "inputs": inputs, "scalar_loads": 0, "scalar_stores": 0})
+    return rows
+
+
+def compile_channels_last_draws(directory: Path, capability: int, image: str) -> list[dict[str, object]]:
+    """Compile forward_diffuse and reverse_step as they draw the noise of 16 channels-last images of 3 x 256 x 256."""
+    size = DTYPES[image].itemsize
+    config = drawing_config(size, 16 * 3 * 256**2, True, (3, 256**2))
+    fixed: dict[str, object] = {**config, "draws": True, "noise_pointer": None}
+    del fixed["num_warps"]
+    absent = ("table_pointer", "index_pointer", "seed_pointer", "next_input", "clean", "I_in_pointer")
+    objective = flags_of(Objective.pred_res_noise)
+    packed = {"next_input_packed": False, "clean_packed": False}
+    forms = {
+        "forward_diffuse": (
+            forward_diffuse_kernel,
+            {**fixed, "samples": 2},
+            {"t_pointer": "*i64", "alpha_bar_pointer": "*fp32", "beta_bar_pointer": "*fp32"},
+            {"inputs": 2, "scalar_loads": 6},  # t and the tables, of two samples
+        ),
+        "reverse_step": (
+            reverse_step_kernel,
+            {**fixed, **objective, **packed, **dict.fromkeys(absent)},
+            {"numbers": ("fp32",) * NUMBERS.value},
+            {"inputs": 3, "scalar_loads": 0},
+        ),
+    }
+    rows: list[dict[str, object]] = []
+    for op, (kernel, constants, types, row) in forms.items():
+        name = f"sm{capability}-{image}-{op}-drawn-pixels"
+        types = {**types, "channels": "i32", "pixels": "i32", "per_sample": "i32"}
+        compile_one(directory / name, kernel, capability, image, image, constants, types, config)
+        rows.append({"name": name, "scalar_stores": 0, **row})
     return rows
 
 
