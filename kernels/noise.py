@@ -46,12 +46,12 @@ def box_muller(a, b):
 
 @triton.jit
 def four_normals(seed, stream, blocks):
-    # The four normals of each of `blocks` (int64). tl.philox is Philox4x32-10 with the seed as its key.
+    # The four normals of each of `blocks` (of 32 or 64 bits). tl.philox is Philox4x32-10 with the seed as its key.
     # Triton passes an integer that fits in 32 bits as 32 bits; sign extension keeps its value.
     seed = seed.to(tl.int64)
     stream = stream.to(tl.int64)
-    low = (blocks & 0xFFFFFFFF).to(tl.uint32)
-    high = (blocks >> 32).to(tl.uint32)
+    low = blocks.to(tl.uint32)
+    high = (blocks >> 32).to(tl.uint32) if blocks.dtype.primitive_bitwidth == 64 else tl.zeros_like(low)
     stream_low = tl.zeros_like(low) + (stream & 0xFFFFFFFF).to(tl.uint32)
     stream_high = tl.zeros_like(low) + ((stream >> 32) & 0xFFFFFFFF).to(tl.uint32)
     w0, w1, w2, w3 = tl.philox(seed, low, high, stream_low, stream_high)
@@ -61,13 +61,48 @@ def four_normals(seed, stream, blocks):
 
 
 @triton.jit
-def drawn_noise(seed, stream, first, channels, pixels, pixels_together: tl.constexpr, block: tl.constexpr):
+def normals_of_blocks(seed, stream, blocks):
+    # All of their normals, in order.
+    z0, z1, z2, z3 = four_normals(seed, stream, blocks)
+    return tl.interleave(tl.interleave(z0, z2), tl.interleave(z1, z3))
+
+
+@triton.jit
+def drawn_noise(
+    seed,
+    stream,
+    first,
+    channels,
+    pixels,
+    pixels_together: tl.constexpr,
+    block: tl.constexpr,
+    in_fours: tl.constexpr = 0,
+):
     """Return the noise of `block` elements of an image from `first` on, in memory order; 4 divides `first`.
 
-    If `pixels_together` (channels-last), each element needs a Philox block of its own, because its neighbours in
-    memory are far apart in logical order.
+    If `pixels_together` (channels-last), neighbours in memory are far apart in logical order, and each element needs a
+    Philox block of its own. With `in_fours`, the number of channels if four pixels have whole blocks, each block is
+    drawn once; `first` is then a multiple of 4 * in_fours, and the last block % (4 * in_fours) elements are arbitrary.
+
+    All is computed in the type of `first`: int32 takes a third of the instructions of int64's divisions.
     """
-    if pixels_together:
+    if in_fours > 0:
+        # Unsigned numbers take the fewest instructions to divide.
+        number: tl.constexpr = tl.uint64 if first.dtype == tl.int64 else tl.uint32
+        draws = tl.arange(0, block // 4).to(tl.uint32)
+        fours = (pixels >> 2).to(number)  # of an image
+        four = first.to(number) // (4 * in_fours) + draws // in_fours
+        blocks = (four // fours * (in_fours - 1) + draws % in_fours) * fours + four
+        z0, z1, z2, z3 = four_normals(seed, stream, blocks)
+        # By normal, then by block: the order in which the threads have them, so that only the gather exchanges any.
+        normals = tl.permute(tl.join(tl.join(z0, z1), tl.join(z2, z3)), (2, 1, 0))
+        elements = tl.arange(0, block).to(tl.uint32)
+        pixel = elements // in_fours
+        at = pixel % 4 * (block // 4) + pixel // 4 * in_fours + elements % in_fours
+        return tl.gather(tl.reshape(normals, (block,)), tl.minimum(at.to(tl.int32), block - 1), 0)
+    elif pixels_together:
+        channels = channels.to(first.dtype)
+        pixels = pixels.to(first.dtype)
         elements = first + tl.arange(0, block)
         within = elements % (channels * pixels)
         image = elements // (channels * pixels)
@@ -76,6 +111,4 @@ def drawn_noise(seed, stream, first, channels, pixels, pixels_together: tl.const
         which = logical & 3
         return tl.where(which == 0, z0, tl.where(which == 1, z1, tl.where(which == 2, z2, z3)))
     else:
-        blocks = (first >> 2) + tl.arange(0, block // 4)
-        z0, z1, z2, z3 = four_normals(seed, stream, blocks)
-        return tl.interleave(tl.interleave(z0, z2), tl.interleave(z1, z3))
+        return normals_of_blocks(seed, stream, (first >> 2) + tl.arange(0, block // 4))

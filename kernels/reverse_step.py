@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .images import in_layout_of, launch_config, load_or_zeros, pixel_layout, result_for
+from .images import drawing_config, elements_of_program, in_layout_of, load_or_zeros, pixel_layout, result_for
 from .noise import drawn_noise
 from .objective import flags_of
 
@@ -42,13 +42,15 @@ def place(to, value, first, offsets, inside, packed: tl.constexpr):
     # Store `value`, an image's elements in memory order, in some channels of a larger image (csrc/common/tensors.h,
     # Placement).
     pointer, middle, inner, by_outer, by_middle, by_inner = to
+    # In 64 bits, as the larger image may have more elements than the offsets' type counts.
     if packed:  # The program stays within one sample, whose elements are adjacent.
         sample = middle * inner
-        start = tl.multiple_of(first // sample * by_outer + first % sample, 16)
+        start = tl.multiple_of((first // sample).to(tl.int64) * by_outer + first % sample, 16)
         at = start + (offsets - first)
     else:
         rest = offsets // inner
-        at = rest // middle * by_outer + rest % middle * by_middle + offsets % inner * by_inner
+        at = (rest // middle).to(tl.int64) * by_outer + (rest % middle).to(tl.int64) * by_middle
+        at += (offsets % inner).to(tl.int64) * by_inner
     tl.store(pointer + at, value.to(pointer.dtype.element_ty), mask=inside)
 
 
@@ -79,13 +81,14 @@ def reverse_step_kernel(
     added: tl.constexpr,
     draws: tl.constexpr,
     pixels_together: tl.constexpr,
+    in_fours: tl.constexpr,
     next_input_packed: tl.constexpr,
     clean_packed: tl.constexpr,
+    narrow: tl.constexpr,
+    share: tl.constexpr,
     block: tl.constexpr,
 ):
-    first = tl.program_id(0).to(tl.int64) * block
-    offsets = first + tl.arange(0, block)
-    inside = offsets < numel
+    first, offsets, inside = elements_of_program(numel, share, block, narrow)
     I_t = load_or_zeros(I_t_pointer, offsets, inside)
     out0 = load_or_zeros(out0_pointer, offsets, inside)
     out1 = load_or_zeros(out1_pointer, offsets, inside)
@@ -123,7 +126,7 @@ def reverse_step_kernel(
         result += term(k_in, I_in)
     if draws:
         if sigma != 0:
-            result += sigma * drawn_noise(seed, stream, first, channels, pixels, pixels_together, block)
+            result += sigma * drawn_noise(seed, stream, first, channels, pixels, pixels_together, block, in_fours)
     elif noise_pointer is not None:
         result += term(sigma, load_or_zeros(noise_pointer, offsets, inside))
 
@@ -182,9 +185,10 @@ def reverse_step_in_place(
     """Launch the kernel; the arguments are the op's (rddm_fast/ops/reverse_step.py)."""
     layout = pixel_layout(I_t)
     assert layout is not None, "I_t must be contiguous or channels-last"
-    grid, images, flags = _prepared(I_t, out0, out1, I_in, noise, seed, stream, I_t, layout)
-    next_to, next_packed = placement(next_input, layout, flags["block"])
-    clean_to, clean_packed = placement(clean, layout, flags["block"])
+    placed = next_input is not None or clean is not None
+    grid, images, flags = _prepared(I_t, out0, out1, I_in, noise, seed, stream, I_t, layout, placed)
+    next_to, next_packed = placement(next_input, layout, flags["share"])
+    clean_to, clean_packed = placement(clean, layout, flags["share"])
     if I_t.numel():
         with torch.cuda.device_of(I_t):
             reverse_step_kernel[grid](
@@ -199,7 +203,7 @@ def reverse_step_in_place(
             )
 
 
-def placement(to: Tensor | None, layout: tuple[int, int], block: int) -> tuple[tuple | None, bool]:
+def placement(to: Tensor | None, layout: tuple[int, int], share: int) -> tuple[tuple | None, bool]:
     """Return where the kernel writes an image of that layout in `to`, and whether its elements are adjacent there.
 
     The first is (the tensor, middle, inner, the strides of csrc/common/tensors.h's Placement), or None without `to`.
@@ -211,7 +215,7 @@ def placement(to: Tensor | None, layout: tuple[int, int], block: int) -> tuple[t
     dims = [(channels, to.stride(1)), (pixels, pixel_stride)]
     (middle, middle_stride), (inner, inner_stride) = dims if layout[0] == 1 else dims[::-1]
     whole = inner_stride == 1 and (middle == 1 or middle_stride == inner)
-    packed = whole and middle * inner % block == 0 and to.stride(0) % 16 == 0
+    packed = whole and middle * inner % share == 0 and to.stride(0) % 16 == 0
     return (to, middle, inner, to.stride(0), middle_stride, inner_stride), packed
 
 
@@ -225,12 +229,14 @@ def _prepared(
     stream: int,
     result: Tensor,
     layout: tuple[int, int],
+    placed: bool = False,
 ) -> tuple[tuple[int], list, dict]:
     """Return what both launchers pass: the grid, the images with the numbers of their elements, and the flags."""
     if I_t.dtype == torch.float64:
         raise TypeError("I_t is float64, which the Triton kernel does not take: use impl='reference'")
-    config = launch_config(min(I_t.element_size(), out0.element_size()))
+    draws = seed is not None
+    config = drawing_config(min(I_t.element_size(), out0.element_size()), I_t.numel(), draws, layout, placed)
     inputs = [in_layout_of(x, result) for x in (I_t, out0, out1, I_in, noise)]
-    flags = {"draws": seed is not None, "pixels_together": layout[0] != 1, **config}
-    grid = (triton.cdiv(result.numel(), config["block"]),)
+    grid = (triton.cdiv(result.numel(), config["share"]),)
+    flags = {"draws": draws, **config}
     return grid, [*inputs, result, result.numel(), seed or 0, stream, *layout], flags

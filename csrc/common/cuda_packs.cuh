@@ -14,6 +14,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
 #include <string>
 #include <type_traits>
 #include <vector>
@@ -47,17 +48,53 @@ struct alignas(sizeof(T) * N < kBytes ? sizeof(T) * N : kBytes) Pack {
 template <class Image, class Output>
 constexpr int kElements = kBytes / std::min(sizeof(Image), sizeof(Output));
 
+// The words at `data` if it is `there`, else zeros. On a device a load with a predicate: a branch
+// would end in moves of what it loaded, which wait for the memory before the next load is issued.
+template <int Words>
+__device__ __forceinline__ Pack<uint32_t, Words> load_words(const void* data, bool there) {
+  Pack<uint32_t, Words> words{};
+#if defined(__CUDA_ARCH__)
+  const auto* const at = static_cast<const Pack<uint32_t, Words>*>(data);
+  if constexpr (Words % 4 == 0) {
+#pragma unroll
+    for (int i = 0; i < Words; i += 4) {
+      asm volatile(
+          "{ .reg .pred p; setp.ne.u32 p, %5, 0; @p ld.global.v4.u32 {%0, %1, %2, %3}, [%4]; }"
+          : "+r"(words.element[i]), "+r"(words.element[i + 1]), "+r"(words.element[i + 2]),
+            "+r"(words.element[i + 3])
+          : "l"(&at->element[i]), "r"(uint32_t(there)));
+    }
+    return words;
+  }
+#endif
+  if (there) words = *static_cast<const Pack<uint32_t, Words>*>(data);
+  return words;
+}
+
 // Loads the thread's elements of one input; zeros if the input is absent, and beyond its end.
+//
+// Nothing reads the loaded words before the values are used, so that all inputs' loads are in
+// flight at once. When elements of 2 bytes were the result of both branches, ptxas took the words
+// apart at the end of each: 59 instead of 100 % of a copy's rate.
 template <int N, class T>
 __device__ __forceinline__ Pack<T, N> load(const T* __restrict__ data, int64_t first, int64_t numel,
                                            bool whole) {
-  Pack<T, N> pack{};
-  if (data == nullptr) return pack;
-  if (whole) return *reinterpret_cast<const Pack<T, N>*>(data + first);
+  constexpr int kWords = sizeof(T) * N / sizeof(uint32_t), kPerWord = N / kWords;
+  static_assert(kWords * sizeof(uint32_t) == sizeof(T) * N);
+  auto words = load_words<kWords>(data + first, whole && data != nullptr);
+  if (!whole && data != nullptr) {
 #pragma unroll
-  for (int i = 0; i < N; ++i) {
-    if (first + i < numel) pack.element[i] = data[first + i];
+    for (int i = 0; i < N; ++i) {
+      if (first + i < numel) {
+        const T value = data[first + i];
+        uint32_t bits = 0;
+        std::memcpy(&bits, &value, sizeof value);
+        words.element[i / kPerWord] |= bits << 8 * sizeof(T) * (i % kPerWord);
+      }
+    }
   }
+  Pack<T, N> pack;
+  std::memcpy(&pack, &words, sizeof pack);
   return pack;
 }
 
@@ -76,14 +113,26 @@ __device__ __forceinline__ void store(T* __restrict__ data, const Pack<T, N>& pa
 }
 
 // Division by a number that is known at the launch. On the device a 64-bit division is a call,
-// around which registers spill. This one is exact for dividends below 2^52.
+// around which registers spill. This one is a multiplication for dividends below 2^31, and exact
+// for those below 2^52.
 struct Divisor {
   int64_t divisor;
   double reciprocal;
+  uint32_t factor = 0, shift = 31;  // factor = 2^shift / divisor, rounded up
 
-  explicit Divisor(int64_t d) : divisor(d), reciprocal(1.0 / double(d)) {}
+  explicit Divisor(int64_t d) : divisor(d), reciprocal(1.0 / double(d)) {
+    if (d < 1 || d >= int64_t(1) << 31) return;  // then no dividend below 2^31 has a quotient
+    while (int64_t(1) << (shift - 31) < d) ++shift;
+    factor = uint32_t(((uint64_t(1) << shift) + uint64_t(d) - 1) / uint64_t(d));
+  }
 
   __device__ __forceinline__ int64_t divide(int64_t dividend, int64_t& remainder) const {
+    if (uint64_t(dividend) < uint64_t(1) << 31) {
+      // The rounding adds dividend / 2^31 < 1 to what is divided, which changes no quotient.
+      const uint32_t quotient = uint32_t(uint64_t(uint32_t(dividend)) * factor >> shift);
+      remainder = uint32_t(dividend) - quotient * uint32_t(divisor);
+      return quotient;
+    }
     int64_t quotient = int64_t(double(dividend) * reciprocal);
     remainder = dividend - quotient * divisor;
     if (remainder < 0) {
@@ -105,6 +154,7 @@ struct DeviceNoise {
   uint64_t seed, stream;
   const int64_t* seed_pointer;  // the seed in device memory, or null
   Divisor channels, pixels;     // see PixelLayout
+  bool in_fours;  // four pixels of an image have whole Philox blocks, and 32 bits count these
 
   explicit DeviceNoise(const NoiseArgument& noise)
       : data(data_of<T>(noise.tensor)),
@@ -113,47 +163,66 @@ struct DeviceNoise {
         stream(noise.stream),
         seed_pointer(data_of<int64_t>(noise.seed_tensor)),
         channels(noise.layout.channels),
-        pixels(noise.layout.pixels) {}
+        pixels(noise.layout.pixels),
+        in_fours(pixels.divisor % 4 == 0 && pixels.divisor < int64_t(1) << 33) {}
 };
 
-// The noise of a thread's elements. The first one's index is a multiple of N, and N of 4.
+// One logical element's normal.
+template <class T>
+__device__ __forceinline__ float normal_at(const DeviceNoise<T>& noise, uint64_t logical) {
+  const Normals n = normals(noise.seed, noise.stream, logical / 4);
+  const uint32_t which = logical % 4;
+  return which == 0 ? n.z0 : which == 1 ? n.z1 : which == 2 ? n.z2 : n.z3;
+}
+
+// Stored elements in float32.
+template <int N, class T>
+__device__ __forceinline__ Pack<float, N> widened(const Pack<T, N>& stored) {
+  Pack<float, N> z;
+#pragma unroll
+  for (int i = 0; i < N; ++i) z.element[i] = static_cast<float>(stored.element[i]);
+  return z;
+}
+
+// The drawn noise of elements that have the memory's order in logical order too. The first one's
+// index is a multiple of 4, as N is.
+template <int N, class T>
+__device__ __forceinline__ Pack<float, N> drawn_in_order(const DeviceNoise<T>& noise,
+                                                         int64_t first) {
+  static_assert(N % 4 == 0);
+  Pack<float, N> z;
+#pragma unroll
+  for (int i = 0; i < N; i += 4) {
+    const Normals n = normals(noise.seed, noise.stream, uint64_t(first + i) / 4);
+    z.element[i] = n.z0;
+    z.element[i + 1] = n.z1;
+    z.element[i + 2] = n.z2;
+    z.element[i + 3] = n.z3;
+  }
+  return z;
+}
+
+// The noise of a thread's elements in any layout. Where neighbours in memory are far apart in
+// logical order, each element costs a Philox block of its own: see block_noise.cuh.
 template <int N, class T>
 __device__ __forceinline__ Pack<float, N> load_noise(const DeviceNoise<T>& noise, int64_t first,
                                                      int64_t numel, bool whole) {
-  static_assert(N % 4 == 0);
+  if (!noise.drawn) return widened(load<N>(noise.data, first, numel, whole));
+  if (noise.channels.divisor == 1) return drawn_in_order<N>(noise, first);
+  // Divisions find the thread's first element; the following ones are found by counting.
   Pack<float, N> z;
-  if (!noise.drawn) {
-    const auto stored = load<N>(noise.data, first, numel, whole);
+  int64_t channel, pixel;
+  int64_t image = noise.channels.divide(first, channel);
+  image = noise.pixels.divide(image, pixel);
+  const int64_t channels = noise.channels.divisor, pixels = noise.pixels.divisor;
 #pragma unroll
-    for (int i = 0; i < N; ++i) z.element[i] = static_cast<float>(stored.element[i]);
-  } else if (noise.channels.divisor == 1) {
-#pragma unroll
-    for (int i = 0; i < N; i += 4) {
-      const Normals n = normals(noise.seed, noise.stream, uint64_t(first + i) / 4);
-      z.element[i] = n.z0;
-      z.element[i + 1] = n.z1;
-      z.element[i + 2] = n.z2;
-      z.element[i + 3] = n.z3;
-    }
-  } else {
-    // Neighbours in memory are far apart in logical order, so each element is a block of its own.
-    // Divisions find the thread's first element; the following ones are found by counting.
-    int64_t channel, pixel;
-    int64_t image = noise.channels.divide(first, channel);
-    image = noise.pixels.divide(image, pixel);
-    const int64_t channels = noise.channels.divisor, pixels = noise.pixels.divisor;
-#pragma unroll
-    for (int i = 0; i < N; ++i) {
-      const uint64_t logical = uint64_t((image * channels + channel) * pixels + pixel);
-      const Normals n = normals(noise.seed, noise.stream, logical / 4);
-      const uint32_t which = logical % 4;
-      z.element[i] = which == 0 ? n.z0 : which == 1 ? n.z1 : which == 2 ? n.z2 : n.z3;
-      if (++channel == channels) {
-        channel = 0;
-        if (++pixel == pixels) {
-          pixel = 0;
-          ++image;
-        }
+  for (int i = 0; i < N; ++i) {
+    z.element[i] = normal_at(noise, uint64_t((image * channels + channel) * pixels + pixel));
+    if (++channel == channels) {
+      channel = 0;
+      if (++pixel == pixels) {
+        pixel = 0;
+        ++image;
       }
     }
   }
@@ -217,17 +286,17 @@ inline bool is_aligned(const void* data) { return reinterpret_cast<uintptr_t>(da
 
 // Appends the attributes of one compiled kernel to `all`.
 template <class Kernel>
-void append_attributes(Kernel* kernel, const std::string& name,
-                       std::vector<KernelAttributes>& all) {
+void append_attributes(Kernel* kernel, const std::string& name, std::vector<KernelAttributes>& all,
+                       int threads = kThreads) {
   const auto check = [](cudaError_t error) {
     STD_TORCH_CHECK(error == cudaSuccess, "no kernel attributes: ", cudaGetErrorString(error));
   };
   cudaFuncAttributes attributes;
   int blocks = 0;
   check(cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(kernel)));
-  check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, kThreads, 0));
+  check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, threads, 0));
   all.push_back(
-      {name, attributes.numRegs, static_cast<int>(attributes.localSizeBytes), kThreads, blocks});
+      {name, attributes.numRegs, static_cast<int>(attributes.localSizeBytes), threads, blocks});
 }
 
 // Names of dtypes, for the names of kernels.

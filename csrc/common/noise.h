@@ -27,6 +27,24 @@ struct PhiloxWords {
   uint32_t w0, w1, w2, w3;
 };
 
+// The 64 bits of a product. nvcc's own code for `>> 32` adds 0 to every high word: 96 instead of 74
+// instructions a block.
+struct WideProduct {
+  uint32_t low, high;
+
+  RDDM_INLINE WideProduct(uint32_t a, uint32_t b) {
+#if defined(__CUDA_ARCH__)
+    asm("{ .reg .b64 product; mul.wide.u32 product, %2, %3; mov.b64 {%0, %1}, product; }"
+        : "=r"(low), "=r"(high)
+        : "r"(a), "r"(b));
+#else
+    const uint64_t product = uint64_t(a) * b;
+    low = uint32_t(product);
+    high = uint32_t(product >> 32);
+#endif
+  }
+};
+
 RDDM_INLINE PhiloxWords philox(PhiloxWords counter, uint32_t key0, uint32_t key1) {
   uint32_t c0 = counter.w0, c1 = counter.w1, c2 = counter.w2, c3 = counter.w3;
 #if defined(__CUDACC__)
@@ -35,11 +53,11 @@ RDDM_INLINE PhiloxWords philox(PhiloxWords counter, uint32_t key0, uint32_t key1
 #pragma GCC unroll 10
 #endif
   for (int round = 0; round < 10; ++round) {
-    const uint64_t product0 = uint64_t(0xD2511F53u) * c0, product1 = uint64_t(0xCD9E8D57u) * c2;
-    c0 = uint32_t(product1 >> 32) ^ c1 ^ key0;
-    c2 = uint32_t(product0 >> 32) ^ c3 ^ key1;
-    c1 = uint32_t(product1);
-    c3 = uint32_t(product0);
+    const WideProduct product0(0xD2511F53u, c0), product1(0xCD9E8D57u, c2);
+    c0 = product1.high ^ c1 ^ key0;
+    c2 = product0.high ^ c3 ^ key1;
+    c1 = product1.low;
+    c3 = product0.low;
     key0 += 0x9E3779B9u;
     key1 += 0xBB67AE85u;
   }
@@ -70,10 +88,21 @@ RDDM_INLINE float log_of_unit(float u) {
   return x + y + 0.693359375f * e;
 }
 
+// On a device within 2^-23 of the root, without the branch to a slow path that the exact root has.
+RDDM_INLINE float square_root(float x) {
+#if defined(__CUDA_ARCH__)
+  float root;
+  asm("sqrt.approx.ftz.f32 %0, %1;" : "=f"(root) : "f"(x));
+  return root;
+#else
+  return __builtin_sqrtf(x);
+#endif
+}
+
 // Two independent normals from two words.
 RDDM_INLINE void box_muller(uint32_t a, uint32_t b, float& z0, float& z1) {
   const float u = float(int32_t(a >> 8) + 1) * 0x1p-24f;  // (0, 1]
-  const float radius = __builtin_sqrtf(-2.0f * log_of_unit(u));
+  const float radius = square_root(-2.0f * log_of_unit(u));
   // The angle in 2^-24 turns: its nearest quarter turn, and the rest, at most an eighth of a turn.
   const int32_t turn = int32_t(b >> 8), quarter = (turn + (1 << 21)) >> 22;
   const float x = float(turn - (quarter << 22)) * 3.7450703e-7f, z = x * x;  // 2 pi / 2^24

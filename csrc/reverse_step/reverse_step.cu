@@ -1,6 +1,7 @@
 // reverse_step on a CUDA device.
 #include <torch/csrc/stable/library.h>
 
+#include "common/block_noise.cuh"
 #include "common/cuda_packs.cuh"
 #include "common/dispatch.h"
 #include "common/kernel_attributes.h"
@@ -31,45 +32,49 @@ struct StepSource {
   }
 };
 
-// `result` may be I_t.
+// `result` may be I_t. Four blocks per multiprocessor; for a fifth the compiler would spill.
 template <Objective O, class Image, class Output>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kDrawingThreads, 4)
     reverse_step_kernel(const StepSource source, const Image* I_t, const Output* __restrict__ out0,
                         const Output* __restrict__ out1, const Image* __restrict__ I_in,
                         DeviceNoise<Image> noise, Image* result,
                         const DevicePlacement<Output> next_input,
                         const DevicePlacement<Output> clean, int64_t numel, bool aligned) {
-  constexpr int N = kElements<Image, Output>;
-  const int64_t first = (int64_t(blockIdx.x) * kThreads + threadIdx.x) * N;
-  if (first >= numel) return;
-  const bool whole = aligned && first + N <= numel;
-
-  const auto x = load<N>(I_t, first, numel, whole);
-  const auto y0 = load<N>(out0, first, numel, whole);
-  const auto y1 = load<N>(out1, first, numel, whole);
-  const auto x_in = load<N>(I_in, first, numel, whole);
+  constexpr int N = kElements<Image, Output>, P = ThreadPacks<N>::kCount;
+  const ThreadPacks<N> part{numel, aligned};
+  Pack<Image, N> x[P], x_in[P], stored[P];
+  Pack<Output, N> y0[P], y1[P];
+  part.load(I_t, x);
+  part.load(out0, y0);
+  part.load(out1, y1);
+  part.load(I_in, x_in);
+  part.load(noise.data, stored);
   int64_t number;
   const StepCoefficients<float> c = source.get(number);
   noise.drawn = noise.drawn && c.sigma != 0;
   noise.stream += uint64_t(number);
   if (noise.seed_pointer) noise.seed = uint64_t(*noise.seed_pointer);
-  const auto z = load_noise<N>(noise, first, numel, whole);
+  Pack<float, N> z[P];
+  block_noise(noise, part, stored, z);
 
-  Pack<Image, N> next;
-  Pack<Output, N> next_network, I_0;
 #pragma unroll
-  for (int i = 0; i < N; ++i) {
-    const StepResult<float> step = reverse_step<O, StepTerms::kAny>(
-        c, static_cast<float>(x.element[i]), static_cast<float>(y0.element[i]),
-        static_cast<float>(y1.element[i]), static_cast<float>(x_in.element[i]), z.element[i]);
-    next.element[i] = static_cast<Image>(step.next);
-    next_network.element[i] = static_cast<Output>(step.next);
-    I_0.element[i] = static_cast<Output>(step.I_0);
+  for (int p = 0; p < P; ++p) {
+    Pack<Image, N> next;
+    Pack<Output, N> next_network, I_0;
+#pragma unroll
+    for (int i = 0; i < N; ++i) {
+      const StepResult<float> step = reverse_step<O, StepTerms::kAny>(
+          c, static_cast<float>(x[p].element[i]), static_cast<float>(y0[p].element[i]),
+          static_cast<float>(y1[p].element[i]), static_cast<float>(x_in[p].element[i]),
+          z[p].element[i]);
+      next.element[i] = static_cast<Image>(step.next);
+      next_network.element[i] = static_cast<Output>(step.next);
+      I_0.element[i] = static_cast<Output>(step.I_0);
+    }
+    store<N>(result, next, part.first(p), numel, part.whole());
+    place<N>(next_input, next_network, part.first(p), numel);
+    place<N>(clean, I_0, part.first(p), numel);
   }
-
-  store<N>(result, next, first, numel, whole);
-  place<N>(next_input, next_network, first, numel);
-  place<N>(clean, I_0, first, numel);
 }
 
 template <class Image, class Output>
@@ -91,7 +96,7 @@ void run(const ReverseStepInputs& in, const StepSource& source) {
 
   for_objective(in.objective, [&]<Objective O>() {
     reverse_step_kernel<O, Image, Output>
-        <<<blocks_for<N>(numel), kThreads, 0, current_stream(in.I_t)>>>(
+        <<<ThreadPacks<N>::blocks(numel), kDrawingThreads, 0, current_stream(in.I_t)>>>(
             source, I_t, out0, out1, I_in, noise, result, next_input, clean, numel, aligned);
   });
   STD_CUDA_KERNEL_LAUNCH_CHECK();
@@ -137,7 +142,7 @@ std::vector<KernelAttributes> reverse_step_kernel_attributes() {
       append_attributes(
           reverse_step_kernel<O, Image, Output>,
           "reverse_step, objective " + std::to_string(int(O)) + ", " + dtype_names<Image, Output>(),
-          all);
+          all, kDrawingThreads);
     });
   });
   return all;

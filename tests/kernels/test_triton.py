@@ -103,7 +103,7 @@ def test_every_access_in_ptx_is_128_bits(compiled):
     directory, rows = compiled
     rows = [row for row in rows if "inputs" in row]
     # architectures times (pairs of dtypes, or dtypes, times forms of each kernel)
-    assert len(rows) == 2 * (5 * 4 * 2 + 3 * 2 + 5 * 2 + 3 + 3 * 6)
+    assert len(rows) == 2 * (5 * 4 * 2 + 3 * 4 + 5 * 2 + 3 + 3 * 6)
     for row in rows:
         ptx = (directory / f"{row['name']}.ptx").read_text()
         accesses = re.findall(r"\b(ld|st)\.global\S*?\.(v4\.b32|\S+)", ptx)

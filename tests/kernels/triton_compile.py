@@ -20,7 +20,7 @@ from triton.compiler import ASTSource
 
 from rddm_fast.kernels import channel_norm, group_norm_silu, linear_attention
 from rddm_fast.kernels.forward_diffuse import forward_diffuse_kernel
-from rddm_fast.kernels.images import launch_config
+from rddm_fast.kernels.images import drawing_config, launch_config
 from rddm_fast.kernels.inverse import range_null_step, walsh_hadamard
 from rddm_fast.kernels.inverse.spectral_step import NUMBERS as SPECTRAL_NUMBERS
 from rddm_fast.kernels.inverse.spectral_step import spectral_step_kernel
@@ -53,8 +53,9 @@ def compile_one(
     others those in `divisible` do, and the addresses of tables in it.
     """
     if "block" in config:
-        layout = {"pixels_together": False} if "pixels_together" in kernel.arg_names else {}
-        constants = {**constants, **layout, "block": config["block"]}
+        contiguous = {"pixels_together": False, "in_fours": 0, "narrow": True, "share": config["block"]}
+        layout = {name: value for name, value in contiguous.items() if name in kernel.arg_names}
+        constants = {**layout, "block": config["block"], **constants}
     known = {**types, "numel": "i32"}
     signature = {}
     for name in (parameter.name for parameter in kernel.params):
@@ -119,7 +120,7 @@ def compile_all(directory: Path) -> list[dict[str, object]]:
                 compile_one(directory / name, reverse_step_kernel, capability, image, output, fixed, known, config)
                 rows.append({"name": name, "inputs": inputs, "scalar_loads": scalars[form], "scalar_stores": 0})
         for image, draws in itertools.product(DTYPES, (False, True)):
-            constants = {"draws": draws, "one_sample": True, **({"noise_pointer": None} if draws else {})}
+            constants = {"draws": draws, "samples": 1, **({"noise_pointer": None} if draws else {})}
             types = {"t_pointer": "*i64", "alpha_bar_pointer": "*fp32", "beta_bar_pointer": "*fp32"}
             row = {"inputs": 2 if draws else 3, "scalar_loads": 3, "scalar_stores": 0}  # t and the tables
             name = f"sm{capability}-{image}-forward_diffuse{'-drawn' * draws}"
@@ -132,6 +133,7 @@ def compile_all(directory: Path) -> list[dict[str, object]]:
         for image in DTYPES:
             rows += compile_spectral_step(directory, capability, image)
             rows += compile_tacos_step(directory, capability, image)
+            rows += compile_channels_last_draws(directory, capability, image)
         for image, (layout, together) in itertools.product(
             DTYPES, (("contiguous", "by_pixel"), ("pixels", "by_channel"))
         ):
@@ -240,6 +242,38 @@ def compile_tacos_step(directory: Path, capability: int, image: str) -> list[dic
         where = directory / name
         compile_one(where, tacos_step_kernel, capability, image, image, constants, types, config, divisible=divisible)
         rows.append({"name": name, "inputs": inputs, "scalar_loads": 0, "scalar_stores": 0})
+    return rows
+
+
+def compile_channels_last_draws(directory: Path, capability: int, image: str) -> list[dict[str, object]]:
+    """Compile forward_diffuse and reverse_step as they draw the noise of 16 channels-last images of 3 x 256 x 256."""
+    size = DTYPES[image].itemsize
+    config = drawing_config(size, 16 * 3 * 256**2, True, (3, 256**2))
+    fixed: dict[str, object] = {**config, "draws": True, "noise_pointer": None}
+    del fixed["num_warps"]
+    absent = ("table_pointer", "index_pointer", "seed_pointer", "next_input", "clean", "I_in_pointer")
+    objective = flags_of(Objective.pred_res_noise)
+    packed = {"next_input_packed": False, "clean_packed": False}
+    forms = {
+        "forward_diffuse": (
+            forward_diffuse_kernel,
+            {**fixed, "samples": 2},
+            {"t_pointer": "*i64", "alpha_bar_pointer": "*fp32", "beta_bar_pointer": "*fp32"},
+            {"inputs": 2, "scalar_loads": 6},  # t and the tables, of two samples
+        ),
+        "reverse_step": (
+            reverse_step_kernel,
+            {**fixed, **objective, **packed, **dict.fromkeys(absent)},
+            {"numbers": ("fp32",) * NUMBERS.value},
+            {"inputs": 3, "scalar_loads": 0},
+        ),
+    }
+    rows: list[dict[str, object]] = []
+    for op, (kernel, constants, types, row) in forms.items():
+        name = f"sm{capability}-{image}-{op}-drawn-pixels"
+        types = {**types, "channels": "i32", "pixels": "i32", "per_sample": "i32"}
+        compile_one(directory / name, kernel, capability, image, image, constants, types, config)
+        rows.append({"name": name, "scalar_stores": 0, **row})
     return rows
 
 

@@ -12,6 +12,7 @@ import sysconfig
 from pathlib import Path
 
 import pytest
+import sass
 from commands import python
 
 from rddm_fast.ops import backends
@@ -94,6 +95,52 @@ def test_every_kernel_has_128_bit_accesses(cuda_library, cuobjdump, architecture
         assert re.search(r"\bLDG\.E\.128\b", body), name
         assert re.search(r"\bSTG\.E\.128\b", body), name
         assert not re.search(r"\b(LDL|STL)\b", body), name
+
+
+@pytest.fixture(scope="module")
+def h100_code(cuda_library, cuobjdump):
+    """The instructions of each kernel for sm_90, by its mangled name."""
+    if "90" not in built_for():
+        pytest.skip("the library was not built for sm_90")
+    return dict(sass.kernels(output_of(cuobjdump, "-sass", "-arch", "sm_90", cuda_library)))
+
+
+# Of one dtype throughout: the kernel, its 128-bit loads and stores of 8 elements, and the most
+# instructions an element where the noise is in the order of the memory, and where the image is channels-last.
+FORWARD, REVERSE = round(12 * sass.PER_BYTE), round(16 * sass.PER_BYTE)  # what float32's bytes give time for
+DRAWING = [
+    ("forward_diffuse_kernelIfE", 4, 2, FORWARD, FORWARD),
+    ("forward_diffuse_kernelIN3c108BFloat16EE", 2, 1, 60, 84),
+    ("reverse_step_kernelILNS_9ObjectiveE0EffE", 8, 2, REVERSE, REVERSE),
+    ("reverse_step_kernelILNS_9ObjectiveE0EN3c108BFloat16ES4_E", 4, 1, 90, 114),
+]
+
+
+def ways_of(code, kernel, loads, stores):
+    """A kernel's instructions for 8 elements where it has noise stored, draws in order, and draws by pixels."""
+    instructions = next(instructions for name, instructions in code.items() if kernel in name)
+    for roots, barriers, exchanged in ((0, 0, 0), (4, 0, 0), (4, 1, 8)):
+        marks = {r"MUFU\.(SQRT|RSQ)": roots, r"BAR\.SYNC": barriers, r"\bSTS\b": exchanged}
+        marks |= {r"LDG\.E\.128": loads + stores, r"STG\.E\.128": stores}
+        yield sass.shortest_way(instructions, marks)
+
+
+@pytest.mark.parametrize(("kernel", "loads", "stores", "in_order", "by_pixels"), DRAWING)
+def test_drawing_noise_takes_few_instructions(h100_code, kernel, loads, stores, in_order, by_pixels):
+    """In float32 fewer than the memory gives time for; 2-byte images move less than Philox's instructions take."""
+    _, ordered, pixels = ways_of(h100_code, kernel, loads, stores)
+    assert ordered is not None and len(ordered) / 8 <= in_order
+    assert pixels is not None and len(pixels) / 8 <= by_pixels
+    assert not any("CALL" in text for text in ordered + pixels), "a slow path, of a division or a root"
+
+
+@pytest.mark.parametrize(("kernel", "loads", "stores"), [row[:3] for row in DRAWING])
+def test_all_loads_are_in_flight_at_once(h100_code, kernel, loads, stores):
+    """Half-precision reverse_step took each load's words apart before the next load: 59 % of a copy's rate."""
+    for way in ways_of(h100_code, kernel, loads, stores):
+        assert way is not None and sass.values_read_between_loads(way) == []
+        loaded, drawn = ([i for i, text in enumerate(way) if mark in text] for mark in ("LDG.E.128", "MUFU.SQRT"))
+        assert max(loaded) < min(drawn, default=len(way)), "the images are loaded only after noise is drawn"
 
 
 def test_only_the_stable_abi_is_needed(library):

@@ -6,9 +6,10 @@ import os
 
 import pytest
 import torch
+from cases.reverse_step import BY_FOURS, noise_alone
 from oracle import DTYPES, LAYOUTS
 
-from rddm_fast.ops import StepTable, forward_diffuse, joint_loss, joint_loss_reference, reverse_step_
+from rddm_fast.ops import StepTable, forward_diffuse, joint_loss, joint_loss_reference, noise, reverse_step_
 from rddm_fast.theory.objective import Objective
 
 
@@ -99,3 +100,10 @@ def test_the_backward_pass_names_what_does_not_fit(change: dict[str, torch.Tenso
     given = {"gradient0": torch.zeros(4, 3), "gradient1": torch.zeros(4, 3), "by_loss": torch.ones(())}
     with pytest.raises(RuntimeError, match=sentence):
         torch.ops.rddm_fast.joint_loss_backward_(**{**given, **change}, factor=1.0)
+
+
+def test_a_block_s_threads_draw_its_noise_together() -> None:
+    for shape, dtype in itertools.product(BY_FOURS, (torch.float32, torch.float16)):
+        like = torch.zeros(shape, dtype=dtype).to(memory_format=torch.channels_last)
+        error = (noise_alone(like, 2**40 + 3, -5).float() - noise(shape, 2**40 + 3, -5)).abs().max()
+        assert error <= (1e-6 if dtype == torch.float32 else 2e-3), (shape, dtype)
