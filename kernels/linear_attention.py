@@ -15,7 +15,7 @@ from torch import Tensor
 
 PIXELS = 64  # pixels that a program takes at a time
 PIECES = 128  # largest number of pieces of an image
-WARPS = 4
+WARPS = 2  # 7 to 25 % faster than 4 on an H200
 PRECISION = {torch.float32: "ieee", torch.bfloat16: "tf32", torch.float16: "tf32x3"}
 """The precision of matrix products, by the image's dtype.
 

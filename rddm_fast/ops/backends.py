@@ -12,6 +12,7 @@ Importing this module loads the compiled library if there is one. It never impor
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import importlib.util
 import os
@@ -100,11 +101,20 @@ def _why_not_cuda(device: torch.device) -> str | None:
     if not covers(_architectures, (gpu.major, gpu.minor)):
         return f"compiled for {build_info['cuda_architectures']}, and this device is {gpu.major}.{gpu.minor}"
     # The library has a CUDA runtime of its own, which may be newer than torch's and than what the driver serves.
-    driver = torch._C._cuda_getDriverVersion() // 1000  # type: ignore[attr-defined]
-    needed = int(build_info["nvcc"].split(".")[0])
-    if driver < needed:
+    driver, needed = _driver_version(), int(build_info["nvcc"].split(".")[0])
+    if driver is not None and driver < needed:
         return f"compiled by CUDA {needed}, and the driver serves CUDA {driver}: update it, or build by CUDA {driver}"
     return None
+
+
+def _driver_version() -> int | None:
+    """Return the major version of CUDA that the driver serves, or None if it does not say."""
+    version = ctypes.c_int()
+    try:
+        failed = ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(version))
+    except OSError:  # Not Linux: there the driver's library has another name.
+        return None
+    return None if failed else version.value // 1000
 
 
 def _why_not_triton(device: torch.device) -> str | None:
