@@ -21,13 +21,10 @@ LEAST_PIECES = 32  # of each of many samples; every program of the second kernel
 
 
 @triton.jit
-def columns(groups, channels, all_groups: tl.constexpr, width: tl.constexpr, filled: tl.constexpr):
-    """Return a tile's columns, `width` to a group: the channel of each, and which of them exist (all, if `filled`)."""
+def columns(groups, channels, all_groups: tl.constexpr, width: tl.constexpr):
+    """Return a tile's columns, `width` to a group: the channel of each, and which of them exist."""
     j = tl.arange(0, all_groups * width)
-    if filled:
-        return j, j < all_groups * width
-    else:
-        return j // width * channels + j % width, (j // width < groups) & (j % width < channels)
+    return j // width * channels + j % width, (j // width < groups) & (j % width < channels)
 
 
 @triton.jit
@@ -67,7 +64,6 @@ def group_norm_silu_statistics_kernel(
     pixels: tl.constexpr,
     all_groups: tl.constexpr,
     width: tl.constexpr,
-    filled: tl.constexpr,
 ):
     # A piece's mean and squared distances from it, of each group. The sums are taken about the first tile's mean, so
     # that little of them cancels: the first tile is part of the spread.
@@ -75,7 +71,7 @@ def group_norm_silu_statistics_kernel(
     first = tl.program_id(0) % pieces * (tiles * pixels)
     x_pointer += sample * by_sample + first.to(tl.int64) * by_pixel
     left = numel - first
-    channel, there = columns(groups, channels, all_groups, width, filled)
+    channel, there = columns(groups, channels, all_groups, width)
     p = tl.arange(0, pixels)
     # 64 bits: in a contiguous image the last channel can be more than 2^31 values behind the first.
     offsets = p[:, None] * by_pixel + channel.to(tl.int64)[None, :] * by_channel
@@ -125,12 +121,11 @@ def group_norm_silu_kernel(
     pixels: tl.constexpr,
     all_groups: tl.constexpr,
     width: tl.constexpr,
-    filled: tl.constexpr,
 ):
     sample = tl.program_id(0) // blocks
     first = tl.program_id(0) % blocks * pixels
     start = sample.to(tl.int64) * by_sample + first.to(tl.int64) * by_pixel
-    channel, there = columns(groups, channels, all_groups, width, filled)
+    channel, there = columns(groups, channels, all_groups, width)
     p = tl.arange(0, pixels)
     offsets = start + p[:, None] * by_pixel + channel.to(tl.int64)[None, :] * by_channel
     exists = (first + p < numel)[:, None] & there[None, :]
@@ -169,11 +164,7 @@ def launch_config(channels: int, groups: int, numel: int) -> dict[str, int]:
     """Return the tile of a program, for groups of `channels` channels in images of `numel` pixels."""
     width, all_groups = triton.next_power_of_2(channels), triton.next_power_of_2(groups)
     pixels = max(1, min(TILE // (all_groups * width), triton.next_power_of_2(numel)))
-    filled = (width, all_groups) == (
-        channels,
-        groups,
-    )  # Then the compiler knows that adjacent columns lie side by side.
-    return {"pixels": pixels, "all_groups": all_groups, "width": width, "filled": filled}
+    return {"pixels": pixels, "all_groups": all_groups, "width": width}
 
 
 def group_norm_silu(
