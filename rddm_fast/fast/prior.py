@@ -1,4 +1,4 @@
-"""`FastPrior`: a model of the noise as the prior of DDRM and DDNM, on folded networks."""
+"""`FastPrior`: a model of the noise, or of the clean image, as the prior of DDRM and DDNM, on folded networks."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 
 from ..diffusion.residual import ResidualDiffusion
-from ..inverse.predictor import predictor
+from ..inverse.predictor import noise_in, predictor
 from ..theory.steps import few_steps
 from .fold import fold_for, network_dtype
 from .loop import Loop
 
 
 class FastPrior:
-    """The noise that `diffusion` predicts, called as `prior(x_t, t)`, several times faster than `inverse.predictor`.
+    """The noise by `diffusion`, called as `prior(x_t, t)`, several times faster than `inverse.predictor`.
 
     The networks are folded once, for every index of the schedule, because DDRM, DDNM and their time travel choose the
     indices later. In float32 the noise is that of `inverse.predictor`, within rounding.
@@ -39,7 +39,7 @@ class FastPrior:
     ) -> None:
         dtype = network_dtype(dtype, diffusion.device)
         self.schedule = predictor(diffusion).schedule
-        self.device = diffusion.device
+        self.device, self._objective = diffusion.device, diffusion.objective
         every_index = few_steps(self.schedule, self.schedule.timesteps)
         networks = fold_for(diffusion, every_index, dtype=dtype)
         compiled = diffusion.device.type == "cuda" if compile is None else compile
@@ -52,5 +52,6 @@ class FastPrior:
         height, width = x_t.shape[-2:]
         constant = [None] * len(self._loop.member)
         with self._loop.networks.own_arithmetic():
-            (epsilon,) = self._loop.outputs(x_t, self._number[t], None, constant)
-        return epsilon[..., :height, :width].to(x_t.dtype, memory_format=torch.contiguous_format)
+            (out,) = self._loop.outputs(x_t, self._number[t], None, constant)
+        out = out[..., :height, :width].to(x_t.dtype, memory_format=torch.contiguous_format)
+        return noise_in(x_t, out, self._objective, self.schedule, t)

@@ -63,7 +63,7 @@ class Solver:
     """DDRM or DDNM with a prior, an operator and settings; call it with one degraded picture.
 
     Args:
-        diffusion: the prior, a model of the noise that `inverse.predictor` accepts, of 1 or 3 channels.
+        diffusion: the prior, a model that `inverse.predictor` accepts, of 1 or 3 channels.
         operator: the name of the degradation, such as "sr:4" (`inverse.operators.listing`).
         method, steps, eta, eta_b, travel, official: as in `inverse.restore`. Unless official, x_0 is clamped to the
             range of pictures at every step (clip_0 = 1), which keeps a weak prior from drifting in colour.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -34,9 +35,17 @@ def batches(
     first, last = (n * settings.accumulate for n in (step, settings.steps))
     starts = range(first * settings.batch_size + rank * size, last * settings.batch_size, settings.batch_size)
     sampler = _Runs(starts, size, len(dataset))  # type: ignore[arg-type]
-    loader = iter(DataLoader(dataset, batch_sampler=sampler, num_workers=settings.workers))
+    loader = iter(
+        DataLoader(dataset, batch_sampler=sampler, num_workers=settings.workers, worker_init_fn=_leave_signals)
+    )
     for _ in range(step, settings.steps):
         yield [next(loader) for _ in range(settings.accumulate)]
+
+
+def _leave_signals(worker: int) -> None:
+    """Leave it to the trainer to stop. Ctrl-C, `timeout` and batch systems signal its workers too."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 class _Runs:

@@ -39,6 +39,18 @@ def test_the_noise_of_other_networks() -> None:
         assert (FastPrior(diffusion)(x, 700) - predictor(diffusion)(x, 700)).abs().max() < 1e-5
 
 
+def test_a_model_of_the_clean_image_gives_the_noise_that_is_left() -> None:
+    diffusion = small_model("pred_x0", condition=False, schedule=DDPM)
+    x, fast, eager = torch.randn(2, 3, 16, 12), FastPrior(diffusion), predictor(diffusion)
+    for t in (999, 500, 30):
+        root_a = float(1 - DDPM.alpha_bar[t])
+        with torch.no_grad():
+            x_0 = diffusion.outputs(x, torch.full((2,), t))[0]
+        epsilon = (x - root_a * x_0) / (1 - root_a**2) ** 0.5
+        for prior in (fast, eager):
+            torch.testing.assert_close(prior(x, t), epsilon, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize(("method", "sigma_y"), [("ddnm", 0.0), ("ddnm+", 0.1), ("ddrm", 0.1)])
 def test_the_same_restored_image(method: str, sigma_y: float) -> None:
     diffusion = prior_model()

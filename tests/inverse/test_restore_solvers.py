@@ -263,7 +263,9 @@ def test_a_trained_model_is_a_prior() -> None:
 
 
 def test_models_that_are_no_priors() -> None:
-    with pytest.raises(ValueError, match=r"a prior predicts the noise .* this model's objective is pred_res"):
+    with pytest.raises(
+        ValueError, match=r"a prior predicts the noise or the clean image .* this model's objective is pred_res"
+    ):
         predictor(small_model("pred_res", condition=False, schedule=DDPM))
     with pytest.raises(ValueError, match="a prior sees the noisy image alone"):
         predictor(small_model("pred_noise", condition=True, schedule=DDPM))

@@ -1,6 +1,7 @@
 """Training: it learns, it can be interrupted, and what it writes loads."""
 
 import json
+import multiprocessing
 import os
 import random
 import signal
@@ -41,6 +42,22 @@ def test_an_interrupted_run_ends_at_the_same_bits(received: signal.Signals, tmp_
     again.train()
     assert_same_bits(weights(again), weights(whole))
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
+
+
+@pytest.mark.parametrize("received", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_workers_too_stops_a_run_as_well(received: signal.Signals, tmp_path: Path) -> None:
+    """As Ctrl-C, `timeout` and batch systems send it. A worker that died of it would fail the run."""
+
+    def interrupt(progress: Progress) -> None:
+        if progress.step == 3:
+            workers = multiprocessing.active_children()
+            assert len(workers) == 2
+            for pid in (*(worker.pid for worker in workers), os.getpid()):
+                os.kill(pid, received)
+
+    with pytest.raises(Interrupted, match="stopped at step 3 of 8"):
+        trainer(tmp_path, replace(SETTINGS, workers=2)).train(interrupt)
+    assert trainer(tmp_path).step == 3
 
 
 def test_a_run_that_dies_goes_on_from_its_last_checkpoint(tmp_path: Path) -> None:
