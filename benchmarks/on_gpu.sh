@@ -92,14 +92,14 @@ compiled=(sampler --sizes 256 --dtypes bfloat16 --compile)
 step warm-compilers 170 "${run[@]}" "${compiled[@]}" default --batch 1 --repeats 2 &
 wait
 
-step launches 40 "${run[@]}" launches --json "$out/launches.json"
 step sampler 60 "${run[@]}" sampler --sizes 256 --batch 1 16 --json "$out/sampler.json"
 step profile 60 "${run[@]}" profile --size 256
-step ops 90 "${run[@]}" ops --no-compile --json "$out/ops.json"
+step ops 150 "${run[@]}" ops --no-compile --repeats 5 --json "$out/ops.json"
 step sampler-compiled 90 "${run[@]}" "${compiled[@]}" default --batch 1 --json "$out/sampler-compiled.json"
 step prior 40 "${run[@]}" prior --steps 20 --json "$out/prior.json"
 step training 40 "${run[@]}" training --dim 64 --size 128 --batch 16 --dtype bfloat16 --json "$out/training.json"
 # What torch.compile takes minutes for comes last.
+step launches 60 "${run[@]}" launches --json "$out/launches.json"
 step ops-compiled 120 "${run[@]}" ops --quick --json "$out/ops-compiled.json"
 step sampler-compiled-16 120 "${run[@]}" "${compiled[@]}" default reduce-overhead --batch 16 --repeats 3 --json "$out/sampler-compiled-16.json"
 step sampler-autotuned 240 "${run[@]}" "${compiled[@]}" max-autotune --batch 1 --repeats 3 --json "$out/sampler-autotuned.json"
