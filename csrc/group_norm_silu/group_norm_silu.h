@@ -1,6 +1,6 @@
 // The arithmetic of group_norm_silu, for one value, shared by all that compute it.
 //
-//   x = x + x_bias                                the bias of the convolution before, if it is given
+//   x = x + x_bias                                the bias of the convolution before
 //   y = (x - mean) rstd weight + bias             the group norm
 //   y = y (scale + 1) + shift                     the time's scale and shift, if there are any
 //   y = y sigmoid(y)                              SiLU
