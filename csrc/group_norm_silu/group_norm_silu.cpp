@@ -158,8 +158,8 @@ std::vector<Affine> affines(const GroupNormInputs& in, const std::vector<Moments
       const float* const row = table ? table + n * table_stride : nullptr;
       // Of x without its bias, so that a walk multiplies and adds once.
       const float mean = float(m.mean - (x_bias ? x_bias[c] : 0));
-      all[n * channels + c] = normalised(mean, rstd, weight[c], bias[c], row ? row[c] : 0,
-                                         row ? row[channels + c] : 0);
+      all[n * channels + c] =
+          normalised(mean, rstd, weight[c], bias[c], row ? row[c] : 0, row ? row[channels + c] : 0);
     }
   }
   return all;
