@@ -146,14 +146,14 @@ def group_norm_silu_kernel(
     rstd = 1.0 / tl.sqrt(tl.sum(squares + apart * apart * count, 0) / total + eps)
 
     factor = to_columns(rstd, all_groups, width) * tl.load(weight_pointer + channel, mask=there, other=0.0)
-    term = tl.load(bias_pointer + channel, mask=there, other=0.0) - to_columns(mean, all_groups, width) * factor
+    term = tl.load(bias_pointer + channel, mask=there, other=0.0)
     if scale_shift_pointer is not None:
         row = scale_shift_pointer + sample * by_row + channel
         scale = tl.load(row, mask=there, other=0.0) + 1.0
         shift = tl.load(row + groups * channels, mask=there, other=0.0)
         factor *= scale
         term = term * scale + shift
-    y = y * factor[None, :] + term[None, :]
+    y = (y - to_columns(mean, all_groups, width)[None, :]) * factor[None, :] + term[None, :]
     y = y / (1.0 + tl.exp(-y))
     if residual_pointer is not None:
         y += residual.to(tl.float32)

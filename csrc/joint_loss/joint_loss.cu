@@ -97,9 +97,17 @@ __device__ __forceinline__ void for_packs(int64_t numel, bool aligned, Take&& ta
   }
 }
 
-// Three blocks per multiprocessor; without this bound the compiler spills registers for a fourth.
+// Blocks per multiprocessor, of a loss of two outputs. For three there are 80 registers a thread, one
+// too few on Ampere and Ada; two blocks of 256 threads already keep 32 KiB of loads in flight.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+constexpr int kBlocksOfTwo = 2;
+#else
+constexpr int kBlocksOfTwo = 3;
+#endif
+
+// Without this bound the compiler spills registers for a fourth block.
 template <Objective O, class Image, class Output>
-__global__ void __launch_bounds__(kThreads, 3)
+__global__ void __launch_bounds__(kThreads, has_two_outputs(O) ? kBlocksOfTwo : 3)
     joint_loss_kernel(const Output* __restrict__ out0, const Output* __restrict__ out1,
                       const Image* __restrict__ I_0, const Image* __restrict__ I_in,
                       const DeviceNoise<Image> noise, const float* __restrict__ lam, float weight0,

@@ -215,7 +215,7 @@ def test_a_picture_that_does_not_fit_fails_alone(prior: Path, tmp_path: Path) ->
         ("sr:4", ["--travel", "6,2"], "time travel of 6 steps is longer than the walk of 5 steps: take at most 5"),
         ("sr:4", ["--travel", "6"], "--travel is '6': write two numbers, how far back and how often, such as 10,3"),
         ("sr:4", ["--method", "ddrm", "--travel", "2,2"], "DDRM has no time travel"),
-        ("sr:4", ["--prior", "derain"], "a prior predicts the noise (objective pred_noise), and this model's"),
+        ("sr:4", ["--prior", "derain"], "a prior predicts the noise or the clean image (objective pred_noise or"),
         ("sr:4", ["--model", "derain"], "--model is for restoring without --method: with it, name a model of the"),
         ("sr:4", ["--mask", "a.png"], "sr:4 has no use for a mask: leave it out, or choose inpaint or old:F"),
         ("sr:4", ["--tile", 3], "a window of 3 pixels is smaller than the operator's block of 4"),

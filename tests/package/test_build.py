@@ -78,8 +78,10 @@ def test_no_kernel_spills_or_has_a_stack(cuda_library, cuobjdump):
     assert len(kernels) == sum(KERNELS.values()) * len(built_for())
     for name, registers, stack, local in kernels:
         assert (int(stack), int(local)) == (0, 0), name
-        # 3 blocks of 256 threads fit a multiprocessor's registers; 2 of range_null_step's tiles that are read twice.
-        assert int(registers) <= (128 if "range_null_blocks_kernelILb0" in name else 80), name
+        # 3 blocks of 256 threads fit a multiprocessor's registers; 2 of range_null_step's tiles that are read twice,
+        # and of losses of two outputs on Ampere and Ada.
+        two_blocks = re.search("range_null_blocks_kernelILb0|joint_loss_kernelILNS_9ObjectiveE[0-3]E", name)
+        assert int(registers) <= (128 if two_blocks else 80), name
 
 
 @pytest.mark.parametrize("architecture", ["80", "90"])

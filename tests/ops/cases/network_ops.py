@@ -55,10 +55,13 @@ def biased(call: dict[str, Any]) -> Tensor:
 
 
 def cancellation(call: dict[str, Any]) -> float:
-    """`group_norm_cancellation` of a call."""
-    if not call["x"].numel():
+    """`group_norm_cancellation` of a call, for values as large as x and x_bias can make the terms of their sum."""
+    x = biased(call)
+    if not x.numel():
         return 0.0
-    return float(group_norm_cancellation(biased(call), call["groups"], call["weight"], call["scale_shift"]))
+    lost = group_norm_cancellation(x, call["groups"], call["weight"], call["scale_shift"])
+    bias = 0.0 if call["x_bias"] is None else float(call["x_bias"].abs().max())
+    return float(lost) * (1 + bias / float(x.abs().max()))
 
 
 def exact_group_norm(call: dict[str, Any]) -> Tensor:
