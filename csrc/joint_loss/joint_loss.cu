@@ -97,8 +97,8 @@ __device__ __forceinline__ void for_packs(int64_t numel, bool aligned, Take&& ta
   }
 }
 
-// Blocks per multiprocessor, of a loss of two outputs. For three there are 80 registers a thread, one
-// too few on Ampere and Ada; two blocks of 256 threads already keep 32 KiB of loads in flight.
+// Blocks per multiprocessor, of a loss of two outputs. For three there are 80 registers a thread,
+// one too few on Ampere and Ada; two blocks of 256 threads already keep 32 KiB of loads in flight.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
 constexpr int kBlocksOfTwo = 2;
 #else
