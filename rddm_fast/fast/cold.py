@@ -33,5 +33,6 @@ class FastColdRestorer:
     def __call__(self, x_s: Tensor, s: int) -> Tensor:
         """Estimate x_0 from `x_s` (B, C, H, W) at level `s`, 1 to T, in the dtype of `x_s`."""
         check_level(s, self.T)
-        (missing,) = self.networks(x_s, s - 1)
+        with self.networks.own_arithmetic():
+            (missing,) = self.networks(x_s, s - 1)
         return x_s + missing.to(x_s.dtype, memory_format=torch.contiguous_format)

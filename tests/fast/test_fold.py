@@ -6,13 +6,16 @@ from small_models import perturbed_unets, small_model
 from torch import nn
 
 from rddm_fast.benchmarks.end_to_end.network import measure
+from rddm_fast.diffusion.cold_restorer import ColdRestorer
 from rddm_fast.diffusion.residual_unets import ResidualUnets
 from rddm_fast.diffusion.unet import WeightStandardizedConv2d, standardised
-from rddm_fast.fast import FastSampler
+from rddm_fast.fast import FastColdRestorer, FastPrior, FastSampler
 from rddm_fast.fast import fold as fold_module
 from rddm_fast.fast import folded as folded_module
 from rddm_fast.fast.fold import _REPLACEMENTS, fold, packs
 from rddm_fast.fast.folded import FoldedBlock
+from rddm_fast.inverse.cold import Recipe
+from rddm_fast.theory.schedule import Schedule
 
 
 @pytest.mark.parametrize("networks", ["one", "two", "shared"])
@@ -53,6 +56,26 @@ def test_folded_as_for_a_gpu_they_answer_alike(monkeypatch: pytest.MonkeyPatch) 
         assert block.conv1.bias is block.conv2.bias is None and not isinstance(block.res_conv, nn.Conv2d)
     with torch.no_grad():
         torch.testing.assert_close(folded(x, 0), unets(x, times), rtol=1e-4, atol=2e-5)
+
+
+def test_all_that_runs_them_runs_them_in_their_own_arithmetic(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU that leaves the caller's autocast; here a stand-in rounds, so that what runs inside shows."""
+    x = torch.rand(1, 3, 16, 16)
+    prior = FastPrior(small_model("pred_noise", condition=False, schedule=Schedule.from_ddim()))
+    recipe = Recipe.parsed("cold:blur:4")
+    restorer = ColdRestorer(ResidualUnets(16, networks="one", dim_mults=[1, 2]), recipe.values()).eval()
+    sampler, cold = FastSampler(small_model(), parallel=False), FastColdRestorer(restorer)
+    draws = [torch.randn(1, 3, 16, 16) for _ in range(4)]
+    runs = [lambda: sampler(x, draws=draws), lambda: prior(x, 500), lambda: cold(x, 2)]
+    plain = [run() for run in runs]
+    networks = sampler.networks
+    monkeypatch.setattr(type(networks), "own_arithmetic", lambda self: torch.autocast("cpu", torch.bfloat16))
+    for run, exact in zip(runs, plain, strict=True):
+        assert 0 < (run() - exact).abs().max() < 0.2
+    monkeypatch.undo()
+    monkeypatch.setattr(type(networks), "device", torch.device("cuda"))
+    context = networks.own_arithmetic()
+    assert isinstance(context, torch.autocast) and (context.device, context._enabled) == ("cuda", False)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
