@@ -116,9 +116,10 @@ def keep_freed_memory() -> None:
         libc.mallopt(trim_threshold, 2**31 - 1)
 
 
-def our_backends(device: torch.device) -> list[str]:
-    """The backends of ours that run on `device`, without the plain-torch reference."""
-    return [name for name in backends.BACKENDS if name != "reference" and backends.why_not(name, device) is None]
+def our_backends(device: torch.device, op: backends.Op | None = None) -> list[str]:
+    """The backends of ours that run on `device` (and have `op`), without the plain-torch reference."""
+    why_not = backends.why_not if op is None else op.why_not
+    return [name for name in backends.BACKENDS if name != "reference" and why_not(name, device) is None]
 
 
 def wrong_providers(work: Work, case: Case, op: str) -> dict[str, str]:
@@ -188,15 +189,14 @@ def measure(
                 del one.calls["compile"]
         wrong = wrong_providers(sets[0], case, op.name)
         rounds = {}  # Each provider, on every set of inputs in turn.
-        for name in sets[0].calls.keys() - wrong.keys():
+        for name in (name for name in sets[0].calls if name not in wrong):
             try:
                 rounds[name] = on_device([one.calls[name] for one in sets], device)
             except CaptureFailed as failure:
                 wrong[name] = f"{op.name} by {name} on {case}: {failure}"
         for sentence in wrong.values():
             complain(sentence)
-        ordered = {name: rounds[name] for name in sets[0].calls if name in rounds}
-        found = side_by_side(ordered, device, repeats, count=len(sets))
+        found = side_by_side(rounds, device, repeats, count=len(sets))
         for provider, timing in found.items():
             gbps = op.images_moved * case.image_bytes / timing.p50 / 1e6
             record = Record(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.profiler import DeviceType, ProfilerActivity, profile
 
 from rddm_fast.fast.graphs import capture
 from rddm_fast.system.timing import in_turns, seconds
@@ -46,9 +47,8 @@ class Timing:
 def on_device(calls: Sequence[Callable[[], object]], device: torch.device) -> Callable[[], object]:
     """Return a function that runs the calls in a row; on a GPU it replays one CUDA graph of all of them.
 
-    A graph leaves out the host's work, 15 to 25 microseconds a call, in which a GPU can step through 16 images of
-    256 x 256.
-    What each call returns is kept until the last has run, so that none writes where another has just written.
+    A graph leaves out the host's work, which takes longer than the kernels of small images do. What each call returns
+    is kept until the last has run, so that none writes where another has just written.
 
     Raises:
         CaptureFailed: a call waits for the device.
@@ -58,6 +58,15 @@ def on_device(calls: Sequence[Callable[[], object]], device: torch.device) -> Ca
         return [call() for call in calls]
 
     return capture(run, device)[0].replay if device.type == "cuda" else run
+
+
+def device_kernels(run: Callable[[], object]) -> list[tuple[str, float]]:
+    """Return the name of each kernel that `run` runs on the GPU, in order, and its microseconds there."""
+    with profile(activities=[ProfilerActivity.CUDA]) as profiled:
+        run()
+        torch.cuda.synchronize()
+    ran = [event for event in profiled.events() if event.device_type == DeviceType.CUDA]
+    return [(event.name, event.device_time) for event in ran]
 
 
 def side_by_side(

@@ -51,9 +51,8 @@ def drawing_config(
     in_fours = 0
     if draws and channels != 1 and pixels % 4 == 0 and 4 * channels <= config["block"]:
         in_fours = channels
-        config["block"] *= (
-            2  # a thread's second pack shares what the first one computes: 89 instead of 106 instructions
-        )
+        # A thread's second pack shares what the first one computes: 89 instead of 106 instructions.
+        config["block"] *= 2
     share = config["block"]
     if in_fours:
         # 84 fours of pixels of 3 channels fill 1008 of 1024 lanes, 64 of them 768.

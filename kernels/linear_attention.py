@@ -15,7 +15,7 @@ from torch import Tensor
 
 PIXELS = 64  # pixels that a program takes at a time
 PIECES = 128  # largest number of pieces of an image
-WARPS = 2  # 7 to 25 % faster than 4 on an H200
+WARPS = 2  # 4 take 7 % longer at 256 x 256 on an H200, and 25 % for 16 images (benchmarks/results/h200/notes.md)
 PRECISION = {torch.float32: "ieee", torch.bfloat16: "tf32", torch.float16: "tf32x3"}
 """The precision of matrix products, by the image's dtype.
 

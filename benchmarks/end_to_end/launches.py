@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from torch.profiler import DeviceType, ProfilerActivity, profile
 
 from rddm_fast.system.files import write_text_whole
 
@@ -22,6 +21,7 @@ from ..ops.joint_loss import OP as JOINT_LOSS
 from ..ops.range_null_step import OPS as RANGE_NULL_STEPS
 from ..ops.reverse_step import DRAWN
 from ..ops.reverse_step import OP as REVERSE_STEP
+from ..timing import device_kernels
 
 CALLS = 20
 
@@ -31,12 +31,8 @@ def kernels(call: Callable[[], object]) -> tuple[float, float]:
     for _ in range(3):
         call()
     torch.cuda.synchronize()
-    with profile(activities=[ProfilerActivity.CUDA]) as profiled:
-        for _ in range(CALLS):
-            call()
-        torch.cuda.synchronize()
-    ran = [event for event in profiled.events() if event.device_type == DeviceType.CUDA]
-    return len(ran) / CALLS, sum(event.device_time for event in ran) / CALLS
+    ran = device_kernels(lambda: [call() for _ in range(CALLS)])
+    return len(ran) / CALLS, sum(microseconds for _, microseconds in ran) / CALLS
 
 
 def main(argv: Sequence[str] | None = None) -> None:

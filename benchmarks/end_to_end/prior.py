@@ -31,7 +31,7 @@ from rddm_fast.system.files import write_text_whole
 from rddm_fast.theory.schedule import Schedule
 
 from ..timing import conditions, side_by_side
-from .sampler import LEAST_PSNR, TOLERANCE, matrix_rate
+from .sampler import TOLERANCE, is_right, matrix_rate
 
 
 def random_model(dim: int) -> ResidualDiffusion:
@@ -89,9 +89,8 @@ def measure(
         differences[name] = float(difference.max())
         square = float((difference / 2).square().mean())  # of images in [0, 1]
         psnr = -10 * math.log10(square) if square else math.inf
-        exact = "bfloat16" not in name and device == "cpu"
-        least = LEAST_PSNR["bfloat16" if "bfloat16" in name else "float32"]
-        right = differences[name] <= TOLERANCE if exact else psnr >= least
+        computed = "bfloat16" if "bfloat16" in name else "float32"
+        right = is_right(differences[name], psnr, computed, device, TOLERANCE)
         assert right, f"{name} differs by up to {differences[name]:.1e} ({psnr:.1f} dB)"
     times = side_by_side({**calls, "no network": of(lambda x, t: torch.zeros_like(x))}, device, repeats)
     return {

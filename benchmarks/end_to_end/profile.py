@@ -10,11 +10,11 @@ import re
 from collections.abc import Callable, Sequence
 
 import torch
-from torch.profiler import DeviceType, ProfilerActivity, profile
+from torch.profiler import ProfilerActivity, profile
 
 from rddm_fast.fast import FastSampler
 
-from ..timing import side_by_side
+from ..timing import device_kernels, side_by_side
 from .network import NETWORKS
 from .sampler import model
 
@@ -43,13 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def kernels(run: Callable[[], object], rows: int, wall: float) -> list[str]:
     """Return a line for each of the kernels that take the most time of `run`, which takes `wall` ms by itself."""
-    with profile(activities=[ProfilerActivity.CUDA]) as profiled:
-        run()
-        torch.cuda.synchronize()
     taken: dict[str, list[float]] = {}
-    for event in profiled.events():
-        if event.device_type == DeviceType.CUDA:
-            taken.setdefault(event.name, []).append(event.device_time)
+    for name, microseconds in device_kernels(run):
+        taken.setdefault(name, []).append(microseconds)
     total, calls = sum(map(sum, taken.values())), sum(map(len, taken.values()))
     lines = [f"{'calls':>6} {'µs':>9} {'µs/call':>8} {'share':>6}  kernel"]
     for name, times in sorted(taken.items(), key=lambda item: -sum(item[1]))[:rows]:

@@ -140,6 +140,13 @@ def matrix_rate(device: str, dtype: torch.dtype, repeats: int) -> float:
     return 2 * 9 * 256**2 * images * side**2 / timing.p50 / 1e9
 
 
+def is_right(largest: float, psnr: float, dtype: str, device: str, tolerance: float) -> bool:
+    """Return whether an image that differs by at most `largest`, and by `psnr` dB, is right."""
+    if dtype == "float32" and device == "cpu":
+        return largest <= tolerance
+    return psnr >= LEAST_PSNR[dtype]  # A GPU's convolutions have TF32's 11 bits in the eager reference.
+
+
 @torch.no_grad()
 def measure(
     networks: str,
@@ -175,10 +182,7 @@ def measure(
             continue
         square = float(difference.square().mean())
         psnr[name] = -10 * math.log10(square) if square else math.inf
-        # A GPU's convolutions have TF32's 11 bits in the eager reference and in torch.compile's.
-        exact = dtype == "float32" and device == "cpu"
-        right = float(difference.max()) <= TOLERANCE if exact else psnr[name] >= LEAST_PSNR[dtype]
-        if not right:
+        if not is_right(float(difference.max()), psnr[name], dtype, device, TOLERANCE):
             complain(f"{name} differs by up to {float(difference.max()):.1e} ({psnr[name]:.1f} dB)")
             del found[name]
             continue

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rddm_fast.ops import channel_norm, group_norm_silu, linear_attention
+from rddm_fast.ops import backends, channel_norm, group_norm_silu, linear_attention
 from rddm_fast.ops.channel_norm import CHANNEL_NORM
 from rddm_fast.ops.group_norm_silu import GROUP_NORM_SILU
 from rddm_fast.ops.linear_attention import LINEAR_ATTENTION
@@ -70,10 +70,9 @@ linear_attention_compiled = torch.compile(linear_attention_eager, dynamic=False)
 
 
 def _ours(
-    ours: Callable[[str], Tensor], lacking: Sequence[str], device: torch.device
+    ours: Callable[[str], Tensor], op: backends.Op, device: torch.device
 ) -> dict[str, Callable[[], Sequence[Tensor]]]:
-    backends = [name for name in our_backends(device) if name not in lacking]
-    return {backend: (lambda backend=backend: [ours(backend)]) for backend in backends}  # type: ignore[misc]
+    return {name: (lambda name=name: [ours(name)]) for name in our_backends(device, op)}  # type: ignore[misc]
 
 
 def group_norm_work(case: Case, device: torch.device, seed: int) -> Work:
@@ -88,7 +87,7 @@ def group_norm_work(case: Case, device: torch.device, seed: int) -> Work:
         given = {"eps": EPS, "x_bias": x_bias, "scale_shift": row, "residual": residual}
         return group_norm_silu(x, weight, bias, GROUPS, **given, impl=impl)  # type: ignore[arg-type]
 
-    calls = _ours(ours, GROUP_NORM_SILU.lacking, device)
+    calls = _ours(ours, GROUP_NORM_SILU, device)
     calls["eager"] = lambda: [group_norm_eager(*inputs)]
     calls["compile"] = lambda: [group_norm_compiled(*inputs)]
     return Work(calls, lambda: [group_norm_eager(*(t.double() for t in inputs))])  # type: ignore[arg-type]
@@ -97,7 +96,7 @@ def group_norm_work(case: Case, device: torch.device, seed: int) -> Work:
 def channel_norm_work(case: Case, device: torch.device, seed: int) -> Work:
     generator = torch.Generator(device).manual_seed(seed)
     x, g = case.image(generator, device), torch.randn(case.shape[1], generator=generator, device=device)
-    calls = _ours(lambda impl: channel_norm(x, g, EPS, impl=impl), CHANNEL_NORM.lacking, device)
+    calls = _ours(lambda impl: channel_norm(x, g, EPS, impl=impl), CHANNEL_NORM, device)
     calls["layer norm"] = lambda: [channel_norm(x, g, EPS, impl="torch")]
     calls["eager"] = lambda: [channel_norm_eager(x, g)]
     calls["compile"] = lambda: [channel_norm_compiled(x, g)]
@@ -108,7 +107,7 @@ def linear_attention_work(case: Case, device: torch.device, seed: int) -> Work:
     generator = torch.Generator(device).manual_seed(seed)
     wide = Case((case.shape[0], 3 * case.shape[1], *case.shape[2:]), case.dtype, case.layout)
     qkv = wide.image(generator, device)
-    calls = _ours(lambda impl: linear_attention(qkv, HEADS, impl=impl), LINEAR_ATTENTION.lacking, device)
+    calls = _ours(lambda impl: linear_attention(qkv, HEADS, impl=impl), LINEAR_ATTENTION, device)
     calls["eager"] = lambda: [linear_attention_eager(qkv)]
     calls["compile"] = lambda: [linear_attention_compiled(qkv)]
     return Work(calls, lambda: [linear_attention_eager(qkv.double())])

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from rddm_fast.ops import noise, spectral_step_
+from rddm_fast.ops.inverse.spectral_step import SPECTRAL_STEP
 
 from ..harness import Case, Op, Work, our_backends
 from ..report import main as run
@@ -79,7 +80,7 @@ def _work(case: Case, device: torch.device, seed: int, drawn: bool) -> Work:
         draw = noise(x.shape, seed, device=device) if z is None else z
         return [needed(*(t.double() for t in (x, epsilon, y_bar, s, draw)))]
 
-    calls = {backend: in_place(backend) for backend in our_backends(device) if backend != "cuda"}
+    calls = {backend: in_place(backend) for backend in our_backends(device, SPECTRAL_STEP)}
     calls["eager"] = lambda: [eager(x, epsilon, y_bar, s, z)]
     calls["compile"] = lambda: [compiled(x, epsilon, y_bar, s, z)]
     return Work(calls, exact, draws=("eager", "compile") if drawn else ())

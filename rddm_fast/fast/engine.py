@@ -22,7 +22,7 @@ from ..ops.group_norm_silu import GROUP_NORM_SILU
 from ..ops.reverse_step import REVERSE_STEP_IN_PLACE
 from .fold import fold_for, network_dtype, packs
 from .folded import FoldedBlock, implementation
-from .graphs import Graphs
+from .graphs import Graphs, wanted
 from .loop import Loop
 from .time_shares import shares
 from .together import can_be_together
@@ -78,13 +78,11 @@ class FastSampler:
         device = diffusion.device
         on_gpu = device.type == "cuda"
         dtype = network_dtype(dtype, device)
-        if graphs and not on_gpu:
-            raise ValueError(f"there are no CUDA graphs on {device}: leave graphs out, or move the model to a GPU")
         self.diffusion = diffusion
         self.steps = diffusion.steps(steps, eta)
         self.eta = diffusion.eta if eta is None else eta
         self.compile = on_gpu if compile is None else compile
-        self.graphs = on_gpu if graphs is None else graphs
+        self.graphs = wanted(graphs, device)
         self._graphs = Graphs(device, max_graphs)
 
         # Fold the networks for the times of these steps.

@@ -73,6 +73,14 @@ def float32_products() -> tuple[str, str]:
     return torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision  # type: ignore[attr-defined]
 
 
+def wanted(graphs: bool | None, device: torch.device) -> bool:
+    """Return whether to capture graphs on `device`: on a GPU by default. Raises ValueError where there are none."""
+    on_gpu = device.type == "cuda"
+    if graphs and not on_gpu:
+        raise ValueError(f"there are no CUDA graphs on {device}: leave graphs out, or move the model to a GPU")
+    return on_gpu if graphs is None else graphs
+
+
 class Graphs:
     """One sampler's graphs, one for each kind of call; the least recently used is dropped first.
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..diffusion.start import noise_source
 from ..inverse.operator import Operator
 from ..inverse.restore import check_settings, checked_noise, restore, walk_of
-from .graphs import Graphs
+from .graphs import Graphs, wanted
 from .prior import FastPrior
 
 
@@ -46,15 +46,10 @@ class FastSolver:
         max_graphs: int = 4,
         **options: Any,
     ) -> None:
-        on_gpu = prior.device.type == "cuda"
-        if graphs and not on_gpu:
-            raise ValueError(
-                f"there are no CUDA graphs on {prior.device}: leave graphs out, or move the model to a GPU"
-            )
         settings = {name: options[name] for name in ("sigma_y", "eta", "eta_b", "travel") if name in options}
         check_settings(method, **settings)
         self.prior, self.operator, self.method, self.options = prior, operator, method, options
-        self.graphs = on_gpu if graphs is None else graphs
+        self.graphs = wanted(graphs, prior.device)
         self._graphs = Graphs(prior.device, max_graphs)
         plan = {name: options[name] for name in ("steps", "travel", "official", "indices") if name in options}
         self.draws = 1 + len(walk_of(prior.schedule, method, **plan))
