@@ -227,7 +227,7 @@ def test_a_graph_made_in_inference_mode_serves_outside_of_it() -> None:
     torch.testing.assert_close(sampler(x, generator=torch.Generator(CUDA).manual_seed(0)), first, rtol=0, atol=0)
 
 
-def test_an_autocast_around_it_changes_nothing() -> None:
+def test_an_autocast_around_a_captured_sampler_changes_nothing() -> None:
     sampler, x = FastSampler(small_model().to(CUDA), dtype=torch.float32, compile=False), images(1, 3, 32, 32).to(CUDA)
     plain = sampler(x, generator=torch.Generator(CUDA).manual_seed(0))
     sampler.reset()
