@@ -77,8 +77,8 @@ __device__ __forceinline__ void draw_tile(const DeviceNoise<T>& noise, int64_t b
   const uint64_t first_block = image * channels * fours + first_four;
   const uint64_t to_next_image = uint64_t(channels - 1) * fours;
   for (uint32_t task = threadIdx.x;; task += kDrawingThreads) {
-    const uint32_t four = uint32_t(uint64_t(task) * noise.channels.factor >> noise.channels.shift);
-    const uint32_t of_channel = task - four * channels;
+    uint32_t of_channel;
+    const uint32_t four = noise.channels.small.divide(task, of_channel);
     const uint32_t start = 4 * (task - of_channel);  // of the four, in elements
     if (start >= before + Elements) return;
     uint64_t block = first_block + uint64_t(of_channel) * fours + four;

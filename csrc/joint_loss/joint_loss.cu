@@ -18,8 +18,8 @@ namespace rddm {
 namespace {
 
 // The most blocks of a launch: 8 times what an H100 or H200 holds at 3 per multiprocessor, so that
-// all work to the end. The number is the same on every device, and so are the bits of the sums. It
-// keeps what the last block adds up below 2 us of its time.
+// all work to the end. The number is the same on every device, and so are the bits of the sums.
+// They are few enough for the last block to add up.
 constexpr int64_t kMostBlocks = 3168;
 
 unsigned blocks_of(int64_t packs) {

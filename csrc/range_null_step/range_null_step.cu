@@ -329,19 +329,12 @@ std::vector<KernelAttributes> range_null_step_kernel_attributes() {
   std::vector<KernelAttributes> all;
   for_each_pair([&]<class Image, class Output>() {
     const std::string names = dtype_names<Image, Output>();
-    const auto append_blocks = [&](auto* kernel, const char* name) {
-      append_attributes(kernel, name + names, all);
-      // append_attributes counts resident blocks of kThreads; these have kTileThreads at most.
-      all.back().threads_per_block = kTileThreads;
-      STD_TORCH_CHECK(cudaOccupancyMaxActiveBlocksPerMultiprocessor(
-                          &all.back().blocks_per_sm, kernel, kTileThreads, 0) == cudaSuccess,
-                      "no occupancy of ", name);
-    };
     append_attributes(range_null_pixels_kernel<Image, Output>, "range_null_step, pixels, " + names,
                       all);
-    append_blocks(range_null_blocks_kernel<true, Image, Output>, "range_null_step, blocks, ");
-    append_blocks(range_null_blocks_kernel<false, Image, Output>,
-                  "range_null_step, large blocks, ");
+    append_attributes(range_null_blocks_kernel<true, Image, Output>,
+                      "range_null_step, blocks, " + names, all, kTileThreads);
+    append_attributes(range_null_blocks_kernel<false, Image, Output>,
+                      "range_null_step, large blocks, " + names, all, kTileThreads);
   });
   return all;
 }

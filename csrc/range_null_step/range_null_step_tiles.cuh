@@ -5,29 +5,11 @@
 #include <cstdint>
 #include <numeric>
 
+#include "common/divisor.cuh"
 #include "range_null_step/range_null_step_inputs.h"
 
 namespace rddm {
 namespace {
-
-// Division of numbers below 2^31 by one that is known at the launch, in one multiplication.
-struct SmallDivisor {
-  unsigned divisor, factor;
-  int shift;
-
-  // factor is 2^shift / d rounded up. The excess is below d <= 2^(shift - 31), so that of a
-  // quotient is below 1 / d for every dividend below 2^31, and does not reach the next integer.
-  explicit SmallDivisor(int64_t d) : divisor(unsigned(d)), shift(31) {
-    while ((int64_t(1) << (shift - 31)) < d) ++shift;
-    factor = unsigned(((uint64_t(1) << shift) + uint64_t(d) - 1) / uint64_t(d));
-  }
-
-  RDDM_INLINE unsigned divide(unsigned dividend, unsigned& remainder) const {
-    const unsigned quotient = unsigned(uint64_t(dividend) * factor >> shift);
-    remainder = dividend - quotient * divisor;
-    return quotient;
-  }
-};
 
 // 96 or 128 threads are the most of a tile: 256 x 256 pixels then spread over all multiprocessors.
 constexpr int kTileThreads = 128, kMostGroups = 16;
