@@ -11,6 +11,7 @@ BENCHMARKS = {
     "reverse_step": ("ops.reverse_step", "the reverse update"),
     "forward_diffuse": ("ops.forward_diffuse", "the forward process with its noise"),
     "joint_loss": ("ops.joint_loss", "the joint loss, forward and backward"),
+    "conv3x3": ("ops.conv3x3", "the 3x3 convolution on a CPU, against oneDNN's direct one"),
     "network_ops": ("ops.network_ops", "the networks' norms and linear attention"),
     "range_null_step": ("ops.range_null_step", "a step of DDNM or DDRM for blocks, against the published arithmetic"),
     "spectral_step": ("ops.spectral_step", "a step of DDRM and DDNM+ in spectral coordinates"),

@@ -7,6 +7,7 @@
 
 #include "common/cpu_blocks.h"
 #include "common/kernel_attributes.h"
+#include "conv3x3/instruction_sets.h"
 
 namespace py = pybind11;
 
@@ -25,6 +26,9 @@ py::dict build_info() {
   info["cuda"] = false;
   info["why_no_cuda"] = RDDM_WHY_NO_CUDA;
 #endif
+  py::list sets;
+  for (const rddm::WinogradSteps* set : rddm::instruction_sets()) sets.append(set->name);
+  info["instruction_sets"] = sets;
   return info;
 }
 

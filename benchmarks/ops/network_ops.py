@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rddm_fast.ops import backends, channel_norm, group_norm_silu, linear_attention
-from rddm_fast.ops.channel_norm import CHANNEL_NORM
-from rddm_fast.ops.group_norm_silu import GROUP_NORM_SILU
-from rddm_fast.ops.linear_attention import LINEAR_ATTENTION
+from rddm_fast.ops.networks.channel_norm import CHANNEL_NORM
+from rddm_fast.ops.networks.group_norm_silu import GROUP_NORM_SILU
+from rddm_fast.ops.networks.linear_attention import LINEAR_ATTENTION
 
 from ..harness import Case, Op, Work, our_backends
 from ..report import main as run

@@ -6,7 +6,8 @@
 * The time embedding depends on the step. All blocks' scales and shifts become a table with one row per step.
 * The first convolution is linear. Its part that sees the degraded image and the mask is computed once per image.
 * Everything runs channels-last, with the modules of `fast.folded`.
-* On the CPU the convolutions' weights are packed into oneDNN's layout once.
+* On the CPU the convolutions' weights are packed once: in float32 those of 3x3 convolutions for `ops.conv3x3`, the
+  others into oneDNN's layout.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from .folded import (
     PixelLinear,
     PixelsFirstLinearAttention,
     SdpaAttention,
+    WinogradConv2d,
 )
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -78,7 +80,9 @@ class FoldedNetworks(nn.Module):
     up to rounding.
     """
 
-    def __init__(self, networks: ResidualUnets, times: Sequence[Tensor], dtype: torch.dtype, pack: bool | None) -> None:
+    def __init__(
+        self, networks: ResidualUnets, times: Sequence[Tensor], dtype: torch.dtype, pack: bool | None, exact: bool
+    ) -> None:
         super().__init__()
         self.networks, self.outputs, self.dtype = networks.networks, networks.outputs, dtype
         first = networks.members[0]
@@ -91,7 +95,7 @@ class FoldedNetworks(nn.Module):
             del member.init_conv
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if packs(self.device, dtype) if pack is None else pack:
-            _pack(self)
+            _pack(self, exact)
 
     @property
     def device(self) -> torch.device:
@@ -160,7 +164,12 @@ class FoldedNetworks(nn.Module):
 
 
 def fold(
-    networks: ResidualUnets, times: Sequence[Tensor], *, dtype: torch.dtype | None = None, pack: bool | None = None
+    networks: ResidualUnets,
+    times: Sequence[Tensor],
+    *,
+    dtype: torch.dtype | None = None,
+    pack: bool | None = None,
+    exact: bool = False,
 ) -> FoldedNetworks:
     """Fold a copy of `networks`.
 
@@ -168,7 +177,8 @@ def fold(
         networks: RDDM's U-Nets.
         times: the steps' times, `times[i]` (S,) for network i.
         dtype: the dtype of the folded networks; None keeps theirs.
-        pack: pack the weights for oneDNN; None asks `packs`. An exported graph cannot hold packed weights.
+        pack: pack the weights of a CPU's convolutions; None asks `packs`. An exported graph cannot hold packed weights.
+        exact: compute 3x3 convolutions directly, not by Winograd's filtering.
 
     Raises:
         TypeError: networks that are not ours.
@@ -179,16 +189,21 @@ def fold(
     if not isinstance(networks, ResidualUnets):
         raise TypeError(f"only ResidualUnets (or compat.UnetRes) can be folded, not {type(networks).__name__}")
     with torch.no_grad():
-        return FoldedNetworks(networks, times, dtype or networks.members[0].init_conv.weight.dtype, pack).eval()
+        return FoldedNetworks(networks, times, dtype or networks.members[0].init_conv.weight.dtype, pack, exact).eval()
 
 
 def fold_for(
-    diffusion: ResidualDiffusion, steps: Sequence[Step], *, dtype: torch.dtype | None = None, pack: bool | None = None
+    diffusion: ResidualDiffusion,
+    steps: Sequence[Step],
+    *,
+    dtype: torch.dtype | None = None,
+    pack: bool | None = None,
+    exact: bool = False,
 ) -> FoldedNetworks:
     """Fold a copy of `diffusion`'s networks for the times of `steps`; the options and errors are those of `fold`."""
     times = diffusion.network_times(torch.tensor([step.t for step in steps], device=diffusion.device))
     times = times if isinstance(times, list) else [times, times]
-    return fold(diffusion.model, times, dtype=dtype, pack=pack)  # type: ignore[arg-type]
+    return fold(diffusion.model, times, dtype=dtype, pack=pack, exact=exact)  # type: ignore[arg-type]
 
 
 def fold_unet(unet: Unet | SharedUnet, times: Tensor, dtype: torch.dtype) -> Unet | SharedUnet:
@@ -222,11 +237,12 @@ def packs(device: torch.device, dtype: torch.dtype) -> bool:
     return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
-def _pack(networks: nn.Module) -> None:
+def _pack(networks: nn.Module, exact: bool) -> None:
     for module in list(networks.modules()):
         for name, child in module.named_children():
             if isinstance(child, nn.Conv2d) and child.kernel_size != (1, 1):
-                setattr(module, name, PackedConv2d(child))
+                winograd = WinogradConv2d.serves(child) and not exact
+                setattr(module, name, WinogradConv2d(child) if winograd else PackedConv2d(child))
 
 
 def _conv(conv: nn.Conv2d, weight: Tensor) -> nn.Conv2d:

@@ -1,15 +1,16 @@
 """The fused ops, one per file: its schema, its definition in plain torch and its public function."""
 
 from .backends import BackendUnavailable
-from .channel_norm import channel_norm, channel_norm_reference
 from .forward_diffuse import forward_diffuse, forward_diffuse_reference
-from .group_norm_silu import group_norm_silu, group_norm_silu_reference
 from .inverse.range_null_step import range_null_step, range_null_step_, range_null_step_reference
 from .inverse.spectral_step import spectral_step_, spectral_step_reference
 from .inverse.tacos_step import tacos_step, tacos_step_reference
 from .inverse.walsh_hadamard import walsh_hadamard, walsh_hadamard_reference
 from .joint_loss import joint_loss, joint_loss_reference
-from .linear_attention import linear_attention, linear_attention_reference
+from .networks.channel_norm import channel_norm, channel_norm_reference
+from .networks.conv3x3 import conv3x3, conv3x3_reference, pack_conv3x3
+from .networks.group_norm_silu import group_norm_silu, group_norm_silu_reference
+from .networks.linear_attention import linear_attention, linear_attention_reference
 from .noise import noise
 from .reverse_step import reverse_step, reverse_step_, reverse_step_reference
 from .step_table import StepTable
@@ -19,6 +20,8 @@ __all__ = [
     "StepTable",
     "channel_norm",
     "channel_norm_reference",
+    "conv3x3",
+    "conv3x3_reference",
     "forward_diffuse",
     "forward_diffuse_reference",
     "group_norm_silu",
@@ -28,6 +31,7 @@ __all__ = [
     "linear_attention",
     "linear_attention_reference",
     "noise",
+    "pack_conv3x3",
     "range_null_step",
     "range_null_step_",
     "range_null_step_reference",

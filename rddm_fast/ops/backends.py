@@ -141,7 +141,7 @@ class Op:
     def __init__(self, name: str, reference: Callable[..., Any], lacking: tuple[str, ...]) -> None:
         self.name, self.lacking = name, lacking
         compiled = getattr(torch.ops.rddm_fast, name).default
-        by_triton = getattr(torch.ops.rddm_fast, f"{name}_triton").default
+        by_triton = None if "triton" in lacking else getattr(torch.ops.rddm_fast, f"{name}_triton").default
         self.functions = {"reference": reference, "cpp": compiled, "cuda": compiled, "triton": by_triton}
         self._chosen: dict[tuple[str | None, torch.device], Callable[..., Any]] = {}
 
@@ -187,7 +187,7 @@ def define(
     schema: str,
     *,
     reference: Callable[..., Any],
-    triton: str,
+    triton: str | None = None,
     fake: Callable[..., Any] = lambda first, *_: torch.empty_like(first),
     lacking: tuple[str, ...] = (),
 ) -> Op:
@@ -206,17 +206,20 @@ def define(
     """
 
     def launch(*args: Any) -> Any:
+        assert triton is not None
         file, function = triton.split(":")
         return getattr(importlib.import_module(f"rddm_fast.kernels.{file}"), function)(*args)
 
-    for op in (name, f"{name}_triton"):
+    if triton is None:
+        lacking = (*lacking, "triton")
+    for op in (name,) if triton is None else (name, f"{name}_triton"):
         library.define(op + schema, tags=(torch.Tag.pt2_compliant_tag, torch.Tag.needs_exact_strides))
         torch.library.register_fake(f"rddm_fast::{op}", fake, lib=library)
     if build_info is None or "cpp" in lacking:
         library.impl(name, reference, "CPU")
     if build_info is None or not build_info["cuda"] or "cuda" in lacking:
-        library.impl(name, launch, "CUDA")
-    for key in ("CPU", "CUDA"):
+        library.impl(name, reference if triton is None else launch, "CUDA")
+    for key in ("CPU", "CUDA") if triton else ():
         library.impl(f"{name}_triton", launch, key)
     OPS[name] = Op(name, reference, lacking)
     return OPS[name]

@@ -8,9 +8,13 @@ import torch
 from commands import python
 from small_models import assert_fast_is_eager, assert_same_bits, images, published_model, seeded, small_model
 
+from rddm_fast.diffusion import ResidualDiffusion
+from rddm_fast.diffusion.residual_unets import ResidualUnets
 from rddm_fast.fast import FastSampler
+from rddm_fast.fast.fold import packs
 from rddm_fast.images.picture import read_image
 from rddm_fast.models.folder import load_model
+from rddm_fast.ops.networks.conv3x3 import instruction_sets
 from rddm_fast.restoration.demo import DEGRADATIONS, degraded_with_mask, photographs
 from rddm_fast.restoration.metrics import psnr, ssim
 from rddm_fast.theory.objective import Objective
@@ -191,6 +195,33 @@ def test_explain_says_what_is_done() -> None:
     assert "time of 22 blocks as tables of 4 rows" in lines["hoisted"]
     assert lines["group_norm_silu"].strip() == lines["reverse_step_"].strip() == "cpp"
     assert lines["compiled"].strip() == lines["graphs"].strip() == "no"
+    assert (
+        lines["convolutions"]
+        .strip()
+        .endswith("packed for oneDNN" if packs(torch.device("cpu"), torch.bfloat16) else "torch's")
+    )
+
+
+def test_explain_says_how_the_convolutions_are_computed() -> None:
+    fast = FastSampler(small_model(), accuracy="fast").explain()
+    exact = FastSampler(small_model(), accuracy="exact").explain()
+    assert "50 3x3 by Winograd's filtering, 6 packed for oneDNN" in fast or not instruction_sets()
+    assert "Winograd" not in exact
+
+
+@pytest.mark.parametrize("steps", [5, 10])
+def test_winograd_s_error_does_not_grow_over_the_steps(steps: int) -> None:
+    """Two networks of four stages: fast images are 1e-5 from the eager ones at each step, exact ones 4e-6."""
+    torch.manual_seed(0)
+    networks = ResidualUnets(16, networks="two", dim_mults=[1, 2, 4, 8], channels=3, condition=True)
+    diffusion = ResidualDiffusion(networks, Schedule.triangular(1000), condition=True, sampling_timesteps=steps)
+    image = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    eager = diffusion.sample(image, generator=torch.Generator().manual_seed(2), every_step=True)
+    for accuracy, bound in (("fast", 1e-5), ("exact", 4e-6)):
+        sampler = FastSampler(diffusion, accuracy=accuracy)  # type: ignore[arg-type]
+        images = sampler.sample(image, generator=torch.Generator().manual_seed(2), every_step=True)
+        errors = [float((a - b).abs().max()) for a, b in zip(eager, images, strict=True)]
+        assert max(errors) <= bound, errors
 
 
 @pytest.mark.parametrize(
@@ -199,6 +230,7 @@ def test_explain_says_what_is_done() -> None:
         (dict(dtype=torch.float64), "dtype is torch.float64: choose torch.float32, torch.bfloat16 or torch.float16"),
         (dict(graphs=True), "there are no CUDA graphs on cpu: leave graphs out"),
         (dict(max_graphs=0), "max_graphs is 0: at least one"),
+        (dict(accuracy="best"), "accuracy is 'best': choose fast or exact"),
     ],
 )
 def test_options_that_are_not_there(options: dict, sentence: str) -> None:

@@ -18,7 +18,6 @@ from oracle import PAIRS as TORCH_PAIRS
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from rddm_fast.kernels import channel_norm, group_norm_silu, linear_attention
 from rddm_fast.kernels.forward_diffuse import forward_diffuse_kernel
 from rddm_fast.kernels.images import drawing_config, launch_config
 from rddm_fast.kernels.inverse import range_null_step, walsh_hadamard
@@ -26,6 +25,7 @@ from rddm_fast.kernels.inverse.spectral_step import NUMBERS as SPECTRAL_NUMBERS
 from rddm_fast.kernels.inverse.spectral_step import spectral_step_kernel
 from rddm_fast.kernels.inverse.tacos_step import tacos_step_kernel
 from rddm_fast.kernels.joint_loss import joint_loss_backward_kernel, joint_loss_kernel, means_kernel
+from rddm_fast.kernels.networks import channel_norm, group_norm_silu, linear_attention
 from rddm_fast.kernels.objective import flags_of
 from rddm_fast.kernels.reverse_step import NUMBERS, reverse_step_kernel
 from rddm_fast.theory.objective import Objective

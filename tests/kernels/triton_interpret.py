@@ -15,8 +15,8 @@ from oracle import LAYOUTS, check
 
 from rddm_fast.diffusion.unet import LinearAttention
 from rddm_fast.fast.folded import PixelsFirstLinearAttention
-from rddm_fast.kernels import linear_attention as attention_kernels
 from rddm_fast.kernels.inverse import walsh_hadamard as transform_kernels
+from rddm_fast.kernels.networks import linear_attention as attention_kernels
 from rddm_fast.ops import channel_norm, linear_attention, noise, reverse_step
 from rddm_fast.theory.objective import Objective
 

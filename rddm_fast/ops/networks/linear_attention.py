@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from . import backends
-from .checks import NARROW, check_dtype, check_no_gradient
+from .. import backends
+from ..checks import NARROW, check_dtype, check_no_gradient
 
 
 def linear_attention_reference(qkv: Tensor, heads: int) -> Tensor:
@@ -42,7 +42,7 @@ LINEAR_ATTENTION = backends.define(
     "linear_attention",
     "(Tensor qkv, int heads) -> Tensor",
     reference=linear_attention_reference,
-    triton="linear_attention:linear_attention",
+    triton="networks.linear_attention:linear_attention",
     fake=lambda qkv, _: _result(qkv),
     lacking=("cpp", "cuda"),
 )

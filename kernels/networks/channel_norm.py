@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .images import in_layout_of, result_for
+from ..images import in_layout_of, result_for
 
 TILE = 4096  # values per program
 SIDE_BY_SIDE = 32  # least number of pixels per program if pixels are adjacent in memory, to access whole cache lines

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .images import in_layout_of, result_for
+from ..images import in_layout_of, result_for
 
 TILE = 4096  # values that a program takes at a time
 WARPS = 4

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import backends
-from .checks import NARROW, check_device, check_dtype, check_no_gradient
+from .. import backends
+from ..checks import NARROW, check_device, check_dtype, check_no_gradient
 
 
 def channel_norm_reference(x: Tensor, g: Tensor, eps: float) -> Tensor:
@@ -36,7 +36,7 @@ CHANNEL_NORM = backends.define(
     "channel_norm",
     "(Tensor x, Tensor g, float eps) -> Tensor",
     reference=channel_norm_torch,
-    triton="channel_norm:channel_norm",
+    triton="networks.channel_norm:channel_norm",
     lacking=("cpp", "cuda"),
 )
 

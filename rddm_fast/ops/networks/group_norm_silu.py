@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import backends
-from .checks import NARROW, check_device, check_dtype, check_no_gradient
+from .. import backends
+from ..checks import NARROW, check_device, check_dtype, check_no_gradient
 
 
 def group_norm_silu_reference(
@@ -47,7 +47,7 @@ GROUP_NORM_SILU = backends.define(
     "(Tensor x, Tensor? x_bias, Tensor weight, Tensor bias, int groups, float eps, Tensor? scale_shift, "
     "Tensor? residual) -> Tensor",
     reference=group_norm_silu_reference,
-    triton="group_norm_silu:group_norm_silu",
+    triton="networks.group_norm_silu:group_norm_silu",
     lacking=("cuda",),
 )
 

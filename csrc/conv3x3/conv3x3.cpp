@@ -1,0 +1,242 @@
+// conv3x3 on the CPU: a 3x3 convolution of channels-last images by Winograd's minimal filtering, in
+// float32. Here the work is divided into blocks of tiles and over threads.
+//
+// A block's tiles are transformed, multiplied with the transformed weights and transformed back
+// while they lie in the second-level cache. With few weights each thread has blocks of its own.
+// Many weights, 4 times as many as the convolution's, would be read from memory by each thread for
+// each block: there all threads work on one larger block, and each reads its share of the weights.
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <memory>
+#include <new>
+#include <optional>
+#include <vector>
+
+#include "conv3x3/instruction_sets.h"
+
+namespace rddm {
+
+const std::vector<const WinogradSteps*>& instruction_sets() {
+  static const std::vector<const WinogradSteps*> all = [] {
+    std::vector<const WinogradSteps*> sets{&kWinogradBaseline};
+#if defined(__x86_64__)
+    for (const WinogradSteps* set : {&kWinogradAvx2, &kWinogradAvx512}) {
+      if (set->is_supported()) sets.push_back(set);
+    }
+#endif
+    return sets;
+  }();
+  return all;
+}
+
+namespace {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+// Packed weights begin with a line that says what they are.
+constexpr int64_t kHeader = 16;
+struct Header {
+  float tile, width, result_channels, channels;
+};
+
+// Memory of a thread's own that is kept between calls: fresh pages would take as long as the work.
+class Scratch {
+ public:
+  float* of(int64_t values) {
+    if (values > size_) {
+      data_.reset(static_cast<float*>(std::aligned_alloc(64, (values * 4 + 63) / 64 * 64)));
+      size_ = data_ ? values : 0;
+      if (!data_) throw std::bad_alloc();
+    }
+    return data_.get();
+  }
+
+ private:
+  struct Free {
+    void operator()(float* p) const { std::free(p); }
+  };
+  std::unique_ptr<float, Free> data_;
+  int64_t size_ = 0;
+};
+
+thread_local Scratch scratch;
+
+int64_t divided(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+class Convolution {
+ public:
+  Convolution(const Winograd& w, const WinogradSteps& steps)
+      : w_(w),
+        steps_(steps),
+        v_groups_(divided(w.source_channels[0], steps.width) +
+                  divided(w.source_channels[1], steps.width)),
+        m_groups_(divided(w.result_channels, steps.width)),
+        panels_(divided(m_groups_, 2)),
+        part_(int64_t(w.positions()) * steps.rows * steps.width) {}
+
+  // The sizes are measured, on cores with AVX-512 and 2 MiB of second-level cache each.
+  void run() {
+    const int64_t threads = torch::stable::get_num_threads(), tiles = w_.tiles();
+    const int64_t weights = 4 * w_.positions() * w_.channels() * w_.result_channels;  // bytes
+    if (weights > (4 << 20)) {
+      run_together(divided(tiles, 84));
+    } else {
+      const int64_t blocks = divided(tiles, weights > (1 << 20) ? 56 : 28);
+      // Products of less than 4 tiles do not use all of a core.
+      run_apart(std::clamp<int64_t>(tiles / 4, 1, divided(blocks, threads) * threads));
+    }
+  }
+
+ private:
+  // Block i of n, whose m has room for `groups` vectors of channels.
+  WinogradBlock block(int64_t i, int64_t n, int64_t groups) {
+    WinogradBlock b;
+    b.first = i * w_.tiles() / n;
+    b.tiles = (i + 1) * w_.tiles() / n - b.first;
+    b.parts = divided(b.tiles, steps_.rows);
+    b.v = scratch.of((v_groups_ + groups) * b.parts * part_);
+    b.m = b.v + v_groups_ * b.parts * part_;
+    return b;
+  }
+
+  // Each thread takes blocks of its own, one panel after another.
+  void run_apart(int64_t blocks) {
+    torch::stable::parallel_for(0, blocks, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const WinogradBlock b = block(i, blocks, 2);
+        for (int64_t group = 0; group < v_groups_; ++group) steps_.input(w_, b, group, 0, b.parts);
+        for (int64_t panel = 0; panel < panels_; ++panel) {
+          steps_.products(w_, b, panel, panel, 0, w_.positions());
+          steps_.output(w_, b, panel, panel, 0, b.parts);
+        }
+      }
+    });
+  }
+
+  // All threads take shares of one block after another: of each step in turn.
+  void run_together(int64_t blocks) {
+    const int64_t positions = w_.positions();
+    for (int64_t i = 0; i < blocks; ++i) {
+      const WinogradBlock b = block(i, blocks, 2 * panels_);
+      share(v_groups_, b.parts, [&](int64_t group, int64_t part, int64_t last) {
+        steps_.input(w_, b, group, part, last);
+      });
+      share(panels_, positions, [&](int64_t panel, int64_t position, int64_t last) {
+        steps_.products(w_, b, panel, 0, int(position), int(last));
+      });
+      share(panels_, b.parts, [&](int64_t panel, int64_t part, int64_t last) {
+        steps_.output(w_, b, panel, 0, part, last);
+      });
+    }
+  }
+
+  // Divides rows by columns over threads: calls it with a row and a range of columns.
+  template <class Call>
+  static void share(int64_t rows, int64_t columns, Call&& call) {
+    torch::stable::parallel_for(0, rows * columns, 1, [&](int64_t begin, int64_t end) {
+      while (begin < end) {
+        const int64_t row = begin / columns, column = begin % columns;
+        const int64_t n = std::min(columns - column, end - begin);
+        call(row, column, column + n);
+        begin += n;
+      }
+    });
+  }
+
+  const Winograd& w_;
+  const WinogradSteps& steps_;
+  int64_t v_groups_, m_groups_, panels_, part_;
+};
+
+int64_t packed_values(int tile, int width, int64_t result_channels, int64_t channels) {
+  return kHeader + (tile + 2) * (tile + 2) * channels * width * divided(result_channels, width);
+}
+
+Tensor pack_conv3x3_cpu(const Tensor& weight, int64_t tile, int64_t instruction_set) {
+  const auto& sets = instruction_sets();
+  STD_TORCH_CHECK(tile == 2 || tile == 4, "pack_conv3x3: tile must be 2 or 4");
+  STD_TORCH_CHECK(instruction_set >= -1 && instruction_set < int64_t(sets.size()),
+                  "pack_conv3x3: this machine has no such instruction set");
+  STD_TORCH_CHECK(weight.dim() == 4 && weight.size(2) == 3 && weight.size(3) == 3 &&
+                      weight.numel() > 0 && weight.scalar_type() == ScalarType::Float,
+                  "pack_conv3x3: weight must be float32 of shape (K, C, 3, 3)");
+  const WinogradSteps& steps = *(instruction_set < 0 ? sets.back() : sets[size_t(instruction_set)]);
+  const Tensor plain = torch::stable::contiguous(weight);
+  const int64_t result_channels = weight.size(0), channels = weight.size(1);
+  Tensor packed = torch::stable::new_empty(
+      weight, {packed_values(int(tile), steps.width, result_channels, channels)});
+  float* const to = static_cast<float*>(packed.mutable_data_ptr());
+  std::fill_n(to, kHeader, 0.f);
+  *reinterpret_cast<Header*>(to) = {float(tile), float(steps.width), float(result_channels),
+                                    float(channels)};
+  const float* const from = static_cast<const float*>(plain.const_data_ptr());
+  steps.pack(int(tile), from, result_channels, channels, to + kHeader);
+  return packed;
+}
+
+// A source as the steps read it: channels-last, without gaps.
+Tensor source(const Tensor& x, const Tensor& model, const char* name) {
+  STD_TORCH_CHECK(x.dim() == 4 && x.size(0) == model.size(0) && x.size(2) == model.size(2) &&
+                      x.size(3) == model.size(3) && x.scalar_type() == ScalarType::Float,
+                  "conv3x3: ", name, " must be float32 images of x's size");
+  return torch::stable::contiguous(x, torch::headeronly::MemoryFormat::ChannelsLast);
+}
+
+Tensor conv3x3_cpu(const Tensor& x, const std::optional<Tensor>& x_2, const Tensor& weight,
+                   const std::optional<Tensor>& packed, const std::optional<Tensor>& bias) {
+  STD_TORCH_CHECK(x.dim() == 4, "conv3x3: x must be images (B, C, H, W)");
+  const Tensor first = source(x, x, "x");
+  std::optional<Tensor> second;
+  if (x_2) second = source(*x_2, x, "x_2");
+  const Tensor weights = packed ? *packed : pack_conv3x3_cpu(weight, 4, -1);
+  Winograd w;
+  w.batch = x.size(0), w.height = x.size(2), w.width = x.size(3);
+  w.source_channels[0] = x.size(1), w.source_channels[1] = x_2 ? x_2->size(1) : 0;
+  w.result_channels = weight.size(0);
+
+  STD_TORCH_CHECK(weights.scalar_type() == ScalarType::Float && weights.is_contiguous() &&
+                      weights.numel() >= kHeader,
+                  "conv3x3: packed must come from pack_conv3x3");
+  const float* const data = static_cast<const float*>(weights.const_data_ptr());
+  const Header header = *reinterpret_cast<const Header*>(data);
+  const auto is_set = [&](const WinogradSteps* set) { return float(set->width) == header.width; };
+  const auto set = std::find_if(instruction_sets().begin(), instruction_sets().end(), is_set);
+  w.tile = int(header.tile);
+  STD_TORCH_CHECK(
+      set != instruction_sets().end() && (w.tile == 2 || w.tile == 4) &&
+          header.result_channels == float(w.result_channels) &&
+          header.channels == float(w.channels()) &&
+          weights.numel() == packed_values(w.tile, (*set)->width, w.result_channels, w.channels()),
+      "conv3x3: packed must come from pack_conv3x3, of this weight and on this machine");
+  STD_TORCH_CHECK(!bias || (bias->dim() == 1 && bias->size(0) == w.result_channels &&
+                            bias->is_contiguous() && bias->scalar_type() == ScalarType::Float),
+                  "conv3x3: bias must be float32, one value an output channel");
+
+  Tensor result = torch::stable::empty({w.batch, w.result_channels, w.height, w.width},
+                                       ScalarType::Float, std::nullopt, x.device(), std::nullopt,
+                                       torch::headeronly::MemoryFormat::ChannelsLast);
+  if (result.numel() == 0) return result;
+  w.sources[0] = static_cast<const float*>(first.const_data_ptr());
+  if (second) w.sources[1] = static_cast<const float*>(second->const_data_ptr());
+  w.packed = data + kHeader;
+  w.bias = bias ? static_cast<const float*>(bias->const_data_ptr()) : nullptr;
+  w.result = static_cast<float*>(result.mutable_data_ptr());
+  w.tile_rows = divided(w.height, w.tile), w.tile_columns = divided(w.width, w.tile);
+  // A larger result leaves the cache before it is read.
+  w.past_cache = result.numel() >= (1 << 20) && w.result_channels % (*set)->width == 0;
+  Convolution(w, **set).run();
+  return result;
+}
+
+}  // namespace
+}  // namespace rddm
+
+STABLE_TORCH_LIBRARY_IMPL(rddm_fast, CPU, m) {
+  m.impl("conv3x3", TORCH_BOX(&rddm::conv3x3_cpu));
+  m.impl("pack_conv3x3", TORCH_BOX(&rddm::pack_conv3x3_cpu));
+}

@@ -1,0 +1,359 @@
+// The three steps of Winograd's convolution, for the instruction set that this file is compiled
+// for: once for each of RDDM_WINOGRAD (see CMakeLists.txt). It includes no header whose functions
+// another file might take over from it.
+#include "conv3x3/winograd.h"
+
+#include "conv3x3/winograd_transforms.h"
+#include "conv3x3/winograd_vectors.h"
+
+namespace rddm {
+namespace {
+
+// G g G' of one weight; zeros for a lane of no channel.
+template <class F>
+RDDM_INLINE void pack_one(const float* g, float* to, int64_t position_stride) {
+  constexpr int kIn = F::kIn;
+  double half[kIn][3];
+  for (int i = 0; i < kIn; ++i) {
+    const double* const row = F::kG[i];
+    for (int j = 0; j < 3; ++j) {
+      half[i][j] = g ? row[0] * g[j] + row[1] * g[3 + j] + row[2] * g[6 + j] : 0;
+    }
+  }
+  for (int i = 0; i < kIn; ++i) {
+    for (int j = 0; j < kIn; ++j) {
+      const double* const column = F::kG[j];
+      to[(i * kIn + j) * position_stride] =
+          float(half[i][0] * column[0] + half[i][1] * column[1] + half[i][2] * column[2]);
+    }
+  }
+}
+
+template <class F>
+void pack_weights(const float* weight, int64_t result_channels, int64_t channels, float* to) {
+  for (int64_t first = 0; first < groups_of(result_channels); first += 2) {
+    const int64_t lanes = least(2, groups_of(result_channels) - first) * kWidth;
+    for (int64_t c = 0; c < channels; ++c) {
+      for (int64_t lane = 0; lane < lanes; ++lane) {
+        const int64_t k = channel_of(first + lane / kWidth, result_channels) + lane % kWidth;
+        const float* const g = k < result_channels ? weight + (k * channels + c) * 9 : nullptr;
+        pack_one<F>(g, to + c * lanes + lane, channels * lanes);
+      }
+    }
+    to += F::kIn * F::kIn * channels * lanes;
+  }
+}
+
+void pack(int tile, const float* weight, int64_t result_channels, int64_t channels, float* to) {
+  tile == 4 ? pack_weights<F4>(weight, result_channels, channels, to)
+            : pack_weights<F2>(weight, result_channels, channels, to);
+}
+
+// Where a part's values of a vector of channels begin.
+constexpr int64_t part_size(int positions) { return int64_t(positions) * kRows * kWidth; }
+
+// Calls it for each run of the tiles from `first` on that lie in one row of an image.
+template <class Call>
+RDDM_INLINE void for_rows(const Winograd& w, int64_t first, int64_t tiles, Call&& call) {
+  for (int64_t done = 0; done < tiles;) {
+    const int64_t column = (first + done) % w.tile_columns;
+    const int64_t row = (first + done) / w.tile_columns;
+    const int64_t run = least(w.tile_columns - column, tiles - done);
+    call(row / w.tile_rows, row % w.tile_rows, column, run, done);
+    done += run;
+  }
+}
+
+// The columns of a run of tiles, each transformed once: neighbouring tiles share two of them.
+template <class F>
+struct Ring {
+  static constexpr int kSize = 2 * F::kOut;
+  Vec columns[kSize][F::kIn];
+};
+
+// The second half of B' d B, of the tile whose first column is number Phase of the ring.
+template <class F, int Phase>
+RDDM_INLINE void input_tile(const Ring<F>& ring, float* to) {
+  constexpr int kIn = F::kIn;
+#pragma GCC unroll 6
+  for (int i = 0; i < kIn; ++i) {
+    Vec d[kIn], v[kIn];
+#pragma GCC unroll 6
+    for (int j = 0; j < kIn; ++j) d[j] = ring.columns[(Phase + j) % Ring<F>::kSize][i];
+    F::input(d, v);
+#pragma GCC unroll 6
+    for (int j = 0; j < kIn; ++j) store(to + (i * kIn + j) * kRows * kWidth, v[j]);
+  }
+}
+
+// A tile whose input is all inside the image: `from` is at the first of its new columns. Not
+// inlined, so that the compiler keeps its few addresses in registers: a quarter of the time in a
+// loop.
+template <class F, int Phase>
+__attribute__((noinline)) void input_tile_inside(Ring<F>& ring, const float* from, int64_t channels,
+                                                 int64_t line, float* to) {
+#pragma GCC unroll 4
+  for (int j = 2; j < F::kIn; ++j, from += channels) {
+    Vec d[F::kIn];
+#pragma GCC unroll 6
+    for (int i = 0; i < F::kIn; ++i) d[i] = load(from + i * line);
+    F::input(d, ring.columns[(Phase + j) % Ring<F>::kSize]);
+  }
+  input_tile<F, Phase>(ring, to);
+}
+
+// Where the vector of a run's channels lies in its image. `some` is 0, or the number of channels of
+// a source with too few for a vector.
+struct Strip {
+  const float* image;
+  int64_t channels, some, height, width;
+
+  // The column x of the tiles whose first row of input is `top`; zeros outside the image.
+  template <class F>
+  RDDM_INLINE void column(int64_t top, int64_t x, Vec (&transformed)[F::kIn]) const {
+    Vec d[F::kIn];
+    for (int i = 0; i < F::kIn; ++i) {
+      const bool inside = x >= 0 && x < width && top + i >= 0 && top + i < height;
+      const float* const from = image + ((top + i) * width + x) * channels;
+      d[i] = !inside ? Vec{} : some ? load_some(from, some) : load(from);
+    }
+    F::input(d, transformed);
+  }
+
+  template <class F, int Phase>
+  RDDM_INLINE void tile(Ring<F>& ring, int64_t top, int64_t left, float* to) const {
+    constexpr int kIn = F::kIn;
+    if (!some && top >= 0 && top + kIn <= height && left + kIn <= width) {
+      const float* const from = image + (top * width + left + 2) * channels;
+      input_tile_inside<F, Phase>(ring, from, channels, width * channels, to);
+      return;
+    }
+    for (int j = 2; j < kIn; ++j) {
+      column<F>(top, left + j, ring.columns[(Phase + j) % Ring<F>::kSize]);
+    }
+    input_tile<F, Phase>(ring, to);
+  }
+
+  template <class F>
+  RDDM_INLINE void run(int64_t row, int64_t column_of_tiles, int64_t tiles, float* to) const {
+    const int64_t top = row * F::kOut - 1, left = column_of_tiles * F::kOut - 1;
+    Ring<F> ring;
+    for (int j = 0; j < 2; ++j) column<F>(top, left + j, ring.columns[j]);
+    for (int64_t i = 0; i < tiles; ++i, to += kWidth) {
+      const int64_t x = left + i * F::kOut;
+      i % 2 ? tile<F, F::kOut>(ring, top, x, to) : tile<F, 0>(ring, top, x, to);
+    }
+  }
+};
+
+template <class F>
+void transform_input(const Winograd& w, const WinogradBlock& b, int64_t group, int64_t part,
+                     int64_t last_part) {
+  const int64_t before = groups_of(w.source_channels[0]);
+  const int source = group >= before;
+  const int64_t channels = w.source_channels[source], pixels = w.height * w.width;
+  const float* const image =
+      w.sources[source] + channel_of(source ? group - before : group, channels);
+  float* to = b.v + (group * b.parts + part) * part_size(F::kIn * F::kIn);
+  for (; part < last_part; ++part, to += part_size(F::kIn * F::kIn)) {
+    const int64_t begin = b.begin(part);
+    for_rows(w, b.first + begin, b.begin(part + 1) - begin,
+             [&](int64_t n, int64_t row, int64_t column, int64_t run, int64_t at) {
+               const int64_t some = channels < kWidth ? channels : 0;
+               const Strip strip{image + n * pixels * channels, channels, some, w.height, w.width};
+               strip.run<F>(row, column, run, to + at * kWidth);
+             });
+  }
+}
+
+void input(const Winograd& w, const WinogradBlock& b, int64_t group, int64_t part,
+           int64_t last_part) {
+  w.tile == 4 ? transform_input<F4>(w, b, group, part, last_part)
+              : transform_input<F2>(w, b, group, part, last_part);
+}
+
+// Rows tiles times Vectors vectors of output channels: sums over all input channels. Meanwhile it
+// fetches weights that are needed soon, from `next` on, `step` values for each input channel.
+template <int Rows, int Vectors>
+void multiply(const Winograd& w, const float* v, int64_t v_group, const float* u, const float* next,
+              int64_t step, float* m, int64_t m_group) {
+  Vec sums[Rows][Vectors] = {};
+  for (int source = 0; source < 2; ++source) {
+    const int64_t channels = w.source_channels[source];
+    for (int64_t c = 0; c < channels; v += v_group) {
+      // The last vector's new channels are its last.
+      const int64_t end = least(channels, c + kWidth);
+      const int64_t lane = channels < kWidth ? 0 : kWidth - (end - c);
+      const float* at = v + lane;
+      for (; c < end; ++c, ++at, u += Vectors * kWidth, next += step) {
+        __builtin_prefetch(next, 0, 2);
+        if (step > kLine) __builtin_prefetch(next + step / 2, 0, 2);
+        Vec b[Vectors];
+#pragma GCC unroll 2
+        for (int j = 0; j < Vectors; ++j) b[j] = load(u + j * kWidth);
+#pragma GCC unroll 14
+        for (int r = 0; r < Rows; ++r) {
+          const Vec a = at[r * kWidth] - Vec{};
+#pragma GCC unroll 2
+          for (int j = 0; j < Vectors; ++j) sums[r][j] += a * b[j];
+        }
+      }
+    }
+  }
+#pragma GCC unroll 2
+  for (int j = 0; j < Vectors; ++j) {
+#pragma GCC unroll 14
+    for (int r = 0; r < Rows; ++r) store(m + j * m_group + r * kWidth, sums[r][j]);
+  }
+}
+
+using Multiply = void (*)(const Winograd&, const float*, int64_t, const float*, const float*,
+                          int64_t, float*, int64_t);
+
+template <int Vectors, int Rows>
+constexpr Multiply multiply_rows(int64_t rows) {
+  if constexpr (Rows == 1) {
+    return &multiply<1, Vectors>;
+  } else {
+    return rows == Rows ? &multiply<Rows, Vectors> : multiply_rows<Vectors, Rows - 1>(rows);
+  }
+}
+
+void products(const Winograd& w, const WinogradBlock& b, int64_t panel, int64_t origin,
+              int position, int last_position) {
+  const int64_t vectors = least(2, groups_of(w.result_channels) - 2 * panel);
+  const int64_t size = w.channels() * vectors * kWidth, part_stride = part_size(w.positions());
+  const float* u = w.packed + panel * 2 * w.channels() * kWidth * w.positions() + position * size;
+  const float* v = b.v + position * kRows * kWidth;
+  float* m = b.m + 2 * (panel - origin) * b.parts * part_stride + position * kRows * kWidth;
+  // While a position's weights are multiplied, the next one's are fetched, a share by each part.
+  const int64_t step = vectors * kWidth / b.parts;
+  for (; position < last_position; ++position) {
+    for (int64_t part = 0; part < b.parts; ++part) {
+      const int64_t rows = b.begin(part + 1) - b.begin(part);
+      const Multiply run =
+          vectors == 2 ? multiply_rows<2, kRows>(rows) : multiply_rows<1, kRows>(rows);
+      run(w, v + part * part_stride, b.parts * part_stride, u, u + size + part * size / b.parts,
+          step, m + part * part_stride, b.parts * part_stride);
+    }
+    u += size, v += kRows * kWidth, m += kRows * kWidth;
+  }
+}
+
+// A' of a tile's columns.
+template <class F>
+RDDM_INLINE void output_columns(const float* m, Vec (&half)[F::kOut][F::kIn]) {
+  constexpr int kIn = F::kIn, kOut = F::kOut;
+#pragma GCC unroll 6
+  for (int j = 0; j < kIn; ++j) {
+    Vec column[kIn], sums[kOut];
+#pragma GCC unroll 6
+    for (int i = 0; i < kIn; ++i) column[i] = load(m + (i * kIn + j) * kRows * kWidth);
+    F::output(column, sums);
+#pragma GCC unroll 4
+    for (int i = 0; i < kOut; ++i) half[i][j] = sums[i];
+  }
+}
+
+template <class F, bool PastCache>
+__attribute__((noinline)) void output_tile_inside(const float* m, const Vec& bias, float* to,
+                                                  int64_t channels, int64_t line) {
+  constexpr int kOut = F::kOut;
+  Vec half[kOut][F::kIn];
+  output_columns<F>(m, half);
+#pragma GCC unroll 4
+  for (int i = 0; i < kOut; ++i) {
+    Vec y[kOut];
+    F::output(half[i], y);
+#pragma GCC unroll 4
+    for (int j = 0; j < kOut; ++j) {
+      float* const pixel = to + i * line + j * channels;
+      PastCache ? store_past_cache(pixel, y[j] + bias) : store(pixel, y[j] + bias);
+    }
+  }
+}
+
+// A tile of which `height` rows and `width` columns are inside the image.
+template <class F>
+__attribute__((noinline)) void output_tile_at_edge(const float* m, const Vec& bias, float* to,
+                                                   int64_t channels, int64_t line, int64_t height,
+                                                   int64_t width, int64_t some) {
+  constexpr int kOut = F::kOut;
+  Vec half[kOut][F::kIn];
+  output_columns<F>(m, half);
+  for (int i = 0; i < kOut && i < height; ++i) {
+    Vec y[kOut];
+    F::output(half[i], y);
+    for (int j = 0; j < kOut && j < width; ++j) {
+      const Vec sum = y[j] + bias;
+      float* const pixel = to + i * line + j * channels;
+      if (!some) store(pixel, sum);
+      for (int64_t k = 0; k < some; ++k) pixel[k] = sum[k];
+    }
+  }
+}
+
+template <class F>
+void transform_output(const Winograd& w, const WinogradBlock& b, int64_t panel, int64_t origin,
+                      int64_t part, int64_t last_part) {
+  constexpr int kOut = F::kOut;
+  constexpr int64_t kSize = part_size(F::kIn * F::kIn);
+  const int64_t channels = w.result_channels, some = channels < kWidth ? channels : 0;
+  const int64_t line = w.width * channels;
+  const auto inside = w.past_cache ? output_tile_inside<F, true> : output_tile_inside<F, false>;
+  const int64_t first_group = 2 * panel, end_group = least(first_group + 2, groups_of(channels));
+  for (; part < last_part; ++part) {
+    const int64_t begin = b.begin(part);
+    for (int64_t group = first_group; group < end_group; ++group) {
+      const int64_t channel = channel_of(group, channels);
+      const Vec bias = !w.bias ? Vec{} : some ? load_some(w.bias, some) : load(w.bias + channel);
+      const float* const m = b.m + ((group - 2 * origin) * b.parts + part) * kSize;
+      for_rows(w, b.first + begin, b.begin(part + 1) - begin,
+               [&](int64_t n, int64_t row, int64_t column, int64_t run, int64_t at) {
+                 const int64_t y = row * kOut, x = column * kOut;
+                 float* to = w.result + ((n * w.height + y) * w.width + x) * channels + channel;
+                 const int64_t height = w.height - y;
+                 int64_t width = w.width - x;
+                 for (int64_t tile = 0; tile < run; ++tile) {
+                   const float* const products = m + (at + tile) * kWidth;
+                   if (height >= kOut && width >= kOut && !some) {
+                     inside(products, bias, to, channels, line);
+                   } else {
+                     output_tile_at_edge<F>(products, bias, to, channels, line, height, width,
+                                            some);
+                   }
+                   to += kOut * channels;
+                   width -= kOut;
+                 }
+               });
+    }
+  }
+}
+
+void output(const Winograd& w, const WinogradBlock& b, int64_t panel, int64_t origin, int64_t part,
+            int64_t last_part) {
+  w.tile == 4 ? transform_output<F4>(w, b, panel, origin, part, last_part)
+              : transform_output<F2>(w, b, panel, origin, part, last_part);
+#if defined(__SSE__)
+  if (w.past_cache)
+    _mm_sfence();  // Other threads may read the result when this one says that it is done.
+#endif
+}
+
+bool is_supported() {
+#if defined(__AVX512F__)
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+#elif defined(__AVX2__)
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#else
+  return true;
+#endif
+}
+
+}  // namespace
+
+const WinogradSteps RDDM_WINOGRAD = {
+    RDDM_WINOGRAD_NAME, kWidth, kRows, &is_supported, &pack, &input, &products, &output};
+
+}  // namespace rddm

@@ -1,0 +1,63 @@
+// Winograd's 3x3 convolution on the CPU: what its three steps share, and the steps of each
+// instruction set. The steps work on blocks of tiles and know no threads: conv3x3.cpp divides the
+// work.
+//
+// A block's transformed input V and its products M lie in scratch memory as [vector of channels]
+// [part][position][tile of the part][channel of the vector]. Where a number of channels is no
+// multiple of a vector's, the last vector overlaps the one before it.
+#pragma once
+
+#include <cstdint>
+
+namespace rddm {
+
+struct Winograd {
+  int tile = 4;  // F(tile x tile, 3x3)
+  int64_t batch = 0, height = 0, width = 0;
+  int64_t tile_rows = 0, tile_columns = 0;       // of an image
+  const float* sources[2] = {nullptr, nullptr};  // channels-last images, one behind the other
+  int64_t source_channels[2] = {0, 0};
+  const float* packed = nullptr;  // by WinogradSteps::pack
+  const float* bias = nullptr;    // or null
+  float* result = nullptr;        // a channels-last image
+  int64_t result_channels = 0;
+  bool past_cache = false;  // Write the result past the cache; its vectors are aligned.
+
+  int64_t channels() const { return source_channels[0] + source_channels[1]; }
+  int64_t tiles() const { return batch * tile_rows * tile_columns; }
+  int positions() const { return (tile + 2) * (tile + 2); }
+};
+
+// A block of tiles, divided into parts of nearly equal size, and its scratch memory.
+struct WinogradBlock {
+  int64_t first = 0, tiles = 0, parts = 0;
+  float *v = nullptr, *m = nullptr;
+
+  int64_t begin(int64_t part) const { return part * tiles / parts; }
+};
+
+struct WinogradSteps {
+  const char* name;
+  int width;  // float32 values of a vector
+  int rows;   // tiles of a part, at most
+  bool (*is_supported)();
+  // Transforms weights (K, C, 3, 3) to [panel][position][C][panel's channels]. A panel has two
+  // vectors of output channels; the last one may have one.
+  void (*pack)(int tile, const float* weight, int64_t result_channels, int64_t channels, float* to);
+  // B' d B of some parts, for a vector of channels.
+  void (*input)(const Winograd&, const WinogradBlock&, int64_t group, int64_t part,
+                int64_t last_part);
+  // The products of a panel for some positions. The block's m begins with the panel `origin`.
+  void (*products)(const Winograd&, const WinogradBlock&, int64_t panel, int64_t origin,
+                   int position, int last_position);
+  // A' m A + bias of some parts, for a panel.
+  void (*output)(const Winograd&, const WinogradBlock&, int64_t panel, int64_t origin, int64_t part,
+                 int64_t last_part);
+};
+
+extern const WinogradSteps kWinogradBaseline;
+#if defined(__x86_64__)
+extern const WinogradSteps kWinogradAvx2, kWinogradAvx512;
+#endif
+
+}  // namespace rddm

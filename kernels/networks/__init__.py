@@ -1,0 +1,1 @@
+"""Triton kernels of the ops in rddm_fast/ops/networks."""

@@ -1,0 +1,1 @@
+"""The ops of the U-Nets themselves, one per file."""
