@@ -7,7 +7,7 @@
 
 #include "common/cpu_blocks.h"
 #include "common/kernel_attributes.h"
-#include "conv3x3/instruction_sets.h"
+#include "conv3x3/winograd_sets.h"
 
 namespace py = pybind11;
 
@@ -27,7 +27,7 @@ py::dict build_info() {
   info["why_no_cuda"] = RDDM_WHY_NO_CUDA;
 #endif
   py::list sets;
-  for (const rddm::WinogradSteps* set : rddm::instruction_sets()) sets.append(set->name);
+  for (const rddm::WinogradSteps* set : rddm::winograd_sets()) sets.append(set->name);
   info["instruction_sets"] = sets;
   return info;
 }

@@ -16,21 +16,20 @@
 #include <optional>
 #include <vector>
 
-#include "conv3x3/instruction_sets.h"
+#include "conv3x3/winograd_sets.h"
+#include "vectors/instruction_sets.h"
 
 namespace rddm {
 
-const std::vector<const WinogradSteps*>& instruction_sets() {
-  static const std::vector<const WinogradSteps*> all = [] {
-    std::vector<const WinogradSteps*> sets{&kWinogradBaseline};
+const std::vector<const WinogradSteps*>& winograd_sets() {
+  static const auto sets = supported<WinogradSteps>({
+      &kWinogradBaseline,
 #if defined(__x86_64__)
-    for (const WinogradSteps* set : {&kWinogradAvx2, &kWinogradAvx512}) {
-      if (set->is_supported()) sets.push_back(set);
-    }
+      &kWinogradAvx2,
+      &kWinogradAvx512,
 #endif
-    return sets;
-  }();
-  return all;
+  });
+  return sets;
 }
 
 namespace {
@@ -158,7 +157,7 @@ int64_t packed_values(int tile, int width, int64_t result_channels, int64_t chan
 }
 
 Tensor pack_conv3x3_cpu(const Tensor& weight, int64_t tile, int64_t instruction_set) {
-  const auto& sets = instruction_sets();
+  const auto& sets = winograd_sets();
   STD_TORCH_CHECK(tile == 2 || tile == 4, "pack_conv3x3: tile must be 2 or 4");
   STD_TORCH_CHECK(instruction_set >= -1 && instruction_set < int64_t(sets.size()),
                   "pack_conv3x3: this machine has no such instruction set");
@@ -205,10 +204,10 @@ Tensor conv3x3_cpu(const Tensor& x, const std::optional<Tensor>& x_2, const Tens
   const float* const data = static_cast<const float*>(weights.const_data_ptr());
   const Header header = *reinterpret_cast<const Header*>(data);
   const auto is_set = [&](const WinogradSteps* set) { return float(set->width) == header.width; };
-  const auto set = std::find_if(instruction_sets().begin(), instruction_sets().end(), is_set);
+  const auto set = std::find_if(winograd_sets().begin(), winograd_sets().end(), is_set);
   w.tile = int(header.tile);
   STD_TORCH_CHECK(
-      set != instruction_sets().end() && (w.tile == 2 || w.tile == 4) &&
+      set != winograd_sets().end() && (w.tile == 2 || w.tile == 4) &&
           header.result_channels == float(w.result_channels) &&
           header.channels == float(w.channels()) &&
           weights.numel() == packed_values(w.tile, (*set)->width, w.result_channels, w.channels()),

@@ -1,10 +1,11 @@
 // The three steps of Winograd's convolution, for the instruction set that this file is compiled
-// for: once for each of RDDM_WINOGRAD (see CMakeLists.txt). It includes no header whose functions
+// for: once for each (see CMakeLists.txt). It includes no header whose functions
 // another file might take over from it.
 #include "conv3x3/winograd.h"
 
 #include "conv3x3/winograd_transforms.h"
-#include "conv3x3/winograd_vectors.h"
+#include "vectors/multiply.h"
+#include "vectors/vectors.h"
 
 namespace rddm {
 namespace {
@@ -172,53 +173,6 @@ void input(const Winograd& w, const WinogradBlock& b, int64_t group, int64_t par
               : transform_input<F2>(w, b, group, part, last_part);
 }
 
-// Rows tiles times Vectors vectors of output channels: sums over all input channels. Meanwhile it
-// fetches weights that are needed soon, from `next` on, `step` values for each input channel.
-template <int Rows, int Vectors>
-void multiply(const Winograd& w, const float* v, int64_t v_group, const float* u, const float* next,
-              int64_t step, float* m, int64_t m_group) {
-  Vec sums[Rows][Vectors] = {};
-  for (int source = 0; source < 2; ++source) {
-    const int64_t channels = w.source_channels[source];
-    for (int64_t c = 0; c < channels; v += v_group) {
-      // The last vector's new channels are its last.
-      const int64_t end = least(channels, c + kWidth);
-      const int64_t lane = channels < kWidth ? 0 : kWidth - (end - c);
-      const float* at = v + lane;
-      for (; c < end; ++c, ++at, u += Vectors * kWidth, next += step) {
-        __builtin_prefetch(next, 0, 2);
-        if (step > kLine) __builtin_prefetch(next + step / 2, 0, 2);
-        Vec b[Vectors];
-#pragma GCC unroll 2
-        for (int j = 0; j < Vectors; ++j) b[j] = load(u + j * kWidth);
-#pragma GCC unroll 14
-        for (int r = 0; r < Rows; ++r) {
-          const Vec a = at[r * kWidth] - Vec{};
-#pragma GCC unroll 2
-          for (int j = 0; j < Vectors; ++j) sums[r][j] += a * b[j];
-        }
-      }
-    }
-  }
-#pragma GCC unroll 2
-  for (int j = 0; j < Vectors; ++j) {
-#pragma GCC unroll 14
-    for (int r = 0; r < Rows; ++r) store(m + j * m_group + r * kWidth, sums[r][j]);
-  }
-}
-
-using Multiply = void (*)(const Winograd&, const float*, int64_t, const float*, const float*,
-                          int64_t, float*, int64_t);
-
-template <int Vectors, int Rows>
-constexpr Multiply multiply_rows(int64_t rows) {
-  if constexpr (Rows == 1) {
-    return &multiply<1, Vectors>;
-  } else {
-    return rows == Rows ? &multiply<Rows, Vectors> : multiply_rows<Vectors, Rows - 1>(rows);
-  }
-}
-
 void products(const Winograd& w, const WinogradBlock& b, int64_t panel, int64_t origin,
               int position, int last_position) {
   const int64_t vectors = least(2, groups_of(w.result_channels) - 2 * panel);
@@ -233,8 +187,8 @@ void products(const Winograd& w, const WinogradBlock& b, int64_t panel, int64_t 
       const int64_t rows = b.begin(part + 1) - b.begin(part);
       const Multiply run =
           vectors == 2 ? multiply_rows<2, kRows>(rows) : multiply_rows<1, kRows>(rows);
-      run(w, v + part * part_stride, b.parts * part_stride, u, u + size + part * size / b.parts,
-          step, m + part * part_stride, b.parts * part_stride);
+      run(w.source_channels, v + part * part_stride, b.parts * part_stride, u,
+          u + size + part * size / b.parts, step, m + part * part_stride, b.parts * part_stride);
     }
     u += size, v += kRows * kWidth, m += kRows * kWidth;
   }
@@ -340,20 +294,9 @@ void output(const Winograd& w, const WinogradBlock& b, int64_t panel, int64_t or
 #endif
 }
 
-bool is_supported() {
-#if defined(__AVX512F__)
-  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-#elif defined(__AVX2__)
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-#else
-  return true;
-#endif
-}
-
 }  // namespace
 
-const WinogradSteps RDDM_WINOGRAD = {
-    RDDM_WINOGRAD_NAME, kWidth, kRows, &is_supported, &pack, &input, &products, &output};
+const WinogradSteps RDDM_OF_SET(kWinograd) = {RDDM_SET_NAME, kWidth, kRows,     &is_supported,
+                                              &pack,         &input, &products, &output};
 
 }  // namespace rddm

@@ -7,7 +7,7 @@
 * The first convolution is linear. Its part that sees the degraded image and the mask is computed once per image.
 * Everything runs channels-last, with the modules of `fast.folded`.
 * On the CPU the convolutions' weights are packed once: in float32 those of 3x3 convolutions for `ops.conv3x3`, the
-  others into oneDNN's layout.
+  others into oneDNN's layout. Linear attention with its norms and residual is `ops.attention_layer`.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from ..diffusion.unet import (
 from ..theory.steps import Step
 from .folded import (
     FLOAT32_EPS,
+    AttentionLayer,
     FoldedBlock,
     LastAxisNorm,
     PackedConv2d,
@@ -243,6 +244,8 @@ def _pack(networks: nn.Module, exact: bool) -> None:
             if isinstance(child, nn.Conv2d) and child.kernel_size != (1, 1):
                 winograd = WinogradConv2d.serves(child) and not exact
                 setattr(module, name, WinogradConv2d(child) if winograd else PackedConv2d(child))
+            elif AttentionLayer.serves(child):
+                setattr(module, name, AttentionLayer(child.fn.fn, child.fn.norm))  # type: ignore[union-attr, arg-type]
 
 
 def _conv(conv: nn.Conv2d, weight: Tensor) -> nn.Conv2d:

@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..diffusion.unet import Attention, Block, ChannelNorm, LinearAttention, ResnetBlock
+from ..diffusion.unet import Attention, Block, ChannelNorm, LinearAttention, PreNorm, Residual, ResnetBlock
 from ..ops import backends
+from ..ops.networks.attention_layer import ATTENTION_LAYER, attention_layer, pack_attention_layer, serves
 from ..ops.networks.channel_norm import channel_norm
 from ..ops.networks.conv3x3 import CONV3X3, conv3x3, pack_conv3x3
 from ..ops.networks.group_norm_silu import group_norm_silu
@@ -201,6 +202,45 @@ class PixelsFirstLinearAttention(nn.Module):
             largest = top
         assert context is not None and total is not None
         return context / total
+
+
+class AttentionLayer(nn.Module):
+    """A linear attention with its norms and residual on the CPU: `ops.attention_layer`, with weights in float32.
+
+    Args:
+        attention: the attention.
+        norm: the norm before it.
+    """
+
+    norm_g: Tensor
+    to_qkv: Tensor
+    to_out: Tensor
+    bias: Tensor
+    g: Tensor
+
+    def __init__(self, attention: PixelsFirstLinearAttention, norm: LastAxisNorm) -> None:
+        super().__init__()
+        self.heads = attention.heads
+        to_out = attention.to_out.t()
+        weights = (norm.g, attention.to_qkv, to_out, attention.bias, attention.g)
+        for name, weight in zip(("norm_g", "to_qkv", "to_out", "bias", "g"), weights, strict=True):
+            self.register_buffer(name, weight.detach().float().contiguous())
+        self.packed = pack_attention_layer(self.norm_g, self.to_qkv, self.to_out, self.heads)
+
+    @staticmethod
+    def serves(layer: nn.Module) -> bool:
+        """Return whether `layer` is such an attention, and its channels and features divide into vectors."""
+        if not (isinstance(layer, Residual) and isinstance(layer.fn, PreNorm)):
+            return False
+        attention = layer.fn.fn
+        if not isinstance(attention, PixelsFirstLinearAttention) or attention.bias.dtype == torch.float16:
+            return False
+        channels, features = attention.to_out.shape[1], attention.inner // attention.heads
+        return ATTENTION_LAYER.why_not("cpp", attention.bias.device) is None and serves(channels, features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weights = self.norm_g, self.to_qkv, self.to_out, self.bias, self.g
+        return attention_layer(x, *weights, self.heads, eps=FLOAT32_EPS, packed=self.packed)
 
 
 class SdpaAttention(nn.Module):

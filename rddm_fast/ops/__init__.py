@@ -7,6 +7,7 @@ from .inverse.spectral_step import spectral_step_, spectral_step_reference
 from .inverse.tacos_step import tacos_step, tacos_step_reference
 from .inverse.walsh_hadamard import walsh_hadamard, walsh_hadamard_reference
 from .joint_loss import joint_loss, joint_loss_reference
+from .networks.attention_layer import attention_layer, attention_layer_reference, pack_attention_layer
 from .networks.channel_norm import channel_norm, channel_norm_reference
 from .networks.conv3x3 import conv3x3, conv3x3_reference, pack_conv3x3
 from .networks.group_norm_silu import group_norm_silu, group_norm_silu_reference
@@ -18,6 +19,8 @@ from .step_table import StepTable
 __all__ = [
     "BackendUnavailable",
     "StepTable",
+    "attention_layer",
+    "attention_layer_reference",
     "channel_norm",
     "channel_norm_reference",
     "conv3x3",
@@ -31,6 +34,7 @@ __all__ = [
     "linear_attention",
     "linear_attention_reference",
     "noise",
+    "pack_attention_layer",
     "pack_conv3x3",
     "range_null_step",
     "range_null_step_",

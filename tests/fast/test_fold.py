@@ -51,7 +51,7 @@ def test_folded_as_for_a_gpu_they_answer_alike(monkeypatch: pytest.MonkeyPatch) 
     """There the norms add the convolutions' biases, and 1x1 convolutions are matrix products."""
     monkeypatch.setattr(folded_module, "adds_bias_apart", lambda conv: True)
     unets, times = perturbed_unets("two", (1, 2, 4)).eval(), [torch.tensor([900.0]), torch.tensor([30.0])]
-    folded, x = fold(unets, times), torch.randn(2, 6, 20, 12)
+    folded, x = fold(unets, times, pack=False), torch.randn(2, 6, 20, 12)
     for block in (module for module in folded.modules() if isinstance(module, FoldedBlock)):
         assert block.conv1.bias is block.conv2.bias is None and not isinstance(block.res_conv, nn.Conv2d)
     with torch.no_grad():

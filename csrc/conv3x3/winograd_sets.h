@@ -8,6 +8,6 @@
 namespace rddm {
 
 // Those that this machine has, the fastest last.
-const std::vector<const WinogradSteps*>& instruction_sets();
+const std::vector<const WinogradSteps*>& winograd_sets();
 
 }  // namespace rddm

@@ -1,0 +1,277 @@
+// The two walks of linear attention, for the instruction set that this file is compiled for: once
+// for each (see CMakeLists.txt). It includes no header whose functions another file might take over
+// from it.
+#include "attention_layer/attention.h"
+
+#include "vectors/multiply.h"
+#include "vectors/vectors.h"
+
+namespace rddm {
+namespace {
+
+constexpr int kPixels = 2 * kRows;  // taken at once: their values stay in the first-level cache
+constexpr int kPanel = 2 * kWidth;
+
+// The values of a block of pixels lie as [vector of channels][pixel][channel of the vector].
+constexpr int64_t kGroup = kPixels * kWidth;
+
+typedef unsigned short Shorts __attribute__((vector_size(2 * kWidth), aligned(2)));
+typedef unsigned Words __attribute__((vector_size(4 * kWidth)));
+
+RDDM_INLINE Vec widened(const unsigned short* from) {
+  const Words words = __builtin_convertvector(*reinterpret_cast<const Shorts*>(from), Words);
+  return reinterpret_cast<Vec>(words << 16);
+}
+
+// To nearest even; NaN stays NaN.
+RDDM_INLINE void store_rounded(unsigned short* to, Vec x) {
+  const Words words = reinterpret_cast<Words>(x);
+  const Words rounded = (words + 0x7fffu + ((words >> 16) & 1u)) >> 16;
+  const Words kept = (words & 0x7fffffffu) > 0x7f800000u ? Words{} + 0x7fc0u : rounded;
+  *reinterpret_cast<Shorts*>(to) = __builtin_convertvector(kept, Shorts);
+}
+
+template <bool Half>
+RDDM_INLINE Vec load_image(const void* image, int64_t at) {
+  if constexpr (Half) return widened(static_cast<const unsigned short*>(image) + at);
+  return load(static_cast<const float*>(image) + at);
+}
+
+template <bool Half>
+RDDM_INLINE void store_image(void* image, int64_t at, Vec x) {
+  if constexpr (Half) {
+    store_rounded(static_cast<unsigned short*>(image) + at, x);
+  } else {
+    store(static_cast<float*>(image) + at, x);
+  }
+}
+
+void pack(const float* weight, const float* gain, int64_t n, int64_t channels, float* to) {
+  for (int64_t first = 0; first < n; first += kPanel) {
+    for (int64_t c = 0; c < channels; ++c, to += kPanel) {
+      for (int64_t i = 0; i < kPanel; ++i) {
+        const bool inside = first + i < n;
+        to[i] = inside ? weight[(first + i) * channels + c] * (gain ? gain[c] : 1.f) : 0.f;
+      }
+    }
+  }
+}
+
+// The pixels' values less their mean, divided by their standard deviation over the channels.
+template <bool Half>
+RDDM_INLINE void normalise(const Attention& a, const void* x, int64_t first, int64_t n, float* to) {
+  for (int64_t p = 0; p < n; ++p) {
+    const int64_t at = (first + p) * a.channels;
+    Vec sum{}, squares{};
+    for (int64_t c = 0; c < a.channels; c += kWidth) sum += load_image<Half>(x, at + c);
+    const Vec mean = all(sum_of(sum) / float(a.channels));
+    for (int64_t c = 0; c < a.channels; c += kWidth) {
+      const Vec d = load_image<Half>(x, at + c) - mean;
+      squares += d * d;
+    }
+    const Vec scale = all(1 / __builtin_sqrtf(sum_of(squares) / float(a.channels) + a.eps));
+    for (int64_t c = 0; c < a.channels; c += kWidth) {
+      store(to + c * kPixels + p * kWidth, (load_image<Half>(x, at + c) - mean) * scale);
+    }
+  }
+}
+
+// The products of n pixels with the panels of n_results output channels.
+RDDM_INLINE void project(const float* v, int64_t n, int64_t channels, const float* u,
+                         int64_t n_results, float* m) {
+  const int64_t sources[2] = {channels, 0};
+  for (int64_t k = 0; k < n_results; k += kPanel, u += channels * kPanel) {
+    for (int64_t done = 0; done < n; done += kRows) {
+      const int64_t rows = least(kRows, n - done);
+      // The next panel is fetched by the first rows.
+      multiply_rows<2, kRows>(rows)(sources, v + done * kWidth, kGroup, u,
+                                    u + (done ? 0 : channels * kPanel), kPanel,
+                                    m + k * kPixels + done * kWidth, kGroup);
+    }
+  }
+}
+
+// values += sums over n pixels of Rows keys times two vectors of values.
+template <int Rows>
+RDDM_INLINE void outer_products(const float* keys, const float* values, int64_t n, float* to,
+                                int64_t stride) {
+  Vec sums[Rows][2];
+#pragma GCC unroll 8
+  for (int r = 0; r < Rows; ++r) {
+    sums[r][0] = load(to + r * stride);
+    sums[r][1] = load(to + r * stride + kWidth);
+  }
+  for (int64_t p = 0; p < n; ++p, keys += kWidth, values += kWidth) {
+    const Vec v0 = load(values), v1 = load(values + kGroup);
+#pragma GCC unroll 8
+    for (int r = 0; r < Rows; ++r) {
+      const Vec k = all(keys[r]);
+      sums[r][0] += k * v0;
+      sums[r][1] += k * v1;
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < Rows; ++r) {
+    store(to + r * stride, sums[r][0]);
+    store(to + r * stride + kWidth, sums[r][1]);
+  }
+}
+
+void scale_row(float* row, int64_t n, float scale) {
+  for (int64_t i = 0; i < n; i += kWidth) store(row + i, load(row + i) * scale);
+}
+
+template <bool Half>
+void gather_pixels(const Attention& a, const AttentionImage& image, int64_t first, int64_t last,
+                   AttentionContext context) {
+  constexpr int kAtOnce = kWidth < 8 ? kWidth : 8;  // rows of outer products
+  const int64_t inner = a.inner();
+  float* const v =
+      context.values + a.heads * a.features * a.features;  // scratch behind the context
+  float* const keys = v + a.channels * kPixels;
+  for (int64_t c = 0; c < inner; c += kWidth) store(context.largest + c, all(-3e38f));
+  for (int64_t done = first; done < last; done += kPixels) {
+    const int64_t n = least(kPixels, last - done);
+    normalise<Half>(a, image.x, done, n, v);
+    project(v, n, a.channels, a.keys_values, 2 * inner, keys);
+    for (int64_t c = 0; c < inner; c += kWidth) {
+      float* const own = keys + c * kPixels;
+      const Vec before = load(context.largest + c);
+      Vec largest = before, total{};
+      for (int64_t p = 0; p < n; ++p) largest = larger(load(own + p * kWidth), largest);
+      for (int64_t p = 0; p < n; ++p) {
+        const Vec e = exp_of(load(own + p * kWidth) - largest);
+        store(own + p * kWidth, e);
+        total += e;
+      }
+      const Vec shrink = exp_of(before - largest);
+      store(context.total + c, load(context.total + c) * shrink + total);
+      store(context.largest + c, largest);
+      for (int64_t i = 0; i < kWidth; ++i) {
+        if (shrink[i] != 1) {
+          scale_row(context.values + (c + i) * a.features, a.features, shrink[i]);
+        }
+      }
+    }
+    const float* const values = keys + inner * kPixels;
+    for (int64_t c = 0; c < inner; c += kAtOnce) {
+      const float* const own = keys + c / kWidth * kGroup + c % kWidth;
+      const int64_t head = c / a.features * a.features;
+      for (int64_t e = 0; e < a.features; e += kPanel) {
+        outer_products<kAtOnce>(own, values + (head + e) * kPixels, n,
+                                context.values + c * a.features + e, a.features);
+      }
+    }
+  }
+}
+
+void gather(const Attention& a, const AttentionImage& image, int64_t first, int64_t last,
+            AttentionContext context) {
+  image.is_bfloat16 ? gather_pixels<true>(a, image, first, last, context)
+                    : gather_pixels<false>(a, image, first, last, context);
+}
+
+void join(const Attention& a, AttentionContext context, AttentionContext other) {
+  for (int64_t c = 0; c < a.inner(); c += kWidth) {
+    const Vec mine = load(context.largest + c), theirs = load(other.largest + c);
+    const Vec largest = larger(mine, theirs);
+    const Vec shrink = exp_of(mine - largest), shrink_other = exp_of(theirs - largest);
+    store(context.largest + c, largest);
+    store(context.total + c,
+          load(context.total + c) * shrink + load(other.total + c) * shrink_other);
+    for (int64_t i = 0; i < kWidth; ++i) {
+      float* const row = context.values + (c + i) * a.features;
+      const float* const other_row = other.values + (c + i) * a.features;
+      for (int64_t e = 0; e < a.features; e += kWidth) {
+        store(row + e, load(row + e) * shrink[i] + load(other_row + e) * shrink_other[i]);
+      }
+    }
+  }
+}
+
+void finish(const Attention& a, AttentionContext context, float* to) {
+  const float* out = a.out;
+  for (int64_t panel = 0; panel < a.channels; panel += kPanel, out += a.inner() * kPanel) {
+    for (int64_t c = 0; c < a.inner(); ++c, to += kPanel) {
+      const float* const values = context.values + c * a.features;
+      const float* const weights = out + c / a.features * a.features * kPanel;
+      Vec first{}, second{};
+      for (int64_t e = 0; e < a.features; ++e) {
+        first += values[e] * load(weights + e * kPanel);
+        second += values[e] * load(weights + e * kPanel + kWidth);
+      }
+      const float scale = a.scale / context.total[c];
+      store(to, first * scale);
+      store(to + kWidth, second * scale);
+    }
+  }
+}
+
+// Softmax over a head's features, pixel by pixel.
+RDDM_INLINE void softmax(const Attention& a, int64_t n, float* queries) {
+  for (int64_t head = 0; head < a.inner(); head += a.features) {
+    for (int64_t p = 0; p < n; ++p) {
+      float* const own = queries + head * kPixels + p * kWidth;
+      Vec top = load(own), total{};
+      for (int64_t c = kWidth; c < a.features; c += kWidth)
+        top = larger(load(own + c * kPixels), top);
+      const Vec largest = all(largest_of(top));
+      for (int64_t c = 0; c < a.features; c += kWidth) {
+        const Vec e = exp_of(load(own + c * kPixels) - largest);
+        store(own + c * kPixels, e);
+        total += e;
+      }
+      const Vec scale = all(1 / sum_of(total));
+      for (int64_t c = 0; c < a.features; c += kWidth) {
+        store(own + c * kPixels, load(own + c * kPixels) * scale);
+      }
+    }
+  }
+}
+
+template <bool Half>
+void apply_pixels(const Attention& a, const AttentionImage& image, int64_t first, int64_t last,
+                  const float* projection, float* scratch) {
+  float* const v = scratch;
+  float* const queries = v + (a.channels + kPanel - 1) / kPanel * kPanel * kPixels;
+  for (int64_t done = first; done < last; done += kPixels) {
+    const int64_t n = least(kPixels, last - done);
+    normalise<Half>(a, image.x, done, n, v);
+    project(v, n, a.channels, a.queries, a.inner(), queries);
+    softmax(a, n, queries);
+    project(queries, n, a.inner(), projection, a.channels, v);
+    for (int64_t p = 0; p < n; ++p) {
+      float* const own = v + p * kWidth;
+      const int64_t at = (done + p) * a.channels;
+      Vec sum{}, squares{};
+      for (int64_t c = 0; c < a.channels; c += kWidth) {
+        const Vec y = load(own + c * kPixels) + load(a.bias + c);
+        store(own + c * kPixels, y);
+        sum += y;
+      }
+      const Vec mean = all(sum_of(sum) / float(a.channels));
+      for (int64_t c = 0; c < a.channels; c += kWidth) {
+        const Vec d = load(own + c * kPixels) - mean;
+        squares += d * d;
+      }
+      const Vec scale = all(1 / __builtin_sqrtf(sum_of(squares) / float(a.channels) + a.eps));
+      for (int64_t c = 0; c < a.channels; c += kWidth) {
+        const Vec y = (load(own + c * kPixels) - mean) * scale * load(a.gain + c);
+        store_image<Half>(image.result, at + c, y + load_image<Half>(image.x, at + c));
+      }
+    }
+  }
+}
+
+void apply(const Attention& a, const AttentionImage& image, int64_t first, int64_t last,
+           const float* projection, float* scratch) {
+  image.is_bfloat16 ? apply_pixels<true>(a, image, first, last, projection, scratch)
+                    : apply_pixels<false>(a, image, first, last, projection, scratch);
+}
+
+}  // namespace
+
+const AttentionSteps RDDM_OF_SET(kAttention) = {
+    RDDM_SET_NAME, kWidth, kPixels, &is_supported, &pack, &gather, &join, &finish, &apply};
+
+}  // namespace rddm
