@@ -3,17 +3,10 @@
 // from it.
 #include "attention_layer/attention.h"
 
-#include "vectors/multiply.h"
-#include "vectors/vectors.h"
+#include "vectors/pixels.h"
 
 namespace rddm {
 namespace {
-
-constexpr int kPixels = 2 * kRows;  // taken at once: their values stay in the first-level cache
-constexpr int kPanel = 2 * kWidth;
-
-// The values of a block of pixels lie as [vector of channels][pixel][channel of the vector].
-constexpr int64_t kGroup = kPixels * kWidth;
 
 typedef unsigned short Shorts __attribute__((vector_size(2 * kWidth), aligned(2)));
 typedef unsigned Words __attribute__((vector_size(4 * kWidth)));
@@ -46,17 +39,6 @@ RDDM_INLINE void store_image(void* image, int64_t at, Vec x) {
   }
 }
 
-void pack(const float* weight, const float* gain, int64_t n, int64_t channels, float* to) {
-  for (int64_t first = 0; first < n; first += kPanel) {
-    for (int64_t c = 0; c < channels; ++c, to += kPanel) {
-      for (int64_t i = 0; i < kPanel; ++i) {
-        const bool inside = first + i < n;
-        to[i] = inside ? weight[(first + i) * channels + c] * (gain ? gain[c] : 1.f) : 0.f;
-      }
-    }
-  }
-}
-
 // The pixels' values less their mean, divided by their standard deviation over the channels.
 template <bool Half>
 RDDM_INLINE void normalise(const Attention& a, const void* x, int64_t first, int64_t n, float* to) {
@@ -76,19 +58,12 @@ RDDM_INLINE void normalise(const Attention& a, const void* x, int64_t first, int
   }
 }
 
-// The products of n pixels with the panels of n_results output channels.
-RDDM_INLINE void project(const float* v, int64_t n, int64_t channels, const float* u,
-                         int64_t n_results, float* m) {
-  const int64_t sources[2] = {channels, 0};
-  for (int64_t k = 0; k < n_results; k += kPanel, u += channels * kPanel) {
-    for (int64_t done = 0; done < n; done += kRows) {
-      const int64_t rows = least(kRows, n - done);
-      // The next panel is fetched by the first rows.
-      multiply_rows<2, kRows>(rows)(sources, v + done * kWidth, kGroup, u,
-                                    u + (done ? 0 : channels * kPanel), kPanel,
-                                    m + k * kPixels + done * kWidth, kGroup);
-    }
-  }
+// Where the pixels behind the block at `done` lie, as the address of what is fetched ahead.
+template <bool Half>
+RDDM_INLINE const float* next_pixels(const Attention& a, const AttentionImage& image,
+                                     int64_t done) {
+  const int64_t at = (done + kPixels) * a.channels;
+  return reinterpret_cast<const float*>(static_cast<const char*>(image.x) + at * (Half ? 2 : 4));
 }
 
 // values += sums over n pixels of Rows keys times two vectors of values.
@@ -133,7 +108,8 @@ void gather_pixels(const Attention& a, const AttentionImage& image, int64_t firs
   for (int64_t done = first; done < last; done += kPixels) {
     const int64_t n = least(kPixels, last - done);
     normalise<Half>(a, image.x, done, n, v);
-    project(v, n, a.channels, a.keys_values, 2 * inner, keys);
+    project({a.channels, 0}, v, n, a.keys_values, 2 * inner, keys,
+            next_pixels<Half>(a, image, done), kPixels * a.channels / (Half ? 2 : 1));
     for (int64_t c = 0; c < inner; c += kWidth) {
       float* const own = keys + c * kPixels;
       const Vec before = load(context.largest + c);
@@ -237,9 +213,10 @@ void apply_pixels(const Attention& a, const AttentionImage& image, int64_t first
   for (int64_t done = first; done < last; done += kPixels) {
     const int64_t n = least(kPixels, last - done);
     normalise<Half>(a, image.x, done, n, v);
-    project(v, n, a.channels, a.queries, a.inner(), queries);
+    project({a.channels, 0}, v, n, a.queries, a.inner(), queries, next_pixels<Half>(a, image, done),
+            kPixels * a.channels / (Half ? 2 : 1));
     softmax(a, n, queries);
-    project(queries, n, a.inner(), projection, a.channels, v);
+    project({a.inner(), 0}, queries, n, projection, a.channels, v, projection, 0);
     for (int64_t p = 0; p < n; ++p) {
       float* const own = v + p * kWidth;
       const int64_t at = (done + p) * a.channels;
@@ -272,6 +249,6 @@ void apply(const Attention& a, const AttentionImage& image, int64_t first, int64
 }  // namespace
 
 const AttentionSteps RDDM_OF_SET(kAttention) = {
-    RDDM_SET_NAME, kWidth, kPixels, &is_supported, &pack, &gather, &join, &finish, &apply};
+    RDDM_SET_NAME, kWidth, kPixels, &is_supported, &pack_panels, &gather, &join, &finish, &apply};
 
 }  // namespace rddm

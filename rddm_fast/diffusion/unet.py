@@ -12,7 +12,7 @@ published state-dict keys and must not change.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -184,8 +184,19 @@ def _modules(stage: nn.Module) -> list[nn.Module]:
     return list(stage)
 
 
+def concatenated(x: Tensor, skip: Tensor) -> Tensor:
+    """Concatenate the channels of two images, as the decoder's blocks take them."""
+    return torch.cat((x, skip), dim=1)
+
+
 class _UnetBase(nn.Module):
-    """The stem, encoder and middle that the one-decoder `Unet` and the two-decoder `SharedUnet` share."""
+    """The stem, encoder and middle that the one-decoder `Unet` and the two-decoder `SharedUnet` share.
+
+    Attributes:
+        join: makes the input of a decoder's block from an image and a skip.
+    """
+
+    join: Callable[[Tensor, Tensor], Any]
 
     def __init__(
         self,
@@ -202,10 +213,11 @@ class _UnetBase(nn.Module):
         padding_factor: int | None = None,
     ) -> None:
         super().__init__()
-        concatenated = [self_condition, condition and not img_to_img_translation, input_condition]
+        self.join = concatenated
+        seen = [self_condition, condition and not img_to_img_translation, input_condition]
         self.channels = channels
         self.self_condition = self_condition
-        self.input_channels = channels * (1 + sum(concatenated))
+        self.input_channels = channels * (1 + sum(seen))
         self.out_dim = out_dim or channels
         self.factor = padding_factor or 2 ** (len(dim_mults) - 1)
 
@@ -267,12 +279,11 @@ class _UnetBase(nn.Module):
         x = self.mid_attn(self.mid_block1(x, t))
         return self.mid_block2(x, t), skips
 
-    @staticmethod
-    def _decode(ups: nn.ModuleList, x: Tensor, t: Any, skips: list[Tensor] | None) -> Tensor:
+    def _decode(self, ups: nn.ModuleList, x: Tensor, t: Any, skips: list[Tensor] | None) -> Tensor:
         unused = list(skips) if skips is not None else None
 
-        def joined(x: Tensor) -> Tensor:
-            return x if unused is None else torch.cat((x, unused.pop()), dim=1)
+        def joined(x: Tensor) -> Any:
+            return x if unused is None else self.join(x, unused.pop())
 
         for up_stage in ups:
             block1, block2, attention, up = _modules(up_stage)
@@ -313,7 +324,7 @@ class Unet(_UnetBase):
         """Run the network after its first convolution: `stem` and the embedded time to an image of `size` (H, W)."""
         x, skips = self._encode(stem, t)
         x = self._decode(self.ups, x, t, skips)
-        x = self.final_res_block(torch.cat((x, stem), dim=1), t)
+        x = self.final_res_block(self.join(x, stem), t)
         return self.final_conv(x)[..., : size[0], : size[1]]
 
 
@@ -341,7 +352,7 @@ class SharedUnet(_UnetBase):
         x, skips = self._encode(stem, t)
         first = self.final_res_block_1(self._decode(self.ups_no_skip, x, t, None), t)
         second = self._decode(self.ups, x, t, skips)
-        second = self.final_res_block_2(torch.cat((second, stem), dim=1), t)
+        second = self.final_res_block_2(self.join(second, stem), t)
         return [
             self.final_conv_1(first)[..., :height, :width],
             self.final_conv_2(second)[..., :height, :width],

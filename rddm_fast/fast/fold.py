@@ -8,6 +8,7 @@
 * Everything runs channels-last, with the modules of `fast.folded`.
 * On the CPU the convolutions' weights are packed once: in float32 those of 3x3 convolutions for `ops.conv3x3`, the
   others into oneDNN's layout. Linear attention with its norms and residual is `ops.attention_layer`.
+  In float32 the decoder's blocks read the image and the skip where they lie.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from .folded import (
     LastAxisNorm,
     PackedConv2d,
     PixelLinear,
+    PixelProducts,
     PixelsFirstLinearAttention,
     SdpaAttention,
     WinogradConv2d,
@@ -246,6 +248,18 @@ def _pack(networks: nn.Module, exact: bool) -> None:
                 setattr(module, name, WinogradConv2d(child) if winograd else PackedConv2d(child))
             elif AttentionLayer.serves(child):
                 setattr(module, name, AttentionLayer(child.fn.fn, child.fn.norm))  # type: ignore[union-attr, arg-type]
+            elif isinstance(module, FoldedBlock) and PixelProducts.serves(child):
+                setattr(module, name, PixelProducts(child))  # type: ignore[arg-type]
+    for unet in networks.modules():
+        if isinstance(unet, Unet | SharedUnet):
+            blocks = [block for block in unet.modules() if isinstance(block, FoldedBlock)]
+            if all(block.takes_parts() for block in blocks if not isinstance(block.res_conv, nn.Identity)):
+                unet.join = _in_parts
+
+
+def _in_parts(x: Tensor, skip: Tensor) -> tuple[Tensor, Tensor]:
+    """Leave the images as they are: the decoder's blocks read both, and nothing is concatenated."""
+    return x, skip
 
 
 def _conv(conv: nn.Conv2d, weight: Tensor) -> nn.Conv2d:

@@ -14,10 +14,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..diffusion.unet import Attention, Block, ChannelNorm, LinearAttention, PreNorm, Residual, ResnetBlock
+from ..diffusion.unet import (
+    Attention,
+    Block,
+    ChannelNorm,
+    LinearAttention,
+    PreNorm,
+    Residual,
+    ResnetBlock,
+    concatenated,
+)
 from ..ops import backends
 from ..ops.networks.attention_layer import ATTENTION_LAYER, attention_layer, pack_attention_layer, serves
 from ..ops.networks.channel_norm import channel_norm
+from ..ops.networks.conv1x1 import CONV1X1, conv1x1, pack_conv1x1
+from ..ops.networks.conv1x1 import serves as divide_into_vectors
 from ..ops.networks.conv3x3 import CONV3X3, conv3x3, pack_conv3x3
 from ..ops.networks.group_norm_silu import group_norm_silu
 from ..ops.networks.linear_attention import linear_attention
@@ -66,11 +77,16 @@ class FoldedBlock(nn.Module):
         if isinstance(block.res_conv, nn.Conv2d) and adds_bias_apart(block.res_conv):
             self.res_conv = PixelLinear(block.res_conv)
 
-    def forward(self, x: Tensor, row: Tensor) -> Tensor:
+    def takes_parts(self) -> bool:
+        """Return whether `forward` takes a pair of images in the place of their concatenation."""
+        return isinstance(self.conv1, WinogradConv2d) and isinstance(self.res_conv, PixelProducts)
+
+    def forward(self, x: Tensor | tuple[Tensor, Tensor], row: Tensor) -> Tensor:
         """Map `x` by the step whose `row` (1, columns) this is."""
-        h = self.norm1(self.conv1(x), row[:, self.own])
+        parts = x if isinstance(x, tuple) else (x,)
+        h = self.norm1(self.conv1(*parts), row[:, self.own])
         h = self.conv2(h)
-        return self.norm2(h, residual=self.res_conv(x).to(h.dtype))  # Under autocast they differ.
+        return self.norm2(h, residual=self.res_conv(*parts).to(h.dtype))  # Under autocast they differ.
 
 
 class NormSilu(nn.Module):
@@ -305,14 +321,34 @@ class WinogradConv2d(nn.Module):
         pixels = x.shape[0] * x.shape[2] * x.shape[3]
         return 0 if pixels <= 4 else 2 if pixels <= 64 else 4
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, x_2: Tensor | None = None) -> Tensor:
         tile = self.tile(x)
         if tile not in self.packed:
             self.packed[tile] = pack_conv3x3(self.conv.weight, tile=tile) if tile else PackedConv2d(self.conv)
         packed = self.packed[tile]
         if isinstance(packed, PackedConv2d):
-            return packed(x)
-        return conv3x3(x, self.conv.weight, self.conv.bias, packed=packed)
+            return packed(x if x_2 is None else concatenated(x, x_2))
+        return conv3x3(x, self.conv.weight, self.conv.bias, x_2=x_2, packed=packed)
+
+
+class PixelProducts(nn.Module):
+    """A 1x1 convolution on the CPU in float32: `ops.conv1x1`, of one image or of two in a row."""
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        self.weight, self.bias = conv.weight.detach().flatten(1), conv.bias
+        self.packed = pack_conv1x1(self.weight)
+
+    @staticmethod
+    def serves(conv: nn.Module) -> bool:
+        """Return whether `conv` is such a convolution, and its channels divide into vectors."""
+        if not isinstance(conv, nn.Conv2d) or conv.kernel_size != (1, 1) or conv.weight.dtype != torch.float32:
+            return False
+        available = CONV1X1.why_not("cpp", conv.weight.device) is None
+        return available and divide_into_vectors(conv.out_channels, conv.in_channels)
+
+    def forward(self, x: Tensor, x_2: Tensor | None = None) -> Tensor:
+        return conv1x1(x, self.weight, self.bias, x_2=x_2, packed=self.packed)
 
 
 class PackedConv2d(nn.Module):

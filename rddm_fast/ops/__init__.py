@@ -9,6 +9,7 @@ from .inverse.walsh_hadamard import walsh_hadamard, walsh_hadamard_reference
 from .joint_loss import joint_loss, joint_loss_reference
 from .networks.attention_layer import attention_layer, attention_layer_reference, pack_attention_layer
 from .networks.channel_norm import channel_norm, channel_norm_reference
+from .networks.conv1x1 import conv1x1, conv1x1_reference, pack_conv1x1
 from .networks.conv3x3 import conv3x3, conv3x3_reference, pack_conv3x3
 from .networks.group_norm_silu import group_norm_silu, group_norm_silu_reference
 from .networks.linear_attention import linear_attention, linear_attention_reference
@@ -23,6 +24,8 @@ __all__ = [
     "attention_layer_reference",
     "channel_norm",
     "channel_norm_reference",
+    "conv1x1",
+    "conv1x1_reference",
     "conv3x3",
     "conv3x3_reference",
     "forward_diffuse",
@@ -35,6 +38,7 @@ __all__ = [
     "linear_attention_reference",
     "noise",
     "pack_attention_layer",
+    "pack_conv1x1",
     "pack_conv3x3",
     "range_null_step",
     "range_null_step_",

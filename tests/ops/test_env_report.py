@@ -25,11 +25,12 @@ def test_the_networks_ops_name_what_they_were_not_written_for():
     found = env_report.report()["backends"]
     assert set(found) == {
         *("reverse_step", "reverse_step_", "forward_diffuse", "joint_loss", "joint_loss_backward_"),
-        *("group_norm_silu", "channel_norm", "linear_attention", "attention_layer", "conv3x3"),
+        *("group_norm_silu", "channel_norm", "linear_attention", "attention_layer", "conv1x1", "conv3x3"),
         *("range_null_step", "range_null_step_", "spectral_step_", "tacos_step", "walsh_hadamard"),
     }
     assert found["group_norm_silu"]["cuda"]["others"]["cuda"] == "this op has no such kernel"
-    assert found["conv3x3"]["cuda"]["used"] is found["attention_layer"]["cuda"]["used"] is None
+    for op in ("attention_layer", "conv1x1", "conv3x3"):
+        assert found[op]["cuda"]["used"] is None
     for op in ("channel_norm", "linear_attention"):
         assert found[op]["cpu"]["used"] == "reference"
         assert found[op]["cpu"]["others"]["cpp"] == found[op]["cuda"]["others"]["cuda"] == "this op has no such kernel"
