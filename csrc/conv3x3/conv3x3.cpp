@@ -1,10 +1,9 @@
 // conv3x3 on the CPU: a 3x3 convolution of channels-last images by Winograd's minimal filtering, in
 // float32. Here the work is divided into blocks of tiles and over threads.
 //
-// A block's tiles are transformed, multiplied with the transformed weights and transformed back
-// while they lie in the second-level cache. With few weights each thread has blocks of its own.
-// Many weights, 4 times as many as the convolution's, would be read from memory by each thread for
-// each block: there all threads work on one larger block, and each reads its share of the weights.
+// A block's tiles are transformed, multiplied with the transformed weights and transformed back,
+// one panel of output channels after another, while they lie in the second-level cache. All threads
+// working on one larger block, each with its share of the weights, took as long or longer.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -78,73 +77,37 @@ class Convolution {
         panels_(divided(m_groups_, 2)),
         part_(int64_t(w.positions()) * steps.rows * steps.width) {}
 
-  // The sizes are measured, on cores with AVX-512 and 2 MiB of second-level cache each.
+  // The sizes are measured, on cores with AVX-512 and 2 MiB of second-level cache each: smaller
+  // blocks read the weights from memory more often, larger ones do not stay in the cache.
   void run() {
     const int64_t threads = torch::stable::get_num_threads(), tiles = w_.tiles();
     const int64_t weights = 4 * w_.positions() * w_.channels() * w_.result_channels;  // bytes
-    if (weights > (4 << 20)) {
-      run_together(divided(tiles, 84));
-    } else {
-      const int64_t blocks = divided(tiles, weights > (1 << 20) ? 56 : 28);
-      // Products of less than 4 tiles do not use all of a core.
-      run_apart(std::clamp<int64_t>(tiles / 4, 1, divided(blocks, threads) * threads));
-    }
+    const int64_t blocks = divided(divided(tiles, weights > (16 << 20) ? 84 : 28), threads);
+    // Products of less than 4 tiles do not use all of a core.
+    const int64_t n = std::clamp<int64_t>(tiles / 4, 1, blocks * threads);
+    torch::stable::parallel_for(0, n, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) run_block(block(i, n));
+    });
   }
 
  private:
-  // Block i of n, whose m has room for `groups` vectors of channels.
-  WinogradBlock block(int64_t i, int64_t n, int64_t groups) {
+  // Block i of n.
+  WinogradBlock block(int64_t i, int64_t n) {
     WinogradBlock b;
     b.first = i * w_.tiles() / n;
     b.tiles = (i + 1) * w_.tiles() / n - b.first;
     b.parts = divided(b.tiles, steps_.rows);
-    b.v = scratch.of((v_groups_ + groups) * b.parts * part_);
+    b.v = scratch.of((v_groups_ + 2) * b.parts * part_);
     b.m = b.v + v_groups_ * b.parts * part_;
     return b;
   }
 
-  // Each thread takes blocks of its own, one panel after another.
-  void run_apart(int64_t blocks) {
-    torch::stable::parallel_for(0, blocks, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) {
-        const WinogradBlock b = block(i, blocks, 2);
-        for (int64_t group = 0; group < v_groups_; ++group) steps_.input(w_, b, group, 0, b.parts);
-        for (int64_t panel = 0; panel < panels_; ++panel) {
-          steps_.products(w_, b, panel, panel, 0, w_.positions());
-          steps_.output(w_, b, panel, panel, 0, b.parts);
-        }
-      }
-    });
-  }
-
-  // All threads take shares of one block after another: of each step in turn.
-  void run_together(int64_t blocks) {
-    const int64_t positions = w_.positions();
-    for (int64_t i = 0; i < blocks; ++i) {
-      const WinogradBlock b = block(i, blocks, 2 * panels_);
-      share(v_groups_, b.parts, [&](int64_t group, int64_t part, int64_t last) {
-        steps_.input(w_, b, group, part, last);
-      });
-      share(panels_, positions, [&](int64_t panel, int64_t position, int64_t last) {
-        steps_.products(w_, b, panel, 0, int(position), int(last));
-      });
-      share(panels_, b.parts, [&](int64_t panel, int64_t part, int64_t last) {
-        steps_.output(w_, b, panel, 0, part, last);
-      });
+  void run_block(const WinogradBlock& b) {
+    for (int64_t group = 0; group < v_groups_; ++group) steps_.input(w_, b, group);
+    for (int64_t panel = 0; panel < panels_; ++panel) {
+      steps_.products(w_, b, panel);
+      steps_.output(w_, b, panel);
     }
-  }
-
-  // Divides rows by columns over threads: calls it with a row and a range of columns.
-  template <class Call>
-  static void share(int64_t rows, int64_t columns, Call&& call) {
-    torch::stable::parallel_for(0, rows * columns, 1, [&](int64_t begin, int64_t end) {
-      while (begin < end) {
-        const int64_t row = begin / columns, column = begin % columns;
-        const int64_t n = std::min(columns - column, end - begin);
-        call(row, column, column + n);
-        begin += n;
-      }
-    });
   }
 
   const Winograd& w_;
@@ -227,7 +190,7 @@ Tensor conv3x3_cpu(const Tensor& x, const std::optional<Tensor>& x_2, const Tens
   w.result = static_cast<float*>(result.mutable_data_ptr());
   w.tile_rows = divided(w.height, w.tile), w.tile_columns = divided(w.width, w.tile);
   // A larger result leaves the cache before it is read.
-  w.past_cache = result.numel() >= (1 << 20) && w.result_channels % (*set)->width == 0;
+  w.past_cache = result.numel() > (1 << 21) && w.result_channels % (*set)->width == 0;
   Convolution(w, **set).run();
   return result;
 }

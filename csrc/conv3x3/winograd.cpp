@@ -148,41 +148,39 @@ struct Strip {
 };
 
 template <class F>
-void transform_input(const Winograd& w, const WinogradBlock& b, int64_t group, int64_t part,
-                     int64_t last_part) {
+void transform_input(const Winograd& w, const WinogradBlock& b, int64_t group) {
+  constexpr int64_t kSize = part_size(F::kIn * F::kIn);
   const int64_t before = groups_of(w.source_channels[0]);
   const int source = group >= before;
   const int64_t channels = w.source_channels[source], pixels = w.height * w.width;
+  const int64_t some = channels < kWidth ? channels : 0;
   const float* const image =
       w.sources[source] + channel_of(source ? group - before : group, channels);
-  float* to = b.v + (group * b.parts + part) * part_size(F::kIn * F::kIn);
-  for (; part < last_part; ++part, to += part_size(F::kIn * F::kIn)) {
+  for (int64_t part = 0; part < b.parts; ++part) {
+    float* const to = b.v + (group * b.parts + part) * kSize;
     const int64_t begin = b.begin(part);
     for_rows(w, b.first + begin, b.begin(part + 1) - begin,
              [&](int64_t n, int64_t row, int64_t column, int64_t run, int64_t at) {
-               const int64_t some = channels < kWidth ? channels : 0;
-               const Strip strip{image + n * pixels * channels, channels, some, w.height, w.width};
+               const float* const own = image + n * pixels * channels;
+               const Strip strip{own, channels, some, w.height, w.width};
                strip.run<F>(row, column, run, to + at * kWidth);
              });
   }
 }
 
-void input(const Winograd& w, const WinogradBlock& b, int64_t group, int64_t part,
-           int64_t last_part) {
-  w.tile == 4 ? transform_input<F4>(w, b, group, part, last_part)
-              : transform_input<F2>(w, b, group, part, last_part);
+void input(const Winograd& w, const WinogradBlock& b, int64_t group) {
+  w.tile == 4 ? transform_input<F4>(w, b, group) : transform_input<F2>(w, b, group);
 }
 
-void products(const Winograd& w, const WinogradBlock& b, int64_t panel, int64_t origin,
-              int position, int last_position) {
+void products(const Winograd& w, const WinogradBlock& b, int64_t panel) {
   const int64_t vectors = least(2, groups_of(w.result_channels) - 2 * panel);
   const int64_t size = w.channels() * vectors * kWidth, part_stride = part_size(w.positions());
-  const float* u = w.packed + panel * 2 * w.channels() * kWidth * w.positions() + position * size;
-  const float* v = b.v + position * kRows * kWidth;
-  float* m = b.m + 2 * (panel - origin) * b.parts * part_stride + position * kRows * kWidth;
+  const float* u = w.packed + panel * 2 * w.channels() * kWidth * w.positions();
+  const float* v = b.v;
+  float* m = b.m;
   // While a position's weights are multiplied, the next one's are fetched, a share by each part.
   const int64_t step = vectors * kWidth / b.parts;
-  for (; position < last_position; ++position) {
+  for (int position = 0; position < w.positions(); ++position) {
     for (int64_t part = 0; part < b.parts; ++part) {
       const int64_t rows = b.begin(part + 1) - b.begin(part);
       const Multiply run =
@@ -248,20 +246,19 @@ __attribute__((noinline)) void output_tile_at_edge(const float* m, const Vec& bi
 }
 
 template <class F>
-void transform_output(const Winograd& w, const WinogradBlock& b, int64_t panel, int64_t origin,
-                      int64_t part, int64_t last_part) {
+void transform_output(const Winograd& w, const WinogradBlock& b, int64_t panel) {
   constexpr int kOut = F::kOut;
   constexpr int64_t kSize = part_size(F::kIn * F::kIn);
   const int64_t channels = w.result_channels, some = channels < kWidth ? channels : 0;
   const int64_t line = w.width * channels;
   const auto inside = w.past_cache ? output_tile_inside<F, true> : output_tile_inside<F, false>;
   const int64_t first_group = 2 * panel, end_group = least(first_group + 2, groups_of(channels));
-  for (; part < last_part; ++part) {
+  for (int64_t part = 0; part < b.parts; ++part) {
     const int64_t begin = b.begin(part);
     for (int64_t group = first_group; group < end_group; ++group) {
       const int64_t channel = channel_of(group, channels);
       const Vec bias = !w.bias ? Vec{} : some ? load_some(w.bias, some) : load(w.bias + channel);
-      const float* const m = b.m + ((group - 2 * origin) * b.parts + part) * kSize;
+      const float* const m = b.m + ((group - first_group) * b.parts + part) * kSize;
       for_rows(w, b.first + begin, b.begin(part + 1) - begin,
                [&](int64_t n, int64_t row, int64_t column, int64_t run, int64_t at) {
                  const int64_t y = row * kOut, x = column * kOut;
@@ -284,10 +281,8 @@ void transform_output(const Winograd& w, const WinogradBlock& b, int64_t panel, 
   }
 }
 
-void output(const Winograd& w, const WinogradBlock& b, int64_t panel, int64_t origin, int64_t part,
-            int64_t last_part) {
-  w.tile == 4 ? transform_output<F4>(w, b, panel, origin, part, last_part)
-              : transform_output<F2>(w, b, panel, origin, part, last_part);
+void output(const Winograd& w, const WinogradBlock& b, int64_t panel) {
+  w.tile == 4 ? transform_output<F4>(w, b, panel) : transform_output<F2>(w, b, panel);
 #if defined(__SSE__)
   if (w.past_cache)
     _mm_sfence();  // Other threads may read the result when this one says that it is done.

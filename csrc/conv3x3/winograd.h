@@ -2,9 +2,9 @@
 // instruction set. The steps work on blocks of tiles and know no threads: conv3x3.cpp divides the
 // work.
 //
-// A block's transformed input V and its products M lie in scratch memory as [vector of channels]
-// [part][position][tile of the part][channel of the vector]. Where a number of channels is no
-// multiple of a vector's, the last vector overlaps the one before it.
+// A block's transformed input V, and the products M of one panel of output channels, lie in scratch
+// memory as [vector of channels][part][position][tile of the part][channel of the vector]. Where a
+// number of channels is no multiple of a vector's, the last vector overlaps the one before it.
 #pragma once
 
 #include <cstdint>
@@ -44,15 +44,12 @@ struct WinogradSteps {
   // Transforms weights (K, C, 3, 3) to [panel][position][C][panel's channels]. A panel has two
   // vectors of output channels; the last one may have one.
   void (*pack)(int tile, const float* weight, int64_t result_channels, int64_t channels, float* to);
-  // B' d B of some parts, for a vector of channels.
-  void (*input)(const Winograd&, const WinogradBlock&, int64_t group, int64_t part,
-                int64_t last_part);
-  // The products of a panel for some positions. The block's m begins with the panel `origin`.
-  void (*products)(const Winograd&, const WinogradBlock&, int64_t panel, int64_t origin,
-                   int position, int last_position);
-  // A' m A + bias of some parts, for a panel.
-  void (*output)(const Winograd&, const WinogradBlock&, int64_t panel, int64_t origin, int64_t part,
-                 int64_t last_part);
+  // B' d B of the block's tiles, for a vector of channels.
+  void (*input)(const Winograd&, const WinogradBlock&, int64_t group);
+  // The products of a panel, into m.
+  void (*products)(const Winograd&, const WinogradBlock&, int64_t panel);
+  // A' m A + bias of a panel.
+  void (*output)(const Winograd&, const WinogradBlock&, int64_t panel);
 };
 
 extern const WinogradSteps kWinogradBaseline;
