@@ -2,8 +2,10 @@
 // float32. Here the work is divided into blocks of tiles and over threads.
 //
 // A block's tiles are transformed, multiplied with the transformed weights and transformed back,
-// one panel of output channels after another, while they lie in the second-level cache. All threads
-// working on one larger block, each with its share of the weights, took as long or longer.
+// one panel of output channels after another, while they lie in the second-level cache. Threads
+// take blocks of their own. Where there are fewer blocks than threads, several share a block: each
+// transforms the input for itself and takes some of the panels, so that it reads only their
+// weights.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -80,14 +82,24 @@ class Convolution {
   // The sizes are measured, on cores with AVX-512 and 2 MiB of second-level cache each: smaller
   // blocks read the weights from memory more often, larger ones do not stay in the cache.
   void run() {
-    const int64_t threads = torch::stable::get_num_threads(), tiles = w_.tiles();
-    const int64_t weights = 4 * w_.positions() * w_.channels() * w_.result_channels;  // bytes
-    const int64_t blocks = divided(divided(tiles, weights > (16 << 20) ? 84 : 28), threads);
-    // Products of less than 4 tiles do not use all of a core.
-    const int64_t n = std::clamp<int64_t>(tiles / 4, 1, blocks * threads);
-    torch::stable::parallel_for(0, n, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) run_block(block(i, n));
-    });
+    const int64_t tiles = w_.tiles(), weights = w_.positions() * w_.channels() * w_.result_channels;
+    // Below 4 million products a second thread takes longer to start than it saves.
+    const int64_t threads = tiles * weights < (4 << 20) ? 1 : torch::stable::get_num_threads();
+    int64_t blocks = divided(tiles, weights > (4 << 20) ? 84 : 28), shares = 1;
+    if (blocks < threads) {
+      shares = std::min(panels_, divided(threads, blocks));
+    } else {
+      blocks = std::min(tiles, divided(blocks, threads) * threads);
+    }
+    const auto run_shares = [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t share = i % shares;
+        run_block(block(i / shares, blocks), share * panels_ / shares,
+                  (share + 1) * panels_ / shares);
+      }
+    };
+    if (threads == 1) return run_shares(0, blocks * shares);
+    torch::stable::parallel_for(0, blocks * shares, 1, run_shares);
   }
 
  private:
@@ -102,9 +114,9 @@ class Convolution {
     return b;
   }
 
-  void run_block(const WinogradBlock& b) {
+  void run_block(const WinogradBlock& b, int64_t panel, int64_t last_panel) {
     for (int64_t group = 0; group < v_groups_; ++group) steps_.input(w_, b, group);
-    for (int64_t panel = 0; panel < panels_; ++panel) {
+    for (; panel < last_panel; ++panel) {
       steps_.products(w_, b, panel);
       steps_.output(w_, b, panel);
     }
