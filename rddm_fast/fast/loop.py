@@ -138,6 +138,8 @@ class CompiledPerSize:
     def __call__(self, x: Tensor, *rest: Any) -> Sequence[Tensor]:
         size = tuple(x.shape)
         if size not in self.of_size:
+            if x.device.type == "cpu":
+                self.network(x, *rest)  # packs the convolutions' weights for this size: no graph can hold that
             code = self.codes.setdefault(size, self.network.__code__.replace())  # type: ignore[attr-defined]
             own = types.FunctionType(code, self.network.__globals__, closure=self.network.__closure__)  # type: ignore[attr-defined]
             self.of_size[size] = torch.compile(own, fullgraph=True, dynamic=False)
