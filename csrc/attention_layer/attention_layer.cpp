@@ -14,17 +14,14 @@
 
 #include "attention_layer/attention.h"
 #include "vectors/instruction_sets.h"
+#include "vectors/packed_weights.h"
 
 namespace rddm {
 namespace {
 
 using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
 
 constexpr int64_t kChunk = 2048;  // pixels of one gathering: fixed, so that threads change no bit
-constexpr int64_t kHeader = 16;   // Packed weights begin with a line that says what they are.
-
-int64_t divided(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // The widest vectors that the channels and the features of a head divide into; null if none.
 const AttentionSteps* steps_for(int64_t channels, int64_t features, int64_t width) {
@@ -35,11 +32,8 @@ const AttentionSteps* steps_for(int64_t channels, int64_t features, int64_t widt
       &kAttentionAvx512,
 #endif
   });
-  for (auto set = sets.rbegin(); set != sets.rend(); ++set) {
-    const int64_t own = (*set)->width;
-    if (channels % own == 0 && features % (2 * own) == 0 && (!width || width == own)) return *set;
-  }
-  return nullptr;
+  return widest(sets, width,
+                [&](int64_t own) { return channels % own == 0 && features % (2 * own) == 0; });
 }
 
 struct Sizes {
@@ -133,8 +127,7 @@ Tensor attention_layer_cpu(const Tensor& x, const Tensor& norm_g, const Tensor& 
                   "attention_layer: x must be images (B, C, H, W) in float32 or bfloat16");
   const Tensor weights =
       packed ? *packed : pack_attention_layer_cpu(norm_g, to_qkv, to_out, heads, 0);
-  STD_TORCH_CHECK(weights.dim() == 1 && weights.numel() > kHeader && weights.is_contiguous() &&
-                      weights.scalar_type() == ScalarType::Float,
+  STD_TORCH_CHECK(is_packed(weights) && weights.numel() > kHeader,
                   "attention_layer: packed must come from pack_attention_layer");
   const float* const data = static_cast<const float*>(weights.const_data_ptr());
   const int64_t channels = x.size(1), inner = int64_t(data[2]);
@@ -147,8 +140,7 @@ Tensor attention_layer_cpu(const Tensor& x, const Tensor& norm_g, const Tensor& 
   STD_TORCH_CHECK(weights.numel() == sizes.packed(),
                   "attention_layer: packed must come from pack_attention_layer");
   for (const Tensor* row : {&bias, &g}) {
-    STD_TORCH_CHECK(row->dim() == 1 && row->size(0) == channels && row->is_contiguous() &&
-                        row->scalar_type() == ScalarType::Float,
+    STD_TORCH_CHECK(is_packed(*row) && row->size(0) == channels,
                     "attention_layer: bias and g must be float32, one value a channel");
   }
   const Tensor images = torch::stable::contiguous(x, torch::headeronly::MemoryFormat::ChannelsLast);

@@ -2,25 +2,22 @@
 // float32.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
 
 #include <algorithm>
+#include <initializer_list>
 #include <optional>
 #include <vector>
 
 #include "conv1x1/pixel_products.h"
+#include "vectors/convolution_tensors.h"
 #include "vectors/instruction_sets.h"
 
 namespace rddm {
 namespace {
 
 using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
 
-constexpr int64_t kHeader = 16;  // Packed weights begin with a line that says what they are.
-constexpr int64_t kPart = 224;   // pixels of one share of the work
-
-int64_t divided(int64_t a, int64_t b) { return (a + b - 1) / b; }
+constexpr int64_t kPart = 224;  // pixels of one share of the work
 
 // The widest vectors that all these numbers of channels divide into; null if none.
 const PixelProductSteps* steps_for(std::initializer_list<int64_t> channels, int64_t width) {
@@ -31,13 +28,9 @@ const PixelProductSteps* steps_for(std::initializer_list<int64_t> channels, int6
       &kPixelProductsAvx512,
 #endif
   });
-  for (auto set = sets.rbegin(); set != sets.rend(); ++set) {
-    const int64_t own = (*set)->width;
-    const bool divides =
-        std::all_of(channels.begin(), channels.end(), [&](int64_t n) { return n % own == 0; });
-    if (divides && (!width || width == own)) return *set;
-  }
-  return nullptr;
+  return widest(sets, width, [&](int64_t own) {
+    return std::all_of(channels.begin(), channels.end(), [&](int64_t n) { return n % own == 0; });
+  });
 }
 
 int64_t packed_values(int64_t result_channels, int64_t channels, int64_t width) {
@@ -61,25 +54,12 @@ Tensor pack_conv1x1_cpu(const Tensor& weight, int64_t first_channels, int64_t wi
   return packed;
 }
 
-Tensor source(const Tensor& x, const Tensor& model, const char* name) {
-  STD_TORCH_CHECK(x.dim() == 4 && x.size(0) == model.size(0) && x.size(2) == model.size(2) &&
-                      x.size(3) == model.size(3) && x.scalar_type() == ScalarType::Float,
-                  "conv1x1: ", name, " must be float32 images of x's size");
-  return torch::stable::contiguous(x, torch::headeronly::MemoryFormat::ChannelsLast);
-}
-
 Tensor conv1x1_cpu(const Tensor& x, const std::optional<Tensor>& x_2, const Tensor& weight,
                    const std::optional<Tensor>& packed, const std::optional<Tensor>& bias) {
-  STD_TORCH_CHECK(x.dim() == 4, "conv1x1: x must be images (B, C, H, W)");
-  const Tensor first = source(x, x, "x");
-  std::optional<Tensor> second;
-  if (x_2) second = source(*x_2, x, "x_2");
-  PixelProducts p;
-  p.source_channels[0] = x.size(1), p.source_channels[1] = x_2 ? x_2->size(1) : 0;
-  p.result_channels = weight.size(0);
+  ConvolutionData p;
+  const ConvolutionTensors tensors("conv1x1", x, x_2, weight, bias, p);
   const Tensor weights = packed ? *packed : pack_conv1x1_cpu(weight, x.size(1), 0);
-  STD_TORCH_CHECK(weights.dim() == 1 && weights.numel() > kHeader && weights.is_contiguous() &&
-                      weights.scalar_type() == ScalarType::Float,
+  STD_TORCH_CHECK(is_packed(weights) && weights.numel() > kHeader,
                   "conv1x1: packed must come from pack_conv1x1");
   const float* const data = static_cast<const float*>(weights.const_data_ptr());
   const PixelProductSteps* const steps =
@@ -88,18 +68,8 @@ Tensor conv1x1_cpu(const Tensor& x, const std::optional<Tensor>& x_2, const Tens
       steps && data[1] == float(p.result_channels) && data[2] == float(p.channels()) &&
           weights.numel() == packed_values(p.result_channels, p.channels(), steps->width),
       "conv1x1: packed must come from pack_conv1x1, of this weight and on this machine");
-  STD_TORCH_CHECK(!bias || (bias->dim() == 1 && bias->size(0) == p.result_channels &&
-                            bias->is_contiguous() && bias->scalar_type() == ScalarType::Float),
-                  "conv1x1: bias must be float32, one value an output channel");
-  Tensor result = torch::stable::empty({x.size(0), p.result_channels, x.size(2), x.size(3)},
-                                       ScalarType::Float, std::nullopt, x.device(), std::nullopt,
-                                       torch::headeronly::MemoryFormat::ChannelsLast);
-  if (result.numel() == 0) return result;
-  p.sources[0] = static_cast<const float*>(first.const_data_ptr());
-  if (second) p.sources[1] = static_cast<const float*>(second->const_data_ptr());
+  if (tensors.result.numel() == 0) return tensors.result;
   p.packed = data + kHeader;
-  p.bias = bias ? static_cast<const float*>(bias->const_data_ptr()) : nullptr;
-  p.result = static_cast<float*>(result.mutable_data_ptr());
   const int64_t pixels = x.size(0) * x.size(2) * x.size(3);
   const int64_t lanes = divided(p.result_channels, 2 * steps->width) * 2 * steps->width;
   const int64_t scratch = steps->pixels * (p.channels() + lanes);
@@ -107,7 +77,7 @@ Tensor conv1x1_cpu(const Tensor& x, const std::optional<Tensor>& x_2, const Tens
     std::vector<float> work(scratch);
     steps->run(p, begin * kPart, std::min(end * kPart, pixels), work.data());
   });
-  return result;
+  return tensors.result;
 }
 
 }  // namespace

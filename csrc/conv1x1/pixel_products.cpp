@@ -12,7 +12,7 @@ void pack(const float* weight, int64_t n, int64_t channels, float* to) {
   pack_panels(weight, nullptr, n, channels, to);
 }
 
-void run(const PixelProducts& p, int64_t first, int64_t last, float* scratch) {
+void run(const ConvolutionData& p, int64_t first, int64_t last, float* scratch) {
   float* const m = scratch + p.channels() * kPixels;
   for (int64_t done = first; done < last; done += kPixels) {
     const int64_t n = least(kPixels, last - done);

@@ -2,20 +2,9 @@
 // It knows no threads: conv1x1.cpp divides the work.
 #pragma once
 
-#include <cstdint>
+#include "vectors/convolution_data.h"
 
 namespace rddm {
-
-struct PixelProducts {
-  const float* sources[2] = {nullptr, nullptr};  // images, one behind the other
-  int64_t source_channels[2] = {0, 0};
-  const float* packed = nullptr;  // by PixelProductSteps::pack
-  const float* bias = nullptr;    // or null
-  float* result = nullptr;
-  int64_t result_channels = 0;
-
-  int64_t channels() const { return source_channels[0] + source_channels[1]; }
-};
 
 // All numbers of channels are multiples of a vector's.
 struct PixelProductSteps {
@@ -28,7 +17,7 @@ struct PixelProductSteps {
   void (*pack)(const float* weight, int64_t n, int64_t channels, float* to);
   // The results of the pixels from `first` to `last`. Scratch memory is for `pixels` pixels of all
   // channels and of the results' panels.
-  void (*run)(const PixelProducts&, int64_t first, int64_t last, float* scratch);
+  void (*run)(const ConvolutionData&, int64_t first, int64_t last, float* scratch);
 };
 
 extern const PixelProductSteps kPixelProductsBaseline;

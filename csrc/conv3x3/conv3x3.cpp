@@ -8,7 +8,6 @@
 // weights.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
 
 #include <algorithm>
 #include <cstdlib>
@@ -18,6 +17,7 @@
 #include <vector>
 
 #include "conv3x3/winograd_sets.h"
+#include "vectors/convolution_tensors.h"
 #include "vectors/instruction_sets.h"
 
 namespace rddm {
@@ -36,10 +36,7 @@ const std::vector<const WinogradSteps*>& winograd_sets() {
 namespace {
 
 using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
 
-// Packed weights begin with a line that says what they are.
-constexpr int64_t kHeader = 16;
 struct Header {
   float tile, width, result_channels, channels;
 };
@@ -65,8 +62,6 @@ class Scratch {
 };
 
 thread_local Scratch scratch;
-
-int64_t divided(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 class Convolution {
  public:
@@ -153,28 +148,13 @@ Tensor pack_conv3x3_cpu(const Tensor& weight, int64_t tile, int64_t instruction_
   return packed;
 }
 
-// A source as the steps read it: channels-last, without gaps.
-Tensor source(const Tensor& x, const Tensor& model, const char* name) {
-  STD_TORCH_CHECK(x.dim() == 4 && x.size(0) == model.size(0) && x.size(2) == model.size(2) &&
-                      x.size(3) == model.size(3) && x.scalar_type() == ScalarType::Float,
-                  "conv3x3: ", name, " must be float32 images of x's size");
-  return torch::stable::contiguous(x, torch::headeronly::MemoryFormat::ChannelsLast);
-}
-
 Tensor conv3x3_cpu(const Tensor& x, const std::optional<Tensor>& x_2, const Tensor& weight,
                    const std::optional<Tensor>& packed, const std::optional<Tensor>& bias) {
-  STD_TORCH_CHECK(x.dim() == 4, "conv3x3: x must be images (B, C, H, W)");
-  const Tensor first = source(x, x, "x");
-  std::optional<Tensor> second;
-  if (x_2) second = source(*x_2, x, "x_2");
-  const Tensor weights = packed ? *packed : pack_conv3x3_cpu(weight, 4, -1);
   Winograd w;
+  const ConvolutionTensors tensors("conv3x3", x, x_2, weight, bias, w);
+  const Tensor weights = packed ? *packed : pack_conv3x3_cpu(weight, 4, -1);
   w.batch = x.size(0), w.height = x.size(2), w.width = x.size(3);
-  w.source_channels[0] = x.size(1), w.source_channels[1] = x_2 ? x_2->size(1) : 0;
-  w.result_channels = weight.size(0);
-
-  STD_TORCH_CHECK(weights.scalar_type() == ScalarType::Float && weights.is_contiguous() &&
-                      weights.numel() >= kHeader,
+  STD_TORCH_CHECK(is_packed(weights) && weights.numel() >= kHeader,
                   "conv3x3: packed must come from pack_conv3x3");
   const float* const data = static_cast<const float*>(weights.const_data_ptr());
   const Header header = *reinterpret_cast<const Header*>(data);
@@ -187,24 +167,13 @@ Tensor conv3x3_cpu(const Tensor& x, const std::optional<Tensor>& x_2, const Tens
           header.channels == float(w.channels()) &&
           weights.numel() == packed_values(w.tile, (*set)->width, w.result_channels, w.channels()),
       "conv3x3: packed must come from pack_conv3x3, of this weight and on this machine");
-  STD_TORCH_CHECK(!bias || (bias->dim() == 1 && bias->size(0) == w.result_channels &&
-                            bias->is_contiguous() && bias->scalar_type() == ScalarType::Float),
-                  "conv3x3: bias must be float32, one value an output channel");
-
-  Tensor result = torch::stable::empty({w.batch, w.result_channels, w.height, w.width},
-                                       ScalarType::Float, std::nullopt, x.device(), std::nullopt,
-                                       torch::headeronly::MemoryFormat::ChannelsLast);
-  if (result.numel() == 0) return result;
-  w.sources[0] = static_cast<const float*>(first.const_data_ptr());
-  if (second) w.sources[1] = static_cast<const float*>(second->const_data_ptr());
+  if (tensors.result.numel() == 0) return tensors.result;
   w.packed = data + kHeader;
-  w.bias = bias ? static_cast<const float*>(bias->const_data_ptr()) : nullptr;
-  w.result = static_cast<float*>(result.mutable_data_ptr());
   w.tile_rows = divided(w.height, w.tile), w.tile_columns = divided(w.width, w.tile);
   // A larger result leaves the cache before it is read.
-  w.past_cache = result.numel() > (1 << 21) && w.result_channels % (*set)->width == 0;
+  w.past_cache = tensors.result.numel() > (1 << 21) && w.result_channels % (*set)->width == 0;
   Convolution(w, **set).run();
-  return result;
+  return tensors.result;
 }
 
 }  // namespace

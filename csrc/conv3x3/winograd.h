@@ -7,23 +7,16 @@
 // number of channels is no multiple of a vector's, the last vector overlaps the one before it.
 #pragma once
 
-#include <cstdint>
+#include "vectors/convolution_data.h"
 
 namespace rddm {
 
-struct Winograd {
+struct Winograd : ConvolutionData {
   int tile = 4;  // F(tile x tile, 3x3)
   int64_t batch = 0, height = 0, width = 0;
-  int64_t tile_rows = 0, tile_columns = 0;       // of an image
-  const float* sources[2] = {nullptr, nullptr};  // channels-last images, one behind the other
-  int64_t source_channels[2] = {0, 0};
-  const float* packed = nullptr;  // by WinogradSteps::pack
-  const float* bias = nullptr;    // or null
-  float* result = nullptr;        // a channels-last image
-  int64_t result_channels = 0;
+  int64_t tile_rows = 0, tile_columns = 0;  // of an image
   bool past_cache = false;  // Write the result past the cache; its vectors are aligned.
 
-  int64_t channels() const { return source_channels[0] + source_channels[1]; }
   int64_t tiles() const { return batch * tile_rows * tile_columns; }
   int positions() const { return (tile + 2) * (tile + 2); }
 };

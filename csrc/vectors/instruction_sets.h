@@ -1,6 +1,7 @@
 // The choice of an instruction set when the program runs.
 #pragma once
 
+#include <cstdint>
 #include <initializer_list>
 #include <vector>
 
@@ -14,6 +15,16 @@ std::vector<const Steps*> supported(std::initializer_list<const Steps*> all) {
     if (steps->is_supported()) found.push_back(steps);
   }
   return found;
+}
+
+// The last of the sets whose width is `width`, or any for 0, and divides the channels as asked;
+// null if none does.
+template <class Steps, class Divides>
+const Steps* widest(const std::vector<const Steps*>& sets, int64_t width, Divides&& divides) {
+  for (auto set = sets.rbegin(); set != sets.rend(); ++set) {
+    if ((!width || width == (*set)->width) && divides((*set)->width)) return *set;
+  }
+  return nullptr;
 }
 
 }  // namespace rddm

@@ -88,6 +88,12 @@ def why_not(backend: str, device: torch.device) -> str | None:
     raise ValueError(f"unknown backend {backend!r}: choose one of {', '.join(BACKENDS)}, or None for the best")
 
 
+def check_compiled() -> None:
+    """Raise BackendUnavailable if there is no compiled library, which packs weights."""
+    if build_info is None:
+        raise BackendUnavailable(f"weights are packed by the compiled library: {why_not_compiled}")
+
+
 def _why_not_cuda(device: torch.device) -> str | None:
     if build_info is None:
         return why_not_compiled

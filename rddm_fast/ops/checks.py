@@ -71,6 +71,25 @@ def check_output_dtype(name: str, output: Tensor, image_name: str, image: Tensor
         )
 
 
+def check_convolution(op: str, x: Tensor, weight: Tensor, bias: Tensor | None, x_2: Tensor | None) -> None:
+    """Raise ValueError or TypeError unless float32 images, one or two in a row, have the channels of `weight`."""
+    if x.dim() != 4:
+        raise ValueError(f"x must be images (B, C, H, W), not of shape {tuple(x.shape)}")
+    for name, tensor in (("x", x), ("x_2", x_2), ("bias", bias)):
+        if tensor is not None and tensor.dtype != torch.float32:
+            raise TypeError(f"{name} is {tensor.dtype}: {op} computes in float32")
+    if x_2 is not None and (x_2.dim() != 4 or x_2.shape[0] != x.shape[0] or x_2.shape[2:] != x.shape[2:]):
+        raise ValueError(f"x_2 has shape {tuple(x_2.shape)} and x {tuple(x.shape)}: only the channels may differ")
+    channels = x.shape[1] + (0 if x_2 is None else x_2.shape[1])
+    if weight.shape[1] != channels:
+        raise ValueError(
+            f"weight of shape {tuple(weight.shape)} takes {weight.shape[1]} channels, and x has {channels}"
+        )
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ValueError(f"bias must have shape ({weight.shape[0]},), not {tuple(bias.shape)}")
+    check_device(x.device, "x", weight=weight, bias=bias, x_2=x_2)
+
+
 def check_number(name: str, number: object, device: torch.device) -> None:
     """Raise ValueError for a tensor that is not one int64 number on `device`, which a kernel reads there."""
     if isinstance(number, Tensor) and (number.dtype != torch.int64 or number.numel() != 1 or number.device != device):

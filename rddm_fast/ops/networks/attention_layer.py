@@ -64,8 +64,7 @@ def pack_attention_layer(norm_g: Tensor, to_qkv: Tensor, to_out: Tensor, heads: 
         BackendUnavailable: the library is not compiled.
     """
     _check_weights(norm_g, to_qkv, to_out, heads)
-    if backends.build_info is None:
-        raise backends.BackendUnavailable(f"weights are packed by the compiled library: {backends.why_not_compiled}")
+    backends.check_compiled()
     if not serves(to_out.shape[0], to_out.shape[1] // heads):
         raise ValueError(
             f"{to_out.shape[0]} channels or {to_out.shape[1] // heads} features do not divide into vectors"

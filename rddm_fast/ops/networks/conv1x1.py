@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import backends
-from ..checks import check_device, check_no_gradient
+from ..checks import check_convolution, check_no_gradient
 
 
 def conv1x1_reference(
@@ -51,8 +51,7 @@ def pack_conv1x1(weight: Tensor, first_channels: int | None = None, *, width: in
     """
     _check_weight(weight)
     first = weight.shape[1] if first_channels is None else first_channels
-    if backends.build_info is None:
-        raise backends.BackendUnavailable(f"weights are packed by the compiled library: {backends.why_not_compiled}")
+    backends.check_compiled()
     _check_vectors(weight, first)
     return torch.ops.rddm_fast.pack_conv1x1(weight.detach().contiguous(), first, width)
 
@@ -86,22 +85,8 @@ def conv1x1(
         BackendUnavailable: `impl` cannot be used here; the message says why.
         RuntimeError: an argument requires a gradient. Only `impl="reference"` has one.
     """
-    if x.dim() != 4:
-        raise ValueError(f"x must be images (B, C, H, W), not of shape {tuple(x.shape)}")
-    for name, tensor in (("x", x), ("x_2", x_2), ("bias", bias)):
-        if tensor is not None and tensor.dtype != torch.float32:
-            raise TypeError(f"{name} is {tensor.dtype}: conv1x1 computes in float32")
     _check_weight(weight)
-    if x_2 is not None and (x_2.dim() != 4 or x_2.shape[0] != x.shape[0] or x_2.shape[2:] != x.shape[2:]):
-        raise ValueError(f"x_2 has shape {tuple(x_2.shape)} and x {tuple(x.shape)}: only the channels may differ")
-    channels = x.shape[1] + (0 if x_2 is None else x_2.shape[1])
-    if weight.shape[1] != channels:
-        raise ValueError(
-            f"weight of shape {tuple(weight.shape)} takes {weight.shape[1]} channels, and x has {channels}"
-        )
-    if bias is not None and bias.shape != weight.shape[:1]:
-        raise ValueError(f"bias must have shape ({weight.shape[0]},), not {tuple(bias.shape)}")
-    check_device(x.device, "x", weight=weight, bias=bias, x_2=x_2)
+    check_convolution("conv1x1", x, weight, bias, x_2)
     run = CONV1X1(impl, x.device)
     if impl != "reference":
         check_no_gradient("conv1x1", x, weight, bias, x_2)

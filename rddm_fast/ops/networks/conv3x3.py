@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import backends
-from ..checks import check_device, check_no_gradient
+from ..checks import check_convolution, check_no_gradient
 
 
 def conv3x3_reference(
@@ -59,9 +59,8 @@ def pack_conv3x3(weight: Tensor, *, tile: int = 4, instruction_set: str | None =
     _check_weight(weight)
     if tile not in (2, 4):
         raise ValueError(f"tile is {tile}: choose 2 or 4")
+    backends.check_compiled()
     sets = instruction_sets()
-    if not sets:
-        raise backends.BackendUnavailable(f"weights are packed by the compiled library: {backends.why_not_compiled}")
     if instruction_set is not None and instruction_set not in sets:
         raise ValueError(f"instruction_set is {instruction_set!r}: this machine has {', '.join(sets)}")
     chosen = -1 if instruction_set is None else sets.index(instruction_set)
@@ -98,30 +97,12 @@ def conv3x3(
         BackendUnavailable: `impl` cannot be used here; the message says why.
         RuntimeError: an argument requires a gradient. Only `impl="reference"` has one.
     """
-    _check(x, weight, bias, x_2)
+    _check_weight(weight)
+    check_convolution("conv3x3", x, weight, bias, x_2)
     run = CONV3X3(impl, x.device)
     if impl != "reference":
         check_no_gradient("conv3x3", x, weight, bias, x_2)
     return run(x, x_2, weight, packed, bias)
-
-
-def _check(x: Tensor, weight: Tensor, bias: Tensor | None, x_2: Tensor | None) -> None:
-    if x.dim() != 4:
-        raise ValueError(f"x must be images (B, C, H, W), not of shape {tuple(x.shape)}")
-    for name, tensor in (("x", x), ("x_2", x_2), ("bias", bias)):
-        if tensor is not None and tensor.dtype != torch.float32:
-            raise TypeError(f"{name} is {tensor.dtype}: conv3x3 computes in float32")
-    _check_weight(weight)
-    if x_2 is not None and (x_2.dim() != 4 or x_2.shape[0] != x.shape[0] or x_2.shape[2:] != x.shape[2:]):
-        raise ValueError(f"x_2 has shape {tuple(x_2.shape)} and x {tuple(x.shape)}: only the channels may differ")
-    channels = x.shape[1] + (0 if x_2 is None else x_2.shape[1])
-    if weight.shape[1] != channels:
-        raise ValueError(
-            f"weight of shape {tuple(weight.shape)} takes {weight.shape[1]} channels, and x has {channels}"
-        )
-    if bias is not None and bias.shape != weight.shape[:1]:
-        raise ValueError(f"bias must have shape ({weight.shape[0]},), not {tuple(bias.shape)}")
-    check_device(x.device, "x", weight=weight, bias=bias, x_2=x_2)
 
 
 def _check_weight(weight: Tensor) -> None:
