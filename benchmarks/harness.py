@@ -17,7 +17,7 @@ from torch import Tensor
 from rddm_fast.fast.graphs import CaptureFailed
 from rddm_fast.ops import backends
 
-from .timing import on_device, side_by_side
+from .timing import on_device, one_by_one, side_by_side
 
 SHAPES = [
     *((1, 3, side, side) for side in (64, 128, 256, 512, 1024)),
@@ -55,11 +55,13 @@ class Work:
     calls: provider to what it runs; each returns the tensors that are checked.
     exact: what they should return, in float64.
     draws: providers that draw noise of their own, so that only the spread of what they return can be checked.
+    waits: providers that wait for the device, so that no CUDA graph can hold them; they are timed as they are.
     """
 
     calls: dict[str, Callable[[], Sequence[Tensor]]]
     exact: Callable[[], Sequence[Tensor]]
     draws: tuple[str, ...] = ()
+    waits: tuple[str, ...] = ()
 
 
 def cases(quick: bool, device: torch.device) -> Iterator[Case]:
@@ -191,7 +193,8 @@ def measure(
         rounds = {}  # Each provider, on every set of inputs in turn.
         for name in (name for name in sets[0].calls if name not in wrong):
             try:
-                rounds[name] = on_device([one.calls[name] for one in sets], device)
+                calls = [one.calls[name] for one in sets]
+                rounds[name] = one_by_one(calls) if name in sets[0].waits else on_device(calls, device)
             except CaptureFailed as failure:
                 wrong[name] = f"{op.name} by {name} on {case}: {failure}"
         for sentence in wrong.values():

@@ -92,11 +92,13 @@ compiled=(sampler --sizes 256 --dtypes bfloat16 --compile)
 step warm-compilers 170 "${run[@]}" "${compiled[@]}" default --batch 1 --repeats 2 &
 wait
 
-step sampler 60 "${run[@]}" sampler --sizes 256 --batch 1 16 --json "$out/sampler.json"
-step profile 60 "${run[@]}" profile --size 256
-step ops 150 "${run[@]}" ops --no-compile --repeats 5 --json "$out/ops.json"
+step sampler 90 "${run[@]}" sampler --sizes 256 --batch 1 16 --json "$out/sampler.json"
+step profile 60 "${run[@]}" profile --size 256 --rows 60
+step convolutions 60 "${run[@]}" conv3x3 --seconds 50 --json "$out/conv3x3.json"
+step ops 150 "${run[@]}" ops --quick --no-compile --repeats 5 --json "$out/ops.json"
+step profile-compiled 60 "${run[@]}" profile --size 256 --rows 60 --compile
 step sampler-compiled 90 "${run[@]}" "${compiled[@]}" default --batch 1 --json "$out/sampler-compiled.json"
-step prior 40 "${run[@]}" prior --steps 20 --json "$out/prior.json"
+step prior 40 "${run[@]}" prior --steps 20
 step training 40 "${run[@]}" training --dim 64 --size 128 --batch 16 --dtype bfloat16 --json "$out/training.json"
 # What torch.compile takes minutes for comes last.
 step launches 60 "${run[@]}" launches --json "$out/launches.json"

@@ -54,10 +54,13 @@ def on_device(calls: Sequence[Callable[[], object]], device: torch.device) -> Ca
         CaptureFailed: a call waits for the device.
     """
 
-    def run() -> list[object]:
-        return [call() for call in calls]
-
+    run = one_by_one(calls)
     return capture(run, device)[0].replay if device.type == "cuda" else run
+
+
+def one_by_one(calls: Sequence[Callable[[], object]]) -> Callable[[], list[object]]:
+    """Return a function that makes the calls in a row."""
+    return lambda: [call() for call in calls]
 
 
 def device_kernels(run: Callable[[], object]) -> list[tuple[str, float]]:

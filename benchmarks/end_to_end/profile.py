@@ -25,10 +25,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--size", type=int, default=256, help="side of the image in pixels")
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--rows", type=int, default=25, help="kernels to list")
+    parser.add_argument("--compile", action="store_true", help="torch.compile the networks")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args(arguments)
     parallel = None if options.device == "cuda" else False  # on a CPU the profiler sees one thread
-    sampler = FastSampler(model(options.networks, options.steps, options.device), parallel=parallel)
+    diffusion = model(options.networks, options.steps, options.device)
+    sampler = FastSampler(diffusion, parallel=parallel, compile=options.compile)
     x = torch.rand(1, 3, options.size, options.size, device=options.device)
     print(f"first image: {sampler.warmup(x.shape):.1f} s\n{sampler.explain(x.shape)}\n")
     wall = side_by_side({"image": lambda: sampler(x)}, options.device, 9)["image"].p50

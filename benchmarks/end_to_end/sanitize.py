@@ -16,16 +16,19 @@ from torch import Tensor
 
 from rddm_fast.ops import (
     StepTable,
+    attention_layer,
     channel_norm,
     forward_diffuse,
     group_norm_silu,
     joint_loss,
     linear_attention,
+    pack_stem_conv,
     range_null_step,
     range_null_step_,
     reverse_step,
     reverse_step_,
     spectral_step_,
+    stem_conv,
     tacos_step,
 )
 from rddm_fast.theory.objective import Objective
@@ -92,6 +95,11 @@ def run_network_ops(backend: str, device: torch.device) -> int:
         qkv = torch.randn(1, 3 * 2 * 32, h, w, device=device).to(dtype).to(memory_format=layout)
         linear_attention(qkv, 2, impl=backend)
         calls += 3
+        if dtype == torch.bfloat16:
+            rows, to_out = torch.randn(3 * 2 * 32, 24, device=device), torch.randn(24, 2 * 32, device=device)
+            attention_layer(x, ones, rows, to_out, ones, ones, 2, impl=backend)
+            stem_conv(x[:, :3], pack_stem_conv(torch.randn(24, 3, 7, 7, device=device), dtype), addend=x, impl=backend)
+            calls += 2
     torch.cuda.synchronize()
     return calls
 

@@ -1,10 +1,15 @@
-"""conv3x3 against oneDNN's direct convolution, in the shapes of the published networks.
+"""conv3x3 in the shapes of the published networks: by Triton against cuDNN on a GPU, against oneDNN on a CPU.
 
-    rddm-fast bench conv3x3 [--sizes 64 128 256] [--threads 1 2] [--repeats 15] [--json FILE]
+    rddm-fast bench conv3x3 [--quick] [--candidates] [--seconds 300] [--compilers 8] [--json FILE]    on a GPU
+    rddm-fast bench conv3x3 --device cpu [--sizes 64 128 256] [--threads 1 2] [--json FILE]
 
-`direct` is oneDNN's convolution of channels-last images with a packed weight, which torch's compiler takes too, and
-`torch` is torch's convolution. The rates are of a direct convolution's arithmetic, so that those of the tiles can pass
-the machine's peak, which `direct` comes near. Every result is checked against float64 before it is timed.
+On a GPU the images are bfloat16, 256 x 256, 1 and 16 at a time. `cuDNN` is what ours replaces, torch's convolution
+after a concatenation or an enlargement; `cuDNN alone` is the convolution without those. `ours` is the tile that the
+launcher chooses. With --candidates all others are timed too. Every result is checked against float32 before.
+
+On a CPU `direct` is oneDNN's convolution of channels-last images with a packed weight, which torch's compiler takes
+too, and `torch` is torch's convolution. The rates are of a direct convolution's arithmetic, so that those of the tiles
+can pass the machine's peak, which `direct` comes near. Every result is checked against float64 before it is timed.
 """
 
 from __future__ import annotations
@@ -19,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rddm_fast.fast.folded import PackedConv2d, WinogradConv2d
+from rddm_fast.fast.folded.convolutions import PackedConv2d, WinogradConv2d
 from rddm_fast.ops import conv3x3, pack_conv3x3
 from rddm_fast.system.files import write_text_whole
 
@@ -72,11 +77,30 @@ def measure(c: int, k: int, side: int, repeats: int) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    on_gpu = parser.add_argument_group("on a GPU")
+    on_gpu.add_argument("--quick", action="store_true", help="one image at a time alone")
+    on_gpu.add_argument("--candidates", action="store_true", help="all tiles of the kernel, not only the chosen one")
+    on_gpu.add_argument("--seconds", type=float, default=300, help="begin nothing after so many seconds")
+    on_gpu.add_argument("--compilers", type=int, default=8, help="threads that compile at once")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--sizes", type=int, nargs="+", default=[64, 128, 256], help="sides of the images in pixels")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, torch.get_num_threads()])
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--json", type=Path, help="write the rows there")
     options = parser.parse_args(argv)
+    if options.device == "cuda":
+        from .conv3x3_gpu import run  # It imports Triton.
+
+        run(
+            torch.device("cuda", torch.cuda.current_device()),
+            quick=options.quick,
+            candidates=options.candidates,
+            repeats=options.repeats,
+            compilers=options.compilers,
+            seconds=options.seconds,
+            file=options.json,
+        )
+        return
     wanted = sorted({shape for size in options.sizes for shape in shapes(size)}, key=lambda s: (s[2], s[0], s[1]))
     before, rows = torch.get_num_threads(), []
     try:

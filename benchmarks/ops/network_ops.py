@@ -3,8 +3,9 @@
     rddm-fast bench network_ops [--quick] [--json FILE] [--csv FILE] [--plot STEM]
 
 group_norm_silu (three images moved: read for the statistics, read again, written; four with the residual),
-channel_norm (two) and linear_attention of 4 heads of 32 features (four: queries, keys and values read, a result
-written), on the shapes of the published U-Net.
+channel_norm (two), linear_attention of 4 heads of 32 features (four: queries, keys and values read, a result
+written) and attention_layer, which is linear attention with its norms, projections and residual (three: read for the
+context, read again, written), on the shapes of the published U-Net.
 """
 
 from __future__ import annotations
@@ -15,7 +16,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rddm_fast.ops import backends, channel_norm, group_norm_silu, linear_attention
+from rddm_fast.ops import (
+    attention_layer,
+    backends,
+    channel_norm,
+    group_norm_silu,
+    linear_attention,
+    pack_attention_layer,
+)
+from rddm_fast.ops.networks.attention_layer import ATTENTION_LAYER, DTYPES_OF
 from rddm_fast.ops.networks.channel_norm import CHANNEL_NORM
 from rddm_fast.ops.networks.group_norm_silu import GROUP_NORM_SILU
 from rddm_fast.ops.networks.linear_attention import LINEAR_ATTENTION
@@ -64,6 +73,14 @@ def linear_attention_eager(qkv: Tensor) -> Tensor:
     return torch.einsum("bhde,bhdn->bhen", context, q).reshape(b, -1, h, w)
 
 
+def layer_eager(x: Tensor, norm_g: Tensor, to_qkv: Tensor, to_out: Tensor, bias: Tensor, g: Tensor) -> Tensor:
+    """The published module's arithmetic with its norms and residual, in x's dtype."""
+    qkv = F.conv2d(channel_norm_eager(x, norm_g), to_qkv.to(x.dtype)[:, :, None, None])
+    y = F.conv2d(linear_attention_eager(qkv), to_out.to(x.dtype)[:, :, None, None], bias.to(x.dtype))
+    return channel_norm_eager(y, g) + x
+
+
+layer_compiled = torch.compile(layer_eager, dynamic=False)
 group_norm_compiled = torch.compile(group_norm_eager, dynamic=False)
 channel_norm_compiled = torch.compile(channel_norm_eager, dynamic=False)
 linear_attention_compiled = torch.compile(linear_attention_eager, dynamic=False)
@@ -113,10 +130,30 @@ def linear_attention_work(case: Case, device: torch.device, seed: int) -> Work:
     return Work(calls, lambda: [linear_attention_eager(qkv.double())])
 
 
+def layer_work(case: Case, device: torch.device, seed: int) -> Work:
+    generator = torch.Generator(device).manual_seed(seed)
+    x, channels, inner = case.image(generator, device), case.shape[1], HEADS * FEATURES
+    shapes = ((channels,), (3 * inner, channels), (channels, inner), (channels,), (channels,))
+    norm_g, to_qkv, to_out, *rows = (torch.randn(s, generator=generator, device=device) / channels**0.5 for s in shapes)
+    weights = (norm_g, to_qkv, to_out, rows[0], rows[1])
+
+    def prepared(impl: str) -> Callable[[], Sequence[Tensor]]:
+        dtype = x.dtype if impl == "triton" else None
+        packed = pack_attention_layer(norm_g, to_qkv, to_out, HEADS, dtype=dtype)
+        return lambda: [attention_layer(x, *weights, HEADS, eps=EPS, packed=packed, impl=impl)]
+
+    served = [name for name in our_backends(device, ATTENTION_LAYER) if x.dtype in DTYPES_OF.get(name, ())]
+    calls = {name: prepared(name) for name in served}
+    calls["eager"] = lambda: [layer_eager(x, *weights)]
+    calls["compile"] = lambda: [layer_compiled(x, *weights)]
+    return Work(calls, lambda: [layer_eager(x.double(), *(w.double() for w in weights))])
+
+
 OPS = [
     Op("group_norm_silu", images_moved=4, images_kept=3, work=group_norm_work, cases=cases),
     Op("channel_norm", images_moved=2, images_kept=2, work=channel_norm_work, cases=cases),
     Op("linear_attention", images_moved=4, images_kept=4, work=linear_attention_work, cases=attention_cases),
+    Op("attention_layer", images_moved=3, images_kept=2, work=layer_work, cases=cases),
 ]
 
 

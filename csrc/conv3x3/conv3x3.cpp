@@ -149,7 +149,9 @@ Tensor pack_conv3x3_cpu(const Tensor& weight, int64_t tile, int64_t instruction_
 }
 
 Tensor conv3x3_cpu(const Tensor& x, const std::optional<Tensor>& x_2, const Tensor& weight,
-                   const std::optional<Tensor>& packed, const std::optional<Tensor>& bias) {
+                   const std::optional<Tensor>& packed, const std::optional<Tensor>& bias,
+                   bool upsample) {
+  STD_TORCH_CHECK(!upsample, "conv3x3: upsample is for a GPU");
   Winograd w;
   const ConvolutionTensors tensors("conv3x3", x, x_2, weight, bias, w);
   const Tensor weights = packed ? *packed : pack_conv3x3_cpu(weight, 4, -1);

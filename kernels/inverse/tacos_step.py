@@ -36,6 +36,7 @@ def tacos_step_kernel(
     layer_to_pointer,
     result_pointer,
     size,  # pixels of a plane
+    blocks,  # of a plane
     end_sample,
     end_channel,
     s_sample,
@@ -47,8 +48,8 @@ def tacos_step_kernel(
     needs_grey: tl.constexpr,
     block: tl.constexpr,
 ):
-    sample = tl.program_id(1).to(tl.int64)
-    within = tl.program_id(0) * block + tl.arange(0, block)
+    sample = (tl.program_id(0) // blocks).to(tl.int64)
+    within = tl.program_id(0) % blocks * block + tl.arange(0, block)
     inside = within < size
     plane = sample * channels * size
     first, second = numbers
@@ -112,8 +113,9 @@ def tacos_step(
     plane = pixels if end_whole else 1
     config = launch_config(x_s.element_size())
     brightens = any(layer is not None and b != 1 for layer, b in zip((layer_s, layer_to), numbers, strict=True))
+    blocks = triton.cdiv(pixels, config["block"])
     with torch.cuda.device_of(result):
-        tacos_step_kernel[(triton.cdiv(pixels, config["block"]), batch)](
+        tacos_step_kernel[(blocks * batch,)](
             in_layout_of(x_s, result),
             in_layout_of(x_0, result),
             x_end,
@@ -121,6 +123,7 @@ def tacos_step(
             layer_to,
             result,
             pixels,
+            blocks,
             0 if x_end is None or len(x_end) == 1 else x_end.shape[1] * plane,
             0 if x_end is None or x_end.shape[1] == 1 else plane,
             *(0 if layer is None or len(layer) == 1 else pixels for layer in (layer_s, layer_to)),

@@ -22,6 +22,7 @@ def channel_norm_kernel(
     g_pointer,
     result_pointer,
     numel,
+    blocks,
     channels,
     by_sample,
     by_channel,
@@ -30,8 +31,8 @@ def channel_norm_kernel(
     pixels: tl.constexpr,
     width: tl.constexpr,
 ):
-    first = tl.program_id(0) * pixels
-    start = tl.program_id(1).to(tl.int64) * by_sample + first.to(tl.int64) * by_pixel
+    sample, first = (tl.program_id(0) // blocks).to(tl.int64), tl.program_id(0) % blocks * pixels
+    start = sample * by_sample + first.to(tl.int64) * by_pixel
     p = tl.arange(0, pixels)
     c = tl.arange(0, width)
     exists = (first + p < numel)[:, None] & (c < channels)[None, :]
@@ -62,8 +63,19 @@ def channel_norm(x: Tensor, g: Tensor, eps: float) -> Tensor:
     numel = x.shape[2] * x.shape[3]
     by_channel, by_pixel = (numel, 1) if together == 1 else (1, channels)
     config = launch_config(channels, numel, channels_together=by_channel == 1)
+    blocks = triton.cdiv(numel, config["pixels"])
     with torch.cuda.device_of(result):
-        channel_norm_kernel[(triton.cdiv(numel, config["pixels"]), samples)](
-            in_layout_of(x, result), g, result, numel, channels, channels * numel, by_channel, by_pixel, eps, **config
+        channel_norm_kernel[(samples * blocks,)](
+            in_layout_of(x, result),
+            g,
+            result,
+            numel,
+            blocks,
+            channels,
+            channels * numel,
+            by_channel,
+            by_pixel,
+            eps,
+            **config,
         )
     return result if result is wanted else wanted.copy_(result)

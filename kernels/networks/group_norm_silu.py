@@ -12,25 +12,26 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..images import in_layout_of, result_for
+from ..images import in_layout_of, load_or_zeros, result_for
+from .statistics import at_most, join_pieces, store_piece
 
-TILE = 4096  # values that a program takes at a time
+TILE = 2048  # values that a program takes at a time
 WARPS = 4
-PIECES = 128  # largest number of pieces of a sample: as many programs as a large GPU has multiprocessors
+PIECES = 256  # largest number of pieces of a sample: two programs for each multiprocessor of a large GPU
 LEAST_PIECES = 32  # of each of many samples; every program of the second kernel reads the numbers of all pieces
+LEAST_VALUES = 16384  # of a piece, if there are more pieces than that: 13 us instead of 9.5 with half of it
+PROGRAMS = 512  # of the second kernel from which on a program takes several tiles, and reads those numbers for all
 
 
 @triton.jit
-def columns(groups, channels, all_groups: tl.constexpr, width: tl.constexpr):
+def columns(groups: tl.constexpr, channels: tl.constexpr, all_groups: tl.constexpr, width: tl.constexpr):
     """Return a tile's columns, `width` to a group: the channel of each, and which of them exist."""
     j = tl.arange(0, all_groups * width)
-    return j // width * channels + j % width, (j // width < groups) & (j % width < channels)
-
-
-@triton.jit
-def of_groups(values, all_groups: tl.constexpr, width: tl.constexpr):
-    """Return the sums of a tile over its pixels and each group's columns."""
-    return tl.sum(tl.reshape(tl.sum(values, 0), (all_groups, width)), 1)
+    if (groups == all_groups) & (channels == width):
+        # Said like this, the compiler sees that columns are adjacent, and takes 16 bytes at a time.
+        return j, j >= 0
+    else:
+        return j // width * channels + j % width, (j // width < groups) & (j % width < channels)
 
 
 @triton.jit
@@ -40,12 +41,10 @@ def to_columns(of_group, all_groups: tl.constexpr, width: tl.constexpr):
 
 
 @triton.jit
-def load_tile(pointer, x_bias_pointer, offsets, exists, channel, there):
-    """Return a tile of x + x_bias in float32."""
-    x = tl.load(pointer + offsets, mask=exists, other=0.0).to(tl.float32)
-    if x_bias_pointer is not None:
-        x += tl.load(x_bias_pointer + channel, mask=there, other=0.0)[None, :]
-    return x
+def finish(x, residual, about, factor, term):
+    """Return SiLU of the normalised tile, plus the residual."""
+    y = (x.to(tl.float32) - about[None, :]) * factor[None, :] + term[None, :]
+    return y / (1.0 + tl.exp(-y)) + residual
 
 
 @triton.jit
@@ -55,8 +54,8 @@ def group_norm_silu_statistics_kernel(
     parts_pointer,
     numel,
     pieces,
-    groups,
-    channels,
+    groups: tl.constexpr,
+    channels: tl.constexpr,
     by_sample,
     by_channel,
     by_pixel,
@@ -65,8 +64,7 @@ def group_norm_silu_statistics_kernel(
     all_groups: tl.constexpr,
     width: tl.constexpr,
 ):
-    # A piece's mean and squared distances from it, of each group. The sums are taken about the first tile's mean, so
-    # that little of them cancels: the first tile is part of the spread.
+    # The sums are taken about the values of the piece's first pixel, so that little of them cancels.
     sample = (tl.program_id(0) // pieces).to(tl.int64)
     first = tl.program_id(0) % pieces * (tiles * pixels)
     x_pointer += sample * by_sample + first.to(tl.int64) * by_pixel
@@ -74,26 +72,24 @@ def group_norm_silu_statistics_kernel(
     channel, there = columns(groups, channels, all_groups, width)
     p = tl.arange(0, pixels)
     # 64 bits: in a contiguous image the last channel can be more than 2^31 values behind the first.
-    offsets = p[:, None] * by_pixel + channel.to(tl.int64)[None, :] * by_channel
-    exists = (p < left)[:, None] & there[None, :]
-    x = load_tile(x_pointer, x_bias_pointer, offsets, exists, channel, there)
-    start = of_groups(tl.where(exists, x, 0.0), all_groups, width) / (tl.minimum(left, pixels) * 1.0 * channels)
-    about = to_columns(start, all_groups, width)[None, :]
-    d = tl.where(exists, x - about, 0.0)
-    sums = d
-    squares = d * d
-    for i in tl.range(1, tiles, num_stages=3):
+    by_column = channel.to(tl.int64) * by_channel
+    offsets = p[:, None] * by_pixel + by_column[None, :]
+    about = tl.load(x_pointer + by_column, mask=there, other=0.0).to(tl.float32)
+    sums, squares = tl.zeros((pixels, about.shape[0]), tl.float32), tl.zeros((pixels, about.shape[0]), tl.float32)
+    for i in tl.range(tiles, num_stages=3):
         exists = (p < left - i * pixels)[:, None] & there[None, :]
-        x = load_tile(x_pointer + i * (pixels * by_pixel), x_bias_pointer, offsets, exists, channel, there)
-        d = tl.where(exists, x - about, 0.0)
+        x = tl.load(x_pointer + i * (pixels * by_pixel) + offsets, mask=exists, other=0.0)
+        d = tl.where(exists, x.to(tl.float32) - about[None, :], 0.0)
         sums += d
         squares += d * d
-    count = tl.minimum(left, tiles * pixels) * 1.0 * channels
-    apart = of_groups(sums, all_groups, width) / count
-    g = tl.arange(0, all_groups)
-    part = parts_pointer + tl.program_id(0).to(tl.int64) * (2 * all_groups) + g
-    tl.store(part, start + apart)
-    tl.store(part + all_groups, tl.maximum(of_groups(squares, all_groups, width) - apart * apart * count, 0.0))
+    count = tl.minimum(left, tiles * pixels) * 1.0
+    apart = tl.sum(sums, 0) / count
+    distances = tl.maximum(tl.sum(squares, 0) - apart * apart * count, 0.0)
+    mean = about + apart
+    if x_bias_pointer is not None:
+        mean += tl.load(x_bias_pointer + channel, mask=there, other=0.0)
+    part = parts_pointer + tl.program_id(0).to(tl.int64) * (3 * groups)
+    store_piece(part, mean, distances, there, count, 0, groups, channels, all_groups, width)
 
 
 @triton.jit
@@ -108,43 +104,36 @@ def group_norm_silu_kernel(
     result_pointer,
     numel,
     pieces,
-    of_piece,
     blocks,
-    groups,
-    channels,
+    groups: tl.constexpr,
+    channels: tl.constexpr,
     by_sample,
     by_channel,
     by_pixel,
     by_row,
     eps,
     all_pieces: tl.constexpr,
+    tiles: tl.constexpr,
     pixels: tl.constexpr,
     all_groups: tl.constexpr,
     width: tl.constexpr,
 ):
     sample = tl.program_id(0) // blocks
-    first = tl.program_id(0) % blocks * pixels
+    first = tl.program_id(0) % blocks * (tiles * pixels)
     start = sample.to(tl.int64) * by_sample + first.to(tl.int64) * by_pixel
     channel, there = columns(groups, channels, all_groups, width)
     p = tl.arange(0, pixels)
     offsets = start + p[:, None] * by_pixel + channel.to(tl.int64)[None, :] * by_channel
-    exists = (first + p < numel)[:, None] & there[None, :]
-    # Ask for the image first: the statistics are computed while it comes.
-    y = load_tile(x_pointer, x_bias_pointer, offsets, exists, channel, there)
-    if residual_pointer is not None:
-        residual = tl.load(residual_pointer + offsets, mask=exists, other=0.0)
+    exists = (p < numel - first)[:, None] & there[None, :]
+    # Ask for the first tile before all else: the statistics are computed while it comes.
+    x = tl.load(x_pointer + offsets, mask=exists, other=0.0)
+    residual = load_or_zeros(residual_pointer, offsets, exists)
 
-    # Chan's formula, over all pieces at once.
-    i = tl.arange(0, all_pieces)[:, None]
-    part = parts_pointer + (sample.to(tl.int64) * pieces + i) * (2 * all_groups) + tl.arange(0, all_groups)[None, :]
-    means = tl.load(part, mask=i < pieces, other=0.0)
-    squares = tl.load(part + all_groups, mask=i < pieces, other=0.0)
-    count = tl.where(i < pieces, tl.minimum(numel - i * of_piece, of_piece), 0) * 1.0 * channels
-    total = numel * 1.0 * channels
-    mean = tl.sum(means * (count / total), 0)
-    apart = tl.where(i < pieces, means - mean[None, :], 0.0)
-    rstd = 1.0 / tl.sqrt(tl.sum(squares + apart * apart * count, 0) / total + eps)
+    part = parts_pointer + sample.to(tl.int64) * pieces * (3 * groups)
+    mean, squares, total = join_pieces(part, pieces, groups, all_groups, all_pieces)
+    rstd = 1.0 / tl.sqrt(squares / tl.maximum(total, 1.0) + eps)
 
+    # Of each column, factor and term of the normalised value.
     factor = to_columns(rstd, all_groups, width) * tl.load(weight_pointer + channel, mask=there, other=0.0)
     term = tl.load(bias_pointer + channel, mask=there, other=0.0)
     if scale_shift_pointer is not None:
@@ -153,11 +142,19 @@ def group_norm_silu_kernel(
         shift = tl.load(row + groups * channels, mask=there, other=0.0)
         factor *= scale
         term = term * scale + shift
-    y = (y - to_columns(mean, all_groups, width)[None, :]) * factor[None, :] + term[None, :]
-    y = y / (1.0 + tl.exp(-y))
-    if residual_pointer is not None:
-        y += residual.to(tl.float32)
-    tl.store(result_pointer + offsets, y.to(result_pointer.dtype.element_ty), mask=exists)
+    about = to_columns(mean, all_groups, width)
+    if x_bias_pointer is not None:
+        about -= tl.load(x_bias_pointer + channel, mask=there, other=0.0)
+
+    result = finish(x, residual, about, factor, term)
+    tl.store(result_pointer + offsets, result.to(result_pointer.dtype.element_ty), mask=exists)
+    for j in tl.range(1, tiles, num_stages=3):
+        exists = (p < numel - first - j * pixels)[:, None] & there[None, :]
+        here = offsets + j * (pixels * by_pixel)
+        x = tl.load(x_pointer + here, mask=exists, other=0.0)
+        residual = load_or_zeros(residual_pointer, here, exists)
+        result = finish(x, residual, about, factor, term)
+        tl.store(result_pointer + here, result.to(result_pointer.dtype.element_ty), mask=exists)
 
 
 def launch_config(channels: int, groups: int, numel: int) -> dict[str, int]:
@@ -177,44 +174,91 @@ def group_norm_silu(
     scale_shift: Tensor | None,
     residual: Tensor | None,
 ) -> Tensor:
-    """Launch the kernels; the arguments are the op's (rddm_fast/ops/group_norm_silu.py)."""
+    """Launch the kernels; the arguments are the op's (rddm_fast/ops/networks/group_norm_silu.py)."""
     result, wanted, (together, _) = result_for(x, counted=True)
     if result.numel() == 0:
         return wanted
+    source = in_layout_of(x, result)
     samples, all_channels = x.shape[:2]
-    channels, numel = all_channels // groups, result.numel() // (samples * all_channels)
+    numel = result.numel() // (samples * all_channels)
     by_channel, by_pixel = (numel, 1) if together == 1 else (1, all_channels)
-    config = launch_config(channels, groups, numel)
+    config = launch_config(all_channels // groups, groups, numel)
     pixels = config["pixels"]
     # Tiles of a piece; a power of 2, so that few programs are compiled.
-    most = max(LEAST_PIECES, PIECES // samples)
+    most = max(LEAST_PIECES, min(PIECES // samples, all_channels * numel // LEAST_VALUES))
     tiles = triton.next_power_of_2(triton.cdiv(numel, pixels * most))
-    pieces, blocks = triton.cdiv(numel, tiles * pixels), triton.cdiv(numel, pixels)
-    parts = torch.empty((samples, pieces, 2, config["all_groups"]), dtype=torch.float32, device=x.device)
-    source = in_layout_of(x, result)
-    shape = (groups, channels, all_channels * numel, by_channel, by_pixel)
+    pieces = triton.cdiv(numel, tiles * pixels)
+    parts = torch.empty((samples, pieces, 3, groups), dtype=torch.float32, device=x.device)
     with torch.cuda.device_of(result):
         group_norm_silu_statistics_kernel[(pieces * samples,)](
-            source, x_bias, parts, numel, pieces, *shape, tiles=tiles, num_warps=WARPS, **config
-        )
-        group_norm_silu_kernel[(blocks * samples,)](
             source,
+            x_bias,
+            parts,
+            numel,
+            pieces,
+            groups,
+            all_channels // groups,
+            all_channels * numel,
+            by_channel,
+            by_pixel,
+            tiles=tiles,
+            num_warps=WARPS,
+            **config,
+        )
+    residual = in_layout_of(residual, result)
+    assert source is not None
+    normalise(source, x_bias, parts, weight, bias, eps, scale_shift, residual, result, by_channel)
+    return result if result is wanted else wanted.copy_(result)
+
+
+def normalise(
+    x: Tensor,
+    x_bias: Tensor | None,
+    parts: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    scale_shift: Tensor | None,
+    residual: Tensor | None,
+    result: Tensor,
+    by_channel: int,
+) -> None:
+    """Launch the second kernel.
+
+    Args:
+        x, residual, result: of the same shape and layout; the result may be x.
+        parts: x's statistics, with x_bias (`statistics`).
+        by_channel: 1 for channels-last images, else the distance between the channels of a contiguous one.
+    """
+    samples, all_channels = x.shape[:2]
+    parts = at_most(parts, PIECES)
+    pieces, groups = parts.shape[1], parts.shape[3]
+    numel = x.numel() // (samples * all_channels)
+    config = launch_config(all_channels // groups, groups, numel)
+    tiles = max(1, triton.next_power_of_2(samples * triton.cdiv(numel, config["pixels"]) // PROGRAMS + 1) // 2)
+    blocks = triton.cdiv(numel, tiles * config["pixels"])
+    with torch.cuda.device_of(result):
+        group_norm_silu_kernel[(blocks * samples,)](
+            x,
             x_bias,
             weight,
             bias,
             scale_shift,
-            in_layout_of(residual, result),
+            residual,
             parts,
             result,
             numel,
             pieces,
-            tiles * pixels,
             blocks,
-            *shape,
+            groups,
+            all_channels // groups,
+            all_channels * numel,
+            by_channel,
+            all_channels if by_channel == 1 else 1,
             0 if scale_shift is None or len(scale_shift) == 1 else 2 * all_channels,
             eps,
             all_pieces=triton.next_power_of_2(pieces),
+            tiles=tiles,
             num_warps=WARPS,
             **config,
         )
-    return result if result is wanted else wanted.copy_(result)

@@ -25,9 +25,9 @@ TF32 has 11 bits, which hold bfloat16 and float16 values exactly. The other fact
 
 
 @triton.jit
-def head_start(program, heads, features, by_sample, by_channel):
+def head_start(head, heads, features, by_sample, by_channel):
     # The offset of a sample's head: of its queries, or of its result in an image with a third of the channels.
-    return program.to(tl.int64) // heads * by_sample + program.to(tl.int64) % heads * features * by_channel
+    return head // heads * by_sample + head % heads * features * by_channel
 
 
 @triton.jit
@@ -47,6 +47,7 @@ def linear_attention_context_kernel(
     qkv_pointer,
     parts_pointer,
     numel,
+    pieces,
     heads,
     by_sample,
     by_part,
@@ -61,9 +62,10 @@ def linear_attention_context_kernel(
     # A piece's part has features + 2 rows: the largest keys, the sums of exponentials, and the context.
     p = tl.arange(0, pixels)
     f = tl.arange(0, width)
-    piece = tl.program_id(0)
-    first = piece * (tiles * pixels)
-    keys = qkv_pointer + head_start(tl.program_id(1), heads, features, by_sample, by_channel) + by_part
+    # 64 bits: with all heads of a large batch an offset can be more than 2^31.
+    head = (tl.program_id(0) // pieces).to(tl.int64)
+    first = tl.program_id(0) % pieces * (tiles * pixels)
+    keys = qkv_pointer + head_start(head, heads, features, by_sample, by_channel) + by_part
     offsets = places(p, f, by_channel, by_pixel)
     largest = tl.full((width,), float("-inf"), tl.float32)
     total = tl.zeros((width,), tl.float32)
@@ -81,7 +83,7 @@ def linear_attention_context_kernel(
         context = context * shrink[:, None] + tl.dot(tl.trans(k), v, input_precision=precision)
         total = total * shrink + tl.sum(k, 0)
         largest = top
-    part = parts_pointer + (tl.program_id(1).to(tl.int64) * tl.num_programs(0) + piece) * ((features + 2) * features)
+    part = parts_pointer + tl.program_id(0).to(tl.int64) * ((features + 2) * features)
     tl.store(part + f, largest, mask=f < features)
     tl.store(part + features + f, total, mask=f < features)
     rows = part + (f[:, None] + 2) * features + f[None, :]
@@ -99,18 +101,18 @@ def linear_attention_combine_kernel(
     width: tl.constexpr,
 ):
     # One row of a head's context: one feature of the keys by all features of the values.
-    row = tl.program_id(0)
+    head, row = (tl.program_id(0) // features).to(tl.int64), tl.program_id(0) % features
     i = tl.arange(0, all_pieces)
     f = tl.arange(0, width)
     there = i < pieces
-    part = parts_pointer + (tl.program_id(1).to(tl.int64) * pieces + i) * ((features + 2) * features)
+    part = parts_pointer + (head * pieces + i) * ((features + 2) * features)
     largest = tl.load(part + row, mask=there, other=float("-inf"))
     weight = tl.exp(largest - above_minus_infinity(tl.max(largest, 0)))
     total = tl.sum(tl.load(part + features + row, mask=there, other=0.0) * weight, 0)
     exists = there[:, None] & (f < features)[None, :]
     context = tl.load(part[:, None] + (row + 2) * features + f[None, :], mask=exists, other=0.0)
     context = tl.sum(context * weight[:, None], 0) / total * factor
-    tl.store(context_pointer + (tl.program_id(1) * features + row) * features + f, context, mask=f < features)
+    tl.store(context_pointer + (head * features + row) * features + f, context, mask=f < features)
 
 
 @triton.jit
@@ -119,6 +121,7 @@ def linear_attention_kernel(
     context_pointer,
     result_pointer,
     numel,
+    blocks,
     heads,
     by_sample,
     by_channel,
@@ -132,17 +135,17 @@ def linear_attention_kernel(
 ):
     p = tl.arange(0, pixels)
     f = tl.arange(0, width)
-    first = tl.program_id(0) * pixels
+    head, first = (tl.program_id(0) // blocks).to(tl.int64), tl.program_id(0) % blocks * pixels
     exists = (first + p < numel)[:, None] & (f < features)[None, :]
-    queries = qkv_pointer + head_start(tl.program_id(1), heads, features, by_sample, by_channel)
+    queries = qkv_pointer + head_start(head, heads, features, by_sample, by_channel)
     queries += first.to(tl.int64) * by_pixel
     q = tl.load(queries + places(p, f, by_channel, by_pixel), mask=exists, other=float("-inf")).to(tl.float32)
     q = tl.exp(q - tl.max(q, 1)[:, None])
     q = q / tl.sum(q, 1)[:, None]
-    rows = context_pointer + (tl.program_id(1) * features + f[:, None]) * features + f[None, :]
+    rows = context_pointer + (head * features + f[:, None]) * features + f[None, :]
     context = tl.load(rows, mask=(f < features)[:, None] & (f < features)[None, :], other=0.0)
     y = tl.dot(q, context, input_precision=precision)
-    result_pointer += head_start(tl.program_id(1), heads, features, by_result_sample, by_channel)
+    result_pointer += head_start(head, heads, features, by_result_sample, by_channel)
     result_pointer += first.to(tl.int64) * by_result_pixel
     offsets = places(p, f, by_channel, by_result_pixel)
     tl.store(result_pointer + offsets, y.to(result_pointer.dtype.element_ty), mask=exists)
@@ -164,17 +167,17 @@ def linear_attention(qkv: Tensor, heads: int) -> Tensor:
     else:
         by_channel, by_pixel, by_result_pixel = 1, channels, inner
     tiles = triton.next_power_of_2(triton.cdiv(numel, PIXELS * PIECES))  # per piece; a power of 2, to compile few
-    pieces = triton.cdiv(numel, tiles * PIXELS)
+    pieces, blocks = triton.cdiv(numel, tiles * PIXELS), triton.cdiv(numel, PIXELS)
     each = {"features": features, "width": max(16, triton.next_power_of_2(features))}  # tl.dot takes no less than 16
     parts = torch.empty((samples * heads, pieces, features + 2, features), dtype=torch.float32, device=qkv.device)
     context = torch.empty((samples * heads, features, features), dtype=torch.float32, device=qkv.device)
     product = {"pixels": PIXELS, "precision": PRECISION[qkv.dtype], "num_warps": WARPS, **each}
-    place = (numel, heads, channels * numel)
+    place = (heads, channels * numel)
     with torch.cuda.device_of(result):
-        linear_attention_context_kernel[(pieces, samples * heads)](
-            qkv, parts, *place, inner * by_channel, by_channel, by_pixel, tiles=tiles, **product
+        linear_attention_context_kernel[(samples * heads * pieces,)](
+            qkv, parts, numel, pieces, *place, inner * by_channel, by_channel, by_pixel, tiles=tiles, **product
         )
-        linear_attention_combine_kernel[(features, samples * heads)](
+        linear_attention_combine_kernel[(samples * heads * features,)](
             parts,
             context,
             pieces,
@@ -183,7 +186,7 @@ def linear_attention(qkv: Tensor, heads: int) -> Tensor:
             **each,
             num_warps=WARPS,
         )
-        linear_attention_kernel[(triton.cdiv(numel, PIXELS), samples * heads)](
-            qkv, context, result, *place, by_channel, by_pixel, inner * numel, by_result_pixel, **product
+        linear_attention_kernel[(samples * heads * blocks,)](
+            qkv, context, result, numel, blocks, *place, by_channel, by_pixel, inner * numel, by_result_pixel, **product
         )
     return result

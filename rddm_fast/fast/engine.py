@@ -18,10 +18,13 @@ from ..diffusion.residual import ResidualDiffusion
 from ..diffusion.start import Start
 from ..models.folder import load_model
 from ..models.published_object import from_published
+from ..ops.networks.attention_layer import ATTENTION_LAYER
 from ..ops.networks.group_norm_silu import GROUP_NORM_SILU
 from ..ops.reverse_step import REVERSE_STEP_IN_PLACE
 from .fold import fold_for, network_dtype
-from .folded import FoldedBlock, PackedConv2d, WinogradConv2d, implementation
+from .folded.attention import AttentionLayer, implementation
+from .folded.blocks import FoldedBlock
+from .folded.convolutions import ImplicitConv2d, PackedConv2d, StemConv, WinogradConv2d
 from .graphs import Graphs, wanted
 from .loop import Loop
 from .time_shares import shares
@@ -41,7 +44,7 @@ class FastSampler:
         steps, eta: number of sampling steps and their stochasticity, 0 to 1; None takes the model's own.
         dtype: the dtype of the networks' computation: float32, bfloat16 or float16. The default is bfloat16 on a GPU
             and the weights' own dtype on a CPU. The image, the norms' statistics and the steps stay in float32.
-        compile: torch.compile the networks at the first image of each size. The default is True on a GPU.
+        compile: torch.compile the networks at the first image of each size.
         graphs: capture the whole loop as one CUDA graph per size. The default is True on a GPU.
         parallel: compute two networks at once: on two CUDA streams inside a graph, or each on half of a CPU's threads.
             The default is True if that is known to work: in graphs, and on a CPU without `compile`.
@@ -64,7 +67,7 @@ class FastSampler:
         steps: int | None = None,
         eta: float | None = None,
         dtype: torch.dtype | None = None,
-        compile: bool | None = None,
+        compile: bool = False,
         graphs: bool | None = None,
         parallel: bool | None = None,
         max_graphs: int = 8,
@@ -84,7 +87,7 @@ class FastSampler:
         self.diffusion = diffusion
         self.steps = diffusion.steps(steps, eta)
         self.eta = diffusion.eta if eta is None else eta
-        self.compile = on_gpu if compile is None else compile
+        self.compile = compile
         self.graphs = wanted(graphs, device)
         self._graphs = Graphs(device, max_graphs)
 
@@ -183,7 +186,7 @@ class FastSampler:
             "convolutions": self._convolutions(),
             "group_norm_silu": GROUP_NORM_SILU.backend(None, device),
             "channel_norm": implementation("channel_norm", device),
-            "linear_attention": implementation("linear_attention", device),
+            "linear_attention": self._attention(),
             "reverse_step_": REVERSE_STEP_IN_PLACE.backend(None, device),
             "compiled": "yes, by torch.compile" if self.compile else "no",
             "graphs": f"{len(self._graphs.kept)} captured, at most {self._graphs.at_most}" if self.graphs else "no",
@@ -195,10 +198,23 @@ class FastSampler:
 
     def _convolutions(self) -> str:
         """Count the kinds of convolutions that are larger than 1x1."""
-        kinds = {"3x3 by Winograd's filtering": WinogradConv2d, "packed for oneDNN": PackedConv2d}
+        kinds = {
+            "3x3 by Winograd's filtering": WinogradConv2d,
+            "packed for oneDNN": PackedConv2d,
+            "3x3 by our kernel": ImplicitConv2d,
+            "of the stem by our kernel": StemConv,
+        }
         modules = list(self.networks.modules())
         counts = {name: sum(isinstance(module, kind) for module in modules) for name, kind in kinds.items()}
         return ", ".join(f"{count} {name}" for name, count in counts.items() if count) or "torch's"
+
+    def _attention(self) -> str:
+        """Say how linear attention is computed: with its norms and projections as one op, or by itself."""
+        layers = [module for module in self.networks.modules() if isinstance(module, AttentionLayer)]
+        device = self.diffusion.device
+        if layers:
+            return f"{len(layers)} with norms and projections, {ATTENTION_LAYER.backend(None, device)}"
+        return implementation("linear_attention", device)
 
     def _shares(self, shape: Sequence[int]) -> dict[str, float]:
         """Measure the share of the time of each kind of work, largest first."""

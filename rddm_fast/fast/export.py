@@ -29,7 +29,8 @@ from ..system.version import __version__
 from ..theory.objective import read_out
 from ..theory.steps import Step
 from .fold import fold_for, network_dtype
-from .folded import LastAxisNorm, NormSilu, PixelsFirstLinearAttention
+from .folded.attention import LastAxisNorm, PixelsFirstLinearAttention
+from .folded.blocks import NormSilu
 
 FORMAT = "rddm_fast sampler"
 

@@ -34,17 +34,22 @@ from ..diffusion.unet import (
     standardised,
 )
 from ..theory.steps import Step
-from .folded import (
+from .folded.attention import (
     FLOAT32_EPS,
     AttentionLayer,
-    FoldedBlock,
     LastAxisNorm,
+    PixelsFirstLinearAttention,
+    SdpaAttention,
+)
+from .folded.blocks import FoldedBlock
+from .folded.convolutions import (
+    ImplicitConv2d,
     PackedConv2d,
     PixelLinear,
     PixelProducts,
-    PixelsFirstLinearAttention,
-    SdpaAttention,
+    StemConv,
     WinogradConv2d,
+    adds_bias_apart,
 )
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -72,6 +77,8 @@ class SplitStem(nn.Module):
             self.changing.bias = None  # The constant part adds the bias.
 
     def forward(self, x: Tensor, constant: Tensor | None) -> Tensor:
+        if isinstance(self.changing, StemConv):
+            return self.changing(x, constant)
         stem = self.changing(x)
         return stem if constant is None else stem + constant
 
@@ -234,7 +241,12 @@ def fold_unet(unet: Unet | SharedUnet, times: Tensor, dtype: torch.dtype) -> Une
 
 
 def packs(device: torch.device, dtype: torch.dtype) -> bool:
-    """Return whether weights are packed by default: with oneDNN on a CPU, in float32 or supported bfloat16."""
+    """Return whether weights are packed by default.
+
+    They are on a GPU, and with oneDNN on a CPU in float32 or supported bfloat16.
+    """
+    if device.type == "cuda":
+        return True
     if device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return False
     return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
@@ -243,11 +255,21 @@ def packs(device: torch.device, dtype: torch.dtype) -> bool:
 def _pack(networks: nn.Module, exact: bool) -> None:
     for module in list(networks.modules()):
         for name, child in module.named_children():
-            if isinstance(child, nn.Conv2d) and child.kernel_size != (1, 1):
+            if AttentionLayer.serves(child):
+                setattr(module, name, AttentionLayer(child.fn.fn, child.fn.norm))  # type: ignore[union-attr, arg-type]
+            elif ImplicitConv2d.serves(child):
+                setattr(module, name, ImplicitConv2d(child))  # type: ignore[arg-type]
+            elif (
+                isinstance(child, nn.Sequential)
+                and isinstance(child[0], nn.Upsample)
+                and ImplicitConv2d.serves(child[1])
+            ):
+                setattr(module, name, ImplicitConv2d(child[1], upsample=True))  # type: ignore[arg-type]
+            elif isinstance(module, SplitStem) and StemConv.serves(child):
+                setattr(module, name, StemConv(child))  # type: ignore[arg-type]
+            elif isinstance(child, nn.Conv2d) and child.kernel_size != (1, 1) and not adds_bias_apart(child):
                 winograd = WinogradConv2d.serves(child) and not exact
                 setattr(module, name, WinogradConv2d(child) if winograd else PackedConv2d(child))
-            elif AttentionLayer.serves(child):
-                setattr(module, name, AttentionLayer(child.fn.fn, child.fn.norm))  # type: ignore[union-attr, arg-type]
             elif isinstance(module, FoldedBlock) and PixelProducts.serves(child):
                 setattr(module, name, PixelProducts(child))  # type: ignore[arg-type]
     for unet in networks.modules():

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..diffusion.unet import Attention, ChannelNorm, LinearAttention, WeightStandardizedConv2d, standardisation_eps
-from .folded import attend
+from .folded.attention import attend
 
 PIXELS_AT_ONCE = 4096
 """Pixels that linear attention takes at once on a CPU: 128 features of them are 2 MiB."""

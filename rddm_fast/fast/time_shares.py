@@ -12,7 +12,7 @@ from torch.profiler import ProfilerActivity, profile
 KINDS = {
     "group_norm_silu": r"group_norm_silu",
     "reverse_step_": r"reverse_step",
-    "linear_attention": r"linear_attention",
+    "linear_attention": r"linear_attention|attention_layer",
     "channel_norm": r"channel_norm|layer_norm",
     "compiled": r"^triton_|^cpp_|graph_\d",
     "convolution": r"conv|fprop|dgrad|implicit_gemm|winograd",

@@ -10,9 +10,11 @@ from .joint_loss import joint_loss, joint_loss_reference
 from .networks.attention_layer import attention_layer, attention_layer_reference, pack_attention_layer
 from .networks.channel_norm import channel_norm, channel_norm_reference
 from .networks.conv1x1 import conv1x1, conv1x1_reference, pack_conv1x1
-from .networks.conv3x3 import conv3x3, conv3x3_reference, pack_conv3x3
+from .networks.conv3x3 import conv3x3, conv3x3_reference, pack_conv3x3, pack_conv3x3_taps
+from .networks.conv_norm_silu import conv_norm_silu, conv_norm_silu_reference
 from .networks.group_norm_silu import group_norm_silu, group_norm_silu_reference
 from .networks.linear_attention import linear_attention, linear_attention_reference
+from .networks.stem_conv import pack_stem_conv, stem_conv, stem_conv_reference
 from .noise import noise
 from .reverse_step import reverse_step, reverse_step_, reverse_step_reference
 from .step_table import StepTable
@@ -28,6 +30,8 @@ __all__ = [
     "conv1x1_reference",
     "conv3x3",
     "conv3x3_reference",
+    "conv_norm_silu",
+    "conv_norm_silu_reference",
     "forward_diffuse",
     "forward_diffuse_reference",
     "group_norm_silu",
@@ -40,6 +44,8 @@ __all__ = [
     "pack_attention_layer",
     "pack_conv1x1",
     "pack_conv3x3",
+    "pack_conv3x3_taps",
+    "pack_stem_conv",
     "range_null_step",
     "range_null_step_",
     "range_null_step_reference",
@@ -48,6 +54,8 @@ __all__ = [
     "reverse_step_reference",
     "spectral_step_",
     "spectral_step_reference",
+    "stem_conv",
+    "stem_conv_reference",
     "tacos_step",
     "tacos_step_reference",
     "walsh_hadamard",

@@ -26,6 +26,9 @@ BACKENDS = ("reference", "cpp", "cuda", "triton")
 PREFERENCE = {"cpu": ("cpp", "reference"), "cuda": ("cuda", "triton")}
 """The backends that an op tries on each type of device, in order, if the caller names none."""
 
+HALVES_CAPABILITY = (8, 0)
+"""The least compute capability of a GPU whose matrix units multiply bfloat16, by Triton."""
+
 
 class BackendUnavailable(RuntimeError):
     """The backend asked for cannot be used here, or none can; the message says why."""
@@ -142,10 +145,13 @@ class Op:
     Attributes:
         name: the op's name.
         lacking: the backends for which the op has no kernel.
+        capability: the least compute capability of a GPU that runs its Triton kernels.
     """
 
-    def __init__(self, name: str, reference: Callable[..., Any], lacking: tuple[str, ...]) -> None:
-        self.name, self.lacking = name, lacking
+    def __init__(
+        self, name: str, reference: Callable[..., Any], lacking: tuple[str, ...], capability: tuple[int, int]
+    ) -> None:
+        self.name, self.lacking, self.capability = name, lacking, capability
         compiled = getattr(torch.ops.rddm_fast, name).default
         by_triton = None if "triton" in lacking else getattr(torch.ops.rddm_fast, f"{name}_triton").default
         self.functions = {"reference": reference, "cpp": compiled, "cuda": compiled, "triton": by_triton}
@@ -179,9 +185,23 @@ class Op:
         advice = "" if impl == "reference" else "; impl='reference' always works"
         raise BackendUnavailable(f"no backend for tensors on {device} ({'; '.join(reasons)}){advice}")
 
+    def best(self, device: torch.device) -> str | None:
+        """Return the backend that None chooses for tensors on `device`, or None if there is none."""
+        for name in PREFERENCE.get(device.type, ()):
+            if self.why_not(name, device) is None:
+                return name
+        return None
+
     def why_not(self, backend: str, device: torch.device) -> str | None:
         """Return why `backend` cannot run this op for tensors on `device`, or None if it can."""
-        return "this op has no such kernel" if backend in self.lacking else why_not(backend, device)
+        if backend in self.lacking:
+            return "this op has no such kernel"
+        reason = why_not(backend, device)
+        if reason is None and backend == "triton" and device.type == "cuda":
+            own = torch.cuda.get_device_capability(device)
+            if own < self.capability:
+                return "it needs compute capability {}.{}, and this device has {}.{}".format(*self.capability, *own)
+        return reason
 
 
 OPS: dict[str, Op] = {}
@@ -196,6 +216,7 @@ def define(
     triton: str | None = None,
     fake: Callable[..., Any] = lambda first, *_: torch.empty_like(first),
     lacking: tuple[str, ...] = (),
+    capability: tuple[int, int] = (0, 0),
 ) -> Op:
     """Define an op for torch, and return it.
 
@@ -209,6 +230,7 @@ def define(
         triton: the launcher, "FILE:FUNCTION" of rddm_fast.kernels; it is imported at its first call.
         fake: a function that returns an empty result for tracing; by default one like the first argument.
         lacking: "cpp", "cuda" or both: the kernels of this op that the library does not have.
+        capability: the least compute capability of a GPU that runs the op's Triton kernels.
     """
 
     def launch(*args: Any) -> Any:
@@ -227,5 +249,5 @@ def define(
         library.impl(name, reference if triton is None else launch, "CUDA")
     for key in ("CPU", "CUDA") if triton else ():
         library.impl(f"{name}_triton", launch, key)
-    OPS[name] = Op(name, reference, lacking)
+    OPS[name] = Op(name, reference, lacking, capability)
     return OPS[name]

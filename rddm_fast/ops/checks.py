@@ -71,13 +71,26 @@ def check_output_dtype(name: str, output: Tensor, image_name: str, image: Tensor
         )
 
 
-def check_convolution(op: str, x: Tensor, weight: Tensor, bias: Tensor | None, x_2: Tensor | None) -> None:
-    """Raise ValueError or TypeError unless float32 images, one or two in a row, have the channels of `weight`."""
+def check_convolution(
+    op: str,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    x_2: Tensor | None,
+    dtypes: tuple[torch.dtype, ...] = (torch.float32,),
+) -> None:
+    """Raise ValueError or TypeError unless images, one or two in a row, have the channels of `weight`.
+
+    The images have one of `dtypes`, both the same, and the bias is float32.
+    """
     if x.dim() != 4:
         raise ValueError(f"x must be images (B, C, H, W), not of shape {tuple(x.shape)}")
+    allowed = {"x": dtypes, "x_2": (x.dtype,), "bias": (torch.float32,)}
     for name, tensor in (("x", x), ("x_2", x_2), ("bias", bias)):
-        if tensor is not None and tensor.dtype != torch.float32:
-            raise TypeError(f"{name} is {tensor.dtype}: {op} computes in float32")
+        if tensor is not None and tensor.dtype not in allowed[name]:
+            names = " or ".join(str(dtype).removeprefix("torch.") for dtype in allowed[name])
+            verb = "computes in" if name == "x" else f"takes {name} in"
+            raise TypeError(f"{name} is {tensor.dtype}: {op} {verb} {names}")
     if x_2 is not None and (x_2.dim() != 4 or x_2.shape[0] != x.shape[0] or x_2.shape[2:] != x.shape[2:]):
         raise ValueError(f"x_2 has shape {tuple(x_2.shape)} and x {tuple(x.shape)}: only the channels may differ")
     channels = x.shape[1] + (0 if x_2 is None else x_2.shape[1])

@@ -58,7 +58,7 @@ def served_by(op: backends.Op, device: torch.device) -> dict[str, Any]:
     "reference" on a CPU means plain torch.
     """
     reasons = {name: op.why_not(name, device) for name in backends.BACKENDS}
-    used = next((name for name in backends.PREFERENCE[device.type] if reasons[name] is None), None)
+    used = op.best(device)
     why_not = {name: reason or "only where it is asked for by name" for name, reason in reasons.items()}
     return {"used": used, "others": {name: why for name, why in why_not.items() if name != used}}
 

@@ -65,7 +65,7 @@ def test_every_provider_is_right_and_recorded(op: harness.Op, dtype: str) -> Non
 
 @pytest.mark.parametrize("op", network_ops.OPS, ids=lambda op: op.name)
 def test_the_networks_ops_are_right_and_recorded(op: harness.Op, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("group_norm", "channel_norm", "linear_attention"):
+    for name in ("group_norm", "channel_norm", "linear_attention", "layer"):
         monkeypatch.setattr(network_ops, f"{name}_compiled", getattr(network_ops, f"{name}_eager"))
     seen: list[harness.Record] = []
     assert {case.shape[0] for case in op.cases(False, CPU)} == {1, 16}
@@ -73,7 +73,7 @@ def test_the_networks_ops_are_right_and_recorded(op: harness.Op, monkeypatch: py
         case = harness.Case((1, 128, 8, 8), dtype, "channels_last")
         harness.measure(op, [case], CPU, repeats=3, report=seen.append, complain=pytest.fail)
     assert {"eager", "compile"} <= {r.provider for r in seen}
-    assert ("cpp" in {r.provider for r in seen}) == (op.name == "group_norm_silu")
+    assert ("cpp" in {r.provider for r in seen}) == (op.name in ("group_norm_silu", "attention_layer"))
 
 
 def test_a_wrong_provider_is_named_and_not_timed(
@@ -149,7 +149,7 @@ def test_on_gpu_runs_each_step_and_keeps_its_deadline(tmp_path: Path) -> None:
     assert len(set(re.findall(r"--json (\S.*?\.json)", dry.stdout))) <= 9
     assert all((ROOT / file).is_file() for file in re.findall(r"tests/\S+\.py", dry.stdout))
     named = re.findall(r"-m rddm_fast\.benchmarks (\w+)", dry.stdout)
-    assert len(named) == 15 and set(named) <= BENCHMARKS.keys()
+    assert len(named) == 17 and set(named) <= BENCHMARKS.keys()
     assert subprocess.run([script], capture_output=True).returncode == 2
 
 

@@ -6,7 +6,8 @@ from small_models import small_model
 
 from rddm_fast.diffusion.unet import LinearAttention, ResnetBlock
 from rddm_fast.fast import FastSampler
-from rddm_fast.fast.folded import FoldedBlock, PixelsFirstLinearAttention
+from rddm_fast.fast.folded.attention import PixelsFirstLinearAttention
+from rddm_fast.fast.folded.blocks import FoldedBlock
 
 
 def test_tables_of_the_steps_are_the_time_network_s_values() -> None:

@@ -25,7 +25,14 @@ from rddm_fast.kernels.inverse.spectral_step import NUMBERS as SPECTRAL_NUMBERS
 from rddm_fast.kernels.inverse.spectral_step import spectral_step_kernel
 from rddm_fast.kernels.inverse.tacos_step import tacos_step_kernel
 from rddm_fast.kernels.joint_loss import joint_loss_backward_kernel, joint_loss_kernel, means_kernel
-from rddm_fast.kernels.networks import channel_norm, group_norm_silu, linear_attention
+from rddm_fast.kernels.networks import (
+    attention_layer,
+    channel_norm,
+    group_norm_silu,
+    linear_attention,
+    statistics,
+    stem_conv,
+)
 from rddm_fast.kernels.objective import flags_of
 from rddm_fast.kernels.reverse_step import NUMBERS, reverse_step_kernel
 from rddm_fast.theory.objective import Objective
@@ -137,16 +144,24 @@ def compile_all(directory: Path) -> list[dict[str, object]]:
         for image, (layout, together) in itertools.product(
             DTYPES, (("contiguous", "by_pixel"), ("pixels", "by_channel"))
         ):
-            sizes = {**group_norm_silu.launch_config(16, 8, 64 * 64), together: 1}
+            sizes = {**group_norm_silu.launch_config(8, 8, 64 * 64), "groups": 8, "channels": 8, together: 1}
             rows += [
                 compile_norm(directory, f"sm{capability}-{image}-{layout}-{kernel}", kernel, capability, image, sizes)
                 for kernel in ("statistics", "group_norm_silu")
             ]
+        joining = {"groups": 8, "all_groups": 8, "together": statistics.JOINED}
+        name, kernel, types = f"sm{capability}-join_pieces", statistics.join_pieces_kernel, {"joined": "i32"}
+        compile_one(
+            directory / name, kernel, capability, "fp32", "fp32", joining, types, {"num_warps": 1}, aligned=True
+        )
+        rows.append({"name": name, "kernel": "combine"})
         rows.append(compile_network_op(directory, f"sm{capability}-combine", "combine", capability, "fp32", {}))
         for image, kernel in itertools.product(DTYPES, ("channel_norm", "context", "linear_attention")):
             for layout, together in (("contiguous", {"by_pixel": 1}), ("pixels", {"by_channel": 1})):
                 name = f"sm{capability}-{image}-{layout}-{kernel}"
                 rows.append(compile_network_op(directory, name, kernel, capability, image, together))
+        rows += compile_attention_layer(directory, capability)
+        rows += compile_stem_conv(directory, capability)
         # A small image, and the passes of one of 1024 x 1024.
         for image, (bits, low) in itertools.product((*DTYPES, "fp64"), ((6, 1), (12, 1), (8, 4096))):
             name = f"sm{capability}-{image}-walsh_hadamard-{bits}-{low}"
@@ -301,18 +316,68 @@ def compile_network_op(
     return {"name": name, "kernel": kernel}
 
 
+def compile_attention_layer(directory: Path, capability: int) -> list[dict[str, object]]:
+    """Compile attention_layer's kernels for the stages of the published network, for an image of 256 x 256."""
+    rows: list[dict[str, object]] = []
+    floats = ("row_sums_pointer", "parts_pointer", "to_out_pointer", "bias_pointer", "g_pointer")
+    types = {**dict.fromkeys(floats, "*fp32"), "eps": "fp32", "factor": "fp32"}
+    for channels, side in ((64, 256), (128, 128), (256, 64), (512, 32)):
+        config = attention_layer.launch_config(1, channels, side * side)
+        constants = {"channels": channels, "heads": 4, "features": 32, "chunk": config["chunk"]}
+        for kernel, which, own in (
+            ("layer_context", attention_layer.attention_layer_context_kernel, ("pixels", "tiles")),
+            ("layer_combine", attention_layer.attention_layer_combine_kernel, ("all_pieces",)),
+            ("layer", attention_layer.attention_layer_kernel, ("pixels",)),
+        ):
+            known = {**config, "all_pieces": attention_layer.PIECES}
+            if kernel == "layer":
+                known["pixels"] = config["of_third"]
+            name = f"sm{capability}-bf16-{kernel}-{channels}"
+            fixed = {**constants, **{one: known[one] for one in own}}
+            warps = attention_layer.CONTEXT_WARPS if kernel == "layer_context" else attention_layer.WARPS
+            compile_one(
+                directory / name, which, capability, "bf16", "bf16", fixed, types, {"num_warps": warps}, aligned=True
+            )
+            rows.append({"name": name, "kernel": kernel})
+    return rows
+
+
+def compile_stem_conv(directory: Path, capability: int) -> list[dict[str, object]]:
+    """Compile stem_conv for the 7x7 weight of a network that sees an image of 256 x 256, or two images."""
+    rows: list[dict[str, object]] = []
+    for channels, width in ((3, 32), (6, 64)):
+        constants = {"channels": channels, "side": 7, "width": width, **stem_conv.launch_config(256, 64)}
+        name, warps = f"sm{capability}-bf16-stem_conv-{channels}", {"num_warps": stem_conv.WARPS}
+        kernel, types = stem_conv.stem_conv_kernel, {"bias_pointer": "*fp32"}
+        compile_one(directory / name, kernel, capability, "bf16", "bf16", constants, types, warps, aligned=True)
+        rows.append({"name": name, "kernel": "stem_conv"})
+    return rows
+
+
 def compile_norm(
     directory: Path, name: str, kernel: str, capability: int, image: str, constants: dict[str, Any]
 ) -> dict[str, object]:
-    """Compile a kernel of group_norm_silu for 8 groups of 16 channels of an image of 64 x 64 pixels."""
+    """Compile a kernel of group_norm_silu for 8 groups of 8 channels of an image of 64 x 64 pixels."""
     floats = {"x_bias_pointer", "parts_pointer", "weight_pointer", "bias_pointer", "scale_shift_pointer"}
     types = {**dict.fromkeys(floats, "*fp32"), "eps": "fp32"}
-    constants = {**constants, "all_pieces": 16} if kernel == "group_norm_silu" else {**constants, "tiles": 4}
+    constants = (
+        {**constants, "all_pieces": 16, "tiles": 2} if kernel == "group_norm_silu" else {**constants, "tiles": 4}
+    )
     which = {
         "statistics": group_norm_silu.group_norm_silu_statistics_kernel,
         "group_norm_silu": group_norm_silu.group_norm_silu_kernel,
     }[kernel]
-    compile_one(directory / name, which, capability, image, image, constants, types, {"num_warps": 4}, aligned=True)
+    compile_one(
+        directory / name,
+        which,
+        capability,
+        image,
+        image,
+        constants,
+        types,
+        {"num_warps": group_norm_silu.WARPS},
+        aligned=True,
+    )
     return {"name": name, "kernel": kernel}
 
 

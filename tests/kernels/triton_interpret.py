@@ -14,8 +14,9 @@ from cases.reverse_step import BY_FOURS, noise_alone, recorded_diffuir, with_nan
 from oracle import LAYOUTS, check
 
 from rddm_fast.diffusion.unet import LinearAttention
-from rddm_fast.fast.folded import PixelsFirstLinearAttention
+from rddm_fast.fast.folded.attention import PixelsFirstLinearAttention
 from rddm_fast.kernels.inverse import walsh_hadamard as transform_kernels
+from rddm_fast.kernels.networks import attention_layer as layer_kernels
 from rddm_fast.kernels.networks import linear_attention as attention_kernels
 from rddm_fast.ops import channel_norm, linear_attention, noise, reverse_step
 from rddm_fast.theory.objective import Objective
@@ -86,7 +87,9 @@ def non_finite() -> bool:
 
 
 if __name__ == "__main__":
-    attention_kernels.PIECES = 4  # so that a small image has pieces of several tiles, and the last one is not full
+    attention_kernels.PIECES = layer_kernels.PIECES = (
+        4  # so that a small image has pieces of several tiles, and the last one is not full
+    )
     transform_kernels.FURTHER_BITS = 2  # so that 128 x 256 pixels take three passes, of 12, 1 and 2 bits
     found: dict[str, object] = {op: grid(op) for op in GRIDS}
     for check_ in (non_finite, drawn, diffuir, network_ops_non_finite, folded):

@@ -26,12 +26,13 @@ def test_the_networks_ops_name_what_they_were_not_written_for():
     assert set(found) == {
         *("reverse_step", "reverse_step_", "forward_diffuse", "joint_loss", "joint_loss_backward_"),
         *("group_norm_silu", "channel_norm", "linear_attention", "attention_layer", "conv1x1", "conv3x3"),
+        *("stem_conv", "conv_norm_silu"),
         *("range_null_step", "range_null_step_", "spectral_step_", "tacos_step", "walsh_hadamard"),
     }
     assert found["group_norm_silu"]["cuda"]["others"]["cuda"] == "this op has no such kernel"
-    for op in ("attention_layer", "conv1x1", "conv3x3"):
-        assert found[op]["cuda"]["used"] is None
-    for op in ("channel_norm", "linear_attention"):
+    assert found["conv3x3"]["cuda"]["others"]["cuda"] == "this op has no such kernel"
+    assert found["conv1x1"]["cuda"]["used"] is None
+    for op in ("channel_norm", "linear_attention", "stem_conv", "conv_norm_silu"):
         assert found[op]["cpu"]["used"] == "reference"
         assert found[op]["cpu"]["others"]["cpp"] == found[op]["cuda"]["others"]["cuda"] == "this op has no such kernel"
 
@@ -101,3 +102,15 @@ def test_why_a_gpu_is_not_served(
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: gpu)
     monkeypatch.setattr(backends, "_driver_version", lambda: driver)
     assert backends.why_not("cuda", torch.device("cuda")) == reason
+
+
+def test_matrix_products_need_a_gpu_that_has_them(monkeypatch):
+    monkeypatch.setattr(backends, "why_not", lambda backend, device: None)
+    for capability, best in (((7, 5), None), ((8, 0), "triton"), ((9, 0), "triton")):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, found=capability: found)
+        for op in ("conv3x3", "conv_norm_silu", "stem_conv", "attention_layer"):
+            assert backends.OPS[op].best(torch.device("cuda")) == best
+        assert backends.OPS["group_norm_silu"].best(torch.device("cuda")) == "triton"
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    with pytest.raises(backends.BackendUnavailable, match=r"needs compute capability 8\.0, and this device has 7\.5"):
+        backends.OPS["conv3x3"].backend("triton", torch.device("cuda"))

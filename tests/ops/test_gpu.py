@@ -37,7 +37,10 @@ GRID = [
     *itertools.product((*COMPILED, "tacos_step"), BACKENDS, range(PARTS)),
     *itertools.product(("spectral_step_",), ["triton"], range(PARTS)),
 ]
-TRITON_ALONE = ("group_norm_silu", "channel_norm", "linear_attention", "walsh_hadamard")
+TRITON_ALONE = (
+    *("group_norm_silu", "channel_norm", "linear_attention", "attention_layer", "stem_conv", "conv3x3"),
+    *("conv_norm_silu", "walsh_hadamard"),
+)
 
 
 @pytest.mark.parametrize("op", TRITON_ALONE)

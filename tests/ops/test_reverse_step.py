@@ -269,6 +269,8 @@ def test_an_unavailable_backend_says_why(monkeypatch):
     with pytest.raises(BackendUnavailable, match="cpp: not compiled: for this test"):
         reverse_step(**call, impl="cpp")
     assert backends.OPS["reverse_step"].backend(None, torch.device("cpu")) == "reference"
+    assert backends.OPS["reverse_step"].best(torch.device("cpu")) == "reference"
+    assert backends.OPS["reverse_step"].best(torch.device("meta")) is None
     with pytest.raises(BackendUnavailable, match="no backend for tensors on meta"):
         backends.OPS["reverse_step"].backend(None, torch.device("meta"))
 

@@ -51,7 +51,7 @@ def channel_norm(x: Tensor, g: Tensor, eps: float = 1e-5, *, impl: str | None = 
         g: the gain (C,), in float32 or x's dtype.
         eps: added to a pixel's variance.
         impl: "reference", "torch" (its layer norm) or "triton"; None takes "torch" on the CPU, where it is the fastest
-            (`fast.folded.implementation` has the numbers), and "triton" on a GPU.
+            (`fast.folded.attention.implementation` has the numbers), and "triton" on a GPU.
 
     Returns:
         y: x's shape and dtype, laid out as `torch.empty_like(x)`. Computed in float32 and rounded once; the statistics

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -89,39 +91,42 @@ def group_norm_silu(
         BackendUnavailable: `impl` cannot be used here; the message says why.
         RuntimeError: an argument requires a gradient. Only `impl="reference"` has one.
     """
-    _check(x, x_bias, weight, bias, groups, scale_shift, residual)
+    check_dtype("x", x, NARROW)
+    check_norm(x.shape, x, weight, bias, groups, scale_shift, residual, x_bias)
     run = GROUP_NORM_SILU(impl, x.device)
     if impl != "reference":
         check_no_gradient("group_norm_silu", x, x_bias, weight, bias, scale_shift, residual)
     return run(x, x_bias, weight, bias, groups, eps, scale_shift, residual)
 
 
-def _check(
-    x: Tensor,
-    x_bias: Tensor | None,
+def check_norm(
+    shape: Sequence[int],
+    like: Tensor,
     weight: Tensor,
     bias: Tensor,
     groups: int,
     scale_shift: Tensor | None,
     residual: Tensor | None,
+    x_bias: Tensor | None = None,
 ) -> None:
-    check_dtype("x", x, NARROW)
-    if x.dim() < 2 or groups < 1 or x.shape[1] % groups:
-        raise ValueError(f"x of shape {tuple(x.shape)} does not divide into {groups} groups of channels")
-    channels = x.shape[1]
+    """Raise ValueError unless the arguments fit an image of a shape, with the dtype and the device of `like`."""
+    if len(shape) < 2 or groups < 1 or shape[1] % groups:
+        raise ValueError(f"x of shape {tuple(shape)} does not divide into {groups} groups of channels")
+    channels = shape[1]
     rows: list[tuple[str, Tensor, tuple[int, ...]]] = [("weight", weight, (channels,)), ("bias", bias, (channels,))]
     if x_bias is not None:
         rows.append(("x_bias", x_bias, (channels,)))
     if scale_shift is not None:
-        batch = 1 if scale_shift.shape[:1] == (1,) else x.shape[0]
+        batch = 1 if scale_shift.shape[:1] == (1,) else shape[0]
         rows.append(("scale_shift", scale_shift, (batch, 2 * channels)))
-    for name, row, shape in rows:
-        if row.shape != shape or row.dtype != torch.float32 or not row.is_contiguous():
+    for name, row, wanted in rows:
+        if row.shape != wanted or row.dtype != torch.float32 or not row.is_contiguous():
             raise ValueError(
-                f"{name} must be contiguous float32 of shape {shape}, not {row.dtype} of {tuple(row.shape)}"
+                f"{name} must be contiguous float32 of shape {wanted}, not {row.dtype} of {tuple(row.shape)}"
             )
-    if residual is not None and (residual.shape != x.shape or residual.dtype != x.dtype):
+    if residual is not None and (residual.shape != shape or residual.dtype != like.dtype):
         raise ValueError(
-            f"residual must be {x.dtype} of x's shape {tuple(x.shape)}, not {residual.dtype} of {tuple(residual.shape)}"
+            f"residual must be {like.dtype} of x's shape {tuple(shape)}, "
+            f"not {residual.dtype} of {tuple(residual.shape)}"
         )
-    check_device(x.device, "x", x_bias=x_bias, weight=weight, bias=bias, scale_shift=scale_shift, residual=residual)
+    check_device(like.device, "x", x_bias=x_bias, weight=weight, bias=bias, scale_shift=scale_shift, residual=residual)

@@ -59,7 +59,7 @@ def linear_attention(qkv: Tensor, heads: int, *, impl: str | None = None) -> Ten
         qkv: (B, 3 heads d, H, W), in float32, bfloat16 or float16: all heads' queries, then keys, then values.
         heads: number of heads.
         impl: "reference" or "triton"; None takes "reference" on the CPU and "triton" on a GPU. On a CPU the folded
-            networks walk over the pixels instead, projections included (`fast.folded.implementation`).
+            networks walk over the pixels instead, projections included (`fast.folded.attention.implementation`).
 
     Returns:
         out: (B, heads d, H, W) of qkv's dtype: channels-last if qkv is, else contiguous. Accumulated in float32, in an

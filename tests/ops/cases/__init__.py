@@ -5,12 +5,16 @@ compiles for each combination. The compiled CPU ops run both, and the products i
 """
 
 from . import (
+    attention_layer,
+    conv3x3,
+    conv_norm_silu,
     forward_diffuse,
     joint_loss,
     network_ops,
     range_null_step,
     reverse_step,
     spectral_step,
+    stem_conv,
     tacos_step,
     walsh_hadamard,
 )
@@ -25,6 +29,10 @@ GRIDS = {
     "group_norm_silu": network_ops.few_group_norms,
     "channel_norm": network_ops.few_channel_norms,
     "linear_attention": network_ops.few_attentions,
+    "attention_layer": attention_layer.few,
+    "stem_conv": stem_conv.few,
+    "conv3x3": conv3x3.few,
+    "conv_norm_silu": conv_norm_silu.few,
     "spectral_step_": spectral_step.few,
     "tacos_step": tacos_step.few,
     "walsh_hadamard": walsh_hadamard.few,

@@ -6,50 +6,20 @@ from typing import Any
 
 import pytest
 import torch
+from cases.attention_layer import EPS_OF_FLOAT64, as_module, weights
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import BF16, F32, F64, LAYOUTS
 from torch import Tensor
 
-from rddm_fast.diffusion.unet import LinearAttention, PreNorm, Residual
 from rddm_fast.ops import BackendUnavailable, attention_layer, pack_attention_layer
 from rddm_fast.ops.networks.conv3x3 import instruction_sets
 
 WIDTHS = [{"baseline": 4, "avx2": 8, "avx512": 16}[name] for name in instruction_sets()]
 
 
-def weights(channels: int, heads: int = 4, features: int = 32, seed: int = 0) -> dict[str, Tensor]:
-    """Weights that give queries, keys and values of order 1."""
-    generator = torch.Generator().manual_seed(seed)
-    inner = heads * features
-    return {
-        "norm_g": torch.rand(channels, generator=generator) + 0.5,
-        "to_qkv": torch.randn(3 * inner, channels, generator=generator) / channels**0.5,
-        "to_out": torch.randn(channels, inner, generator=generator) / inner**0.5,
-        "bias": torch.randn(channels, generator=generator),
-        "g": torch.rand(channels, generator=generator) + 0.5,
-    }
-
-
 def images(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def as_module(w: dict[str, Tensor], heads: int, features: int) -> Residual:
-    """The reference U-Net's layer with these weights, in float64. Its norms' epsilon is the op's, as for float32."""
-    layer = Residual(PreNorm(w["g"].numel(), LinearAttention(w["g"].numel(), heads, features))).double()
-    state = {
-        "fn.norm.g": w["norm_g"],
-        "fn.fn.to_qkv.weight": w["to_qkv"],
-        "fn.fn.to_out.0.weight": w["to_out"],
-        "fn.fn.to_out.0.bias": w["bias"],
-        "fn.fn.to_out.1.g": w["g"],
-    }
-    layer.load_state_dict({name: state[name].double().view_as(own) for name, own in layer.state_dict().items()})
-    return layer
-
-
-EPS_OF_FLOAT64 = 1e-3  # the published epsilon of every dtype but float32
 
 
 @torch.no_grad()
@@ -141,7 +111,7 @@ def test_opcheck_and_one_graph() -> None:
 
 W = weights(16)
 MISTAKES: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
-    "dtype": (dict(x=torch.zeros(1, 16, 4, 4, dtype=F64)), TypeError, "x is torch.float64: convert it to float32 or"),
+    "dtype": (dict(x=torch.zeros(1, 16, 4, 4, dtype=F64)), TypeError, "x is torch.float64: convert it to float32, bf"),
     "channels": (dict(x=torch.zeros(1, 8, 4, 4)), ValueError, r"x must be images \(B, 16, H, W\)"),
     "heads": (dict(heads=3), ValueError, r"to_out of shape \(16, 128\) does not divide into 3 heads"),
     "to_qkv": (dict(to_qkv=W["to_qkv"][:9]), ValueError, r"to_qkv must have shape \(384, 16\)"),
@@ -151,8 +121,10 @@ MISTAKES: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "backend": (dict(impl="cuda"), BackendUnavailable, "cuda: this op has no such kernel"),
     "gradient": (dict(x=torch.zeros(1, 16, 4, 4).requires_grad_()), RuntimeError, "attention_layer has no gradient"),
     "packed": (dict(packed=torch.zeros(99)), RuntimeError, "packed must come from pack_attention_layer"),
+    "float16": (dict(x=torch.zeros(1, 16, 4, 4).half()), TypeError, "x is torch.float16: convert it to torch.flo"),
     "vectors": (
-        dict(x=torch.zeros(1, 6, 2, 2), **weights(6)), ValueError, "6 channels or 32 features do not divide into",
+        dict(x=torch.zeros(1, 6, 2, 2), **weights(6)), ValueError,
+        "by 'cpp' takes channels that divide by 4 and features that divide by 8, not 6 and 4 x 32",
     ),
 }  # fmt: skip
 
@@ -162,3 +134,13 @@ def test_mistakes_are_named(name: str) -> None:
     change, error, sentence = MISTAKES[name]
     with pytest.raises(error, match=sentence):
         attention_layer(**{**dict(x=torch.zeros(1, 16, 4, 4), **W, heads=4), **change})
+
+
+def test_mistakes_in_packing_are_named() -> None:
+    w = [weights(16)[name] for name in ("norm_g", "to_qkv", "to_out")]
+    with pytest.raises(TypeError, match=r"dtype is torch\.float32: on a GPU attention_layer computes in bfloat16 and"):
+        pack_attention_layer(*w, 4, dtype=F32)
+    with pytest.raises(ValueError, match=r"takes channels that divide by 8, and heads and features that"):
+        pack_attention_layer(*[weights(20)[name] for name in ("norm_g", "to_qkv", "to_out")], 4, dtype=BF16)
+    with pytest.raises(ValueError, match=r"not 16 and 8 x 64"):
+        pack_attention_layer(w[0], torch.zeros(3 * 512, 16), torch.zeros(16, 512), 8, dtype=BF16)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from oracle import DTYPES, F32, LAYOUTS, check
 
 from rddm_fast.diffusion.unet import ChannelNorm
-from rddm_fast.fast.folded import LastAxisNorm
+from rddm_fast.fast.folded.attention import LastAxisNorm
 from rddm_fast.ops import BackendUnavailable, channel_norm
 
 

@@ -1,4 +1,7 @@
-"""conv3x3 against torch's convolution in float64: every instruction set, tile and shape, layouts, threads, mistakes."""
+"""conv3x3 against torch's convolution in float64: every instruction set, tile and shape, layouts, threads, mistakes.
+
+The Triton kernel is tested in tests/kernels/test_conv3x3_kernel.py; its weights' packing is here.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracle import F32, F64, LAYOUTS
+from oracle import BF16, F16, F32, F64, LAYOUTS
 from torch import Tensor
 
-from rddm_fast.ops import BackendUnavailable, conv3x3, pack_conv3x3
-from rddm_fast.ops.networks.conv3x3 import instruction_sets
+from rddm_fast.ops import BackendUnavailable, backends, conv3x3, pack_conv3x3, pack_conv3x3_taps
+from rddm_fast.ops.networks.conv3x3 import instruction_sets, serves
 
 SETS = instruction_sets()
 TILES = [2, 4]
@@ -127,6 +130,80 @@ def test_no_images_and_no_weights_packed_before() -> None:
     assert torch.equal(conv3x3(x, weight), conv3x3(x, weight, packed=pack_conv3x3(weight)))
 
 
+def whole_numbers(*shape: int, seed: int) -> Tensor:
+    """Values whose sums are exact in every dtype."""
+    return torch.randint(-4, 5, shape, generator=torch.Generator().manual_seed(seed)).float()
+
+
+def test_packed_taps_are_one_matrix_per_tap() -> None:
+    x, weight = whole_numbers(2, 5, 6, 7, seed=0), whole_numbers(3, 5, 3, 3, seed=1)
+    packed = pack_conv3x3_taps(weight, BF16)
+    assert packed.shape == (9 * 3, 5) and packed.dtype == BF16 and packed.is_contiguous()
+    border = F.pad(x, (1, 1, 1, 1))
+    taps = packed.float().view(9, 3, 5)
+    y = sum(
+        torch.einsum("kc,bchw->bkhw", taps[3 * row + column], border[:, :, row : row + 6, column : column + 7])
+        for row in range(3)
+        for column in range(3)
+    )
+    assert torch.equal(y, F.conv2d(x, weight, padding=1))
+
+
+def test_four_small_convolutions_with_packed_taps_enlarge_the_image() -> None:
+    x, weight = whole_numbers(2, 5, 4, 3, seed=0), whole_numbers(3, 5, 3, 3, seed=1)
+    packed = pack_conv3x3_taps(weight, F16, upsample=True)
+    assert packed.shape == (16 * 3, 5) and packed.dtype == F16 and packed.is_contiguous()
+    phases = packed.float().view(2, 2, 2, 2, 3, 5).permute(0, 1, 4, 5, 2, 3)  # phase's row, column, K, C, 2, 2
+    y = torch.empty(2, 3, 8, 6)
+    for a in range(2):
+        for b in range(2):  # The zeros lie before the image for even places, after it for odd ones.
+            border = F.pad(x, (1 - b, b, 1 - a, a))
+            y[:, :, a::2, b::2] = F.conv2d(border, phases[a, b])
+    enlarged = F.interpolate(x, scale_factor=2, mode="nearest")
+    assert torch.equal(y, F.conv2d(enlarged, weight, padding=1))
+    assert torch.equal(y, conv3x3(x, weight, upsample=True, impl="reference"))
+
+
+def test_summed_taps_are_rounded_once() -> None:
+    """1 + 3 x 2^-9 is nearer to 1 + 2^-7 than to 1, where sums in bfloat16 would stay."""
+    weight = torch.zeros(1, 1, 3, 3)
+    weight[0, 0, 1:, 1:] = torch.tensor([[1.0, 2.0**-9], [2.0**-9, 2.0**-9]])
+    packed = pack_conv3x3_taps(weight, BF16, upsample=True).view(2, 2, 2, 2)
+    assert packed[0, 0, 1, 1] == 1 + 2.0**-7
+
+
+@pytest.mark.parametrize("upsample", [False, True])
+@pytest.mark.parametrize("dtype", [BF16, F16])
+def test_the_reference_serves_halves_and_has_gradients(dtype: torch.dtype, upsample: bool) -> None:
+    x, x_2, weight, bias = images(2, 5, 4, 3), images(2, 3, 4, 3, seed=3), weights(6, 8), images(6, seed=2)
+    weight.requires_grad_()
+    y = conv3x3(x.to(dtype), weight, bias, x_2=x_2.to(dtype), upsample=upsample, impl="reference")
+    both = torch.cat((x, x_2), dim=1)
+    both = F.interpolate(both, scale_factor=2, mode="nearest") if upsample else both
+    exact = F.conv2d(both, weight, bias, padding=1)
+    assert y.dtype == dtype and y.is_contiguous(memory_format=torch.channels_last)
+    # Images, weights, bias and result are rounded, at most about 5 of their standard deviations from zero.
+    assert (y - exact).abs().max() <= 4 * 5 * torch.finfo(dtype).eps
+    assert torch.autograd.grad(y.sum(), weight)[0].isfinite().all()
+
+
+def test_a_traced_result_has_the_enlarged_size() -> None:
+    x, weight = torch.zeros(2, 16, 4, 3, dtype=F16, device="meta"), torch.zeros(8, 16, 3, 3, device="meta")
+    for upsample, size in ((False, (2, 8, 4, 3)), (True, (2, 8, 8, 6))):
+        y = torch.ops.rddm_fast.conv3x3(x, None, weight, None, None, upsample)
+        assert y.shape == size and y.dtype == F16 and y.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_what_is_served_is_known_beforehand(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    monkeypatch.setattr(backends, "why_not", lambda backend, device: None)
+    assert serves(cpu, F32, [3], 5) and not serves(cpu, F32, [64], 64, upsample=True) and not serves(cpu, F16, [64], 64)
+    assert serves(cuda, BF16, [64, 16], 8, upsample=True) and serves(cuda, F16, [512], 512)
+    assert not serves(cuda, F32, [64], 64) and not serves(cuda, BF16, [64, 8], 64) and not serves(cuda, BF16, [64], 12)
+    monkeypatch.setattr(backends, "why_not", lambda backend, device: "it is not here")
+    assert not serves(cpu, F32, [64], 64) and not serves(cuda, BF16, [64], 64)
+
+
 def test_opcheck_and_one_graph() -> None:
     op, weight, bias = torch.ops.rddm_fast.conv3x3.default, weights(24, 20), images(24)
     packed = pack_conv3x3(weight)
@@ -152,7 +229,27 @@ MISTAKES: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "second part": (dict(x_2=X[:, :, :3]), ValueError, "only the channels may differ"),
     "device": (dict(weight=W.to("meta")), ValueError, "weight is on meta and x on cpu"),
     "backend": (dict(impl="cuda"), BackendUnavailable, "cuda: this op has no such kernel"),
-    "no Triton": (dict(impl="triton"), BackendUnavailable, "triton: this op has no such kernel"),
+    "no Triton": (dict(x=X.half(), impl="triton"), BackendUnavailable, "triton: "),
+    "float32 by Triton": (
+        dict(impl="triton"),
+        TypeError,
+        "x is torch.float32: conv3x3 computes in bfloat16 or float16",
+    ),
+    "parts' dtypes": (
+        dict(x=X.half(), x_2=X, impl="reference"),
+        TypeError,
+        "x_2 is torch.float32: conv3x3 takes x_2 in",
+    ),
+    "bias's dtype": (
+        dict(bias=torch.zeros(8).half()),
+        TypeError,
+        "bias is torch.float16: conv3x3 takes bias in float32",
+    ),
+    "enlarged on a CPU": (
+        dict(upsample=True),
+        ValueError,
+        "on a CPU enlarge the images first, or pass impl='reference'",
+    ),
     "gradient": (dict(x=X.clone().requires_grad_()), RuntimeError, "conv3x3 has no gradient"),
     "packed": (dict(packed=pack_conv3x3(torch.zeros(8, 7, 3, 3))), RuntimeError, "packed must come from pack_conv3x3"),
     "not packed": (dict(packed=torch.zeros(500)), RuntimeError, "packed must come from pack_conv3x3"),
@@ -167,7 +264,18 @@ def test_mistakes_are_named(name: str) -> None:
 
 
 def test_mistakes_in_packing_are_named() -> None:
+    with pytest.raises(TypeError, match=r"dtype is torch.float32: choose bfloat16 or float16"):
+        pack_conv3x3_taps(W, F32)
+    with pytest.raises(TypeError, match=r"weight is torch.float16: conv3x3 takes float32 or bfloat16 here"):
+        pack_conv3x3_taps(W.half(), BF16)
+    with pytest.raises(ValueError, match=r"weight must be of shape \(K, C, 3, 3\)"):
+        pack_conv3x3_taps(W[..., :2], BF16)
     with pytest.raises(ValueError, match="tile is 3: choose 2 or 4"):
         pack_conv3x3(W, tile=3)
     with pytest.raises(ValueError, match="instruction_set is 'mmx': this machine has baseline"):
         pack_conv3x3(W, instruction_set="mmx")
+
+
+def test_the_compiled_op_does_not_enlarge() -> None:
+    with pytest.raises(RuntimeError, match="conv3x3: upsample is for a GPU"):
+        torch.ops.rddm_fast.conv3x3(X, None, W, None, None, True)

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from oracle import DTYPES, F32, LAYOUTS, assert_as_exact_as_torch, check
 
 from rddm_fast.diffusion.unet import ChannelNorm, LinearAttention
-from rddm_fast.fast import folded
-from rddm_fast.fast.folded import LastAxisNorm, PixelsFirstLinearAttention
+from rddm_fast.fast.folded import attention as folded
+from rddm_fast.fast.folded.attention import LastAxisNorm, PixelsFirstLinearAttention
 from rddm_fast.ops import BackendUnavailable, backends, linear_attention
 
 

@@ -1,0 +1,103 @@
+"""The residual block of a folded U-Net."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from ...diffusion.unet import Block, ResnetBlock
+from ...ops.networks.conv_norm_silu import conv_norm_silu, serves
+from ...ops.networks.group_norm_silu import group_norm_silu
+from .convolutions import ImplicitConv2d, PixelLinear, PixelProducts, WinogradConv2d, adds_bias_apart
+
+
+class FoldedBlock(nn.Module):
+    """A residual block for known steps: norm and activation are one op.
+
+    Args:
+        block: the block; its convolutions are taken over.
+        own: the columns of a step's row in which the block's scale and shift are.
+    """
+
+    def __init__(self, block: ResnetBlock, own: slice) -> None:
+        super().__init__()
+        self.own = own
+        self.norm1, self.norm2 = NormSilu(block.block1), NormSilu(block.block2)
+        self.conv1, self.conv2 = block.block1.proj, block.block2.proj
+        self.res_conv: nn.Module = block.res_conv
+        if isinstance(block.res_conv, nn.Conv2d) and adds_bias_apart(block.res_conv):
+            self.res_conv = PixelLinear(block.res_conv)
+
+    def takes_parts(self) -> bool:
+        """Return whether `forward` takes a pair of images in the place of their concatenation."""
+        kinds = type(self.conv1), type(self.res_conv)
+        return kinds in ((WinogradConv2d, PixelProducts), (ImplicitConv2d, PixelLinear))
+
+    def forward(self, x: Tensor | tuple[Tensor, Tensor], row: Tensor) -> Tensor:
+        """Map `x` by the step whose `row` (1, columns) this is."""
+        parts = x if isinstance(x, tuple) else (x,)
+        h = half(self.conv1, self.norm1, parts, row[:, self.own])
+        return half(self.conv2, self.norm2, (h,), residual=self.res_conv(*parts))
+
+
+def half(
+    conv: nn.Module,
+    norm: NormSilu,
+    parts: tuple[Tensor, ...],
+    scale_shift: Tensor | None = None,
+    residual: Tensor | None = None,
+) -> Tensor:
+    """Return a convolution of the images, and all that follows it in the block: as one op where there is one."""
+    if isinstance(conv, ImplicitConv2d) and norm.follows(conv):
+        x, x_2 = parts if len(parts) == 2 else (parts[0], None)
+        return conv_norm_silu(
+            x,
+            conv.weight,
+            norm.weight,
+            norm.bias,
+            norm.groups,
+            eps=norm.eps,
+            conv_bias=norm.x_bias,
+            x_2=x_2,
+            packed=conv.packed,
+            scale_shift=scale_shift,
+            residual=residual,
+        )
+    y = conv(*parts)
+    return norm(y, scale_shift, None if residual is None else residual.to(y.dtype))  # Under autocast they differ.
+
+
+class NormSilu(nn.Module):
+    """Group norm, scale and shift, SiLU and the residual: `ops.group_norm_silu` with parameters in float32.
+
+    It takes over the bias of the convolution before it where torch would add that in a pass of its own.
+
+    Attributes:
+        impl: the op's backend; "reference" for export: the graph may then hold torch ops only.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    x_bias: Tensor | None
+    impl: str | None = None
+
+    def __init__(self, block: Block) -> None:
+        super().__init__()
+        norm = block.norm
+        self.groups, self.eps = norm.num_groups, norm.eps
+        self.register_buffer("weight", norm.weight.detach().float().clone())
+        self.register_buffer("bias", norm.bias.detach().float().clone())
+        conv, x_bias = block.proj, None
+        if conv.bias is not None and adds_bias_apart(conv):
+            x_bias, conv.bias = conv.bias.detach().float().clone(), None
+        self.register_buffer("x_bias", x_bias)
+
+    def follows(self, conv: ImplicitConv2d) -> bool:
+        """Return whether this norm and the convolution before it are one op."""
+        out_channels, channels = conv.weight.shape[:2]
+        return serves(conv.weight.device, conv.weight.dtype, channels, out_channels, self.groups)
+
+    def forward(self, x: Tensor, scale_shift: Tensor | None = None, residual: Tensor | None = None) -> Tensor:
+        given: dict[str, Any] = {"eps": self.eps, "x_bias": self.x_bias, "scale_shift": scale_shift}
+        return group_norm_silu(x, self.weight, self.bias, self.groups, **given, residual=residual, impl=self.impl)

@@ -1,0 +1,111 @@
+"""`rddm_fast::conv_norm_silu`: half of a U-Net's residual block, a 3x3 convolution and all that follows it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .. import backends
+from ..backends import HALVES_CAPABILITY
+from ..checks import HALVES, check_convolution, check_device, check_no_gradient
+from .conv3x3 import conv3x3_reference, pack_conv3x3_taps
+from .conv3x3 import serves as serves_convolution
+from .group_norm_silu import check_norm, group_norm_silu_reference
+
+
+def conv_norm_silu_reference(
+    x: Tensor,
+    x_2: Tensor | None,
+    weight: Tensor,
+    packed: Tensor | None,
+    conv_bias: Tensor | None,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    groups: int,
+    eps: float,
+    scale_shift: Tensor | None,
+    residual: Tensor | None,
+) -> Tensor:
+    """The op's definition in plain torch, with the schema's arguments: torch's convolution and norm. Differentiable."""
+    y = conv3x3_reference(x, x_2, weight, packed, conv_bias)
+    return group_norm_silu_reference(y, None, norm_weight, norm_bias, groups, eps, scale_shift, residual)
+
+
+def _fake(x: Tensor, x_2: Tensor | None, weight: Tensor, *_: object) -> Tensor:
+    shape = (x.shape[0], weight.shape[0], *x.shape[2:])
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+
+
+CONV_NORM_SILU = backends.define(
+    "conv_norm_silu",
+    "(Tensor x, Tensor? x_2, Tensor weight, Tensor? packed, Tensor? conv_bias, Tensor norm_weight, Tensor norm_bias, "
+    "int groups, float eps, Tensor? scale_shift, Tensor? residual) -> Tensor",
+    reference=conv_norm_silu_reference,
+    triton="networks.conv_norm_silu:conv_norm_silu",
+    capability=HALVES_CAPABILITY,
+    fake=_fake,
+    lacking=("cpp", "cuda"),
+)
+
+
+def serves(device: torch.device, dtype: torch.dtype, channels: int, out_channels: int, groups: int) -> bool:
+    """Return whether a GPU serves a convolution and norm: `conv3x3.serves`, and groups of 1, 2, 4 ... 64 channels."""
+    of_group = out_channels // groups
+    whole = out_channels % groups == 0 and of_group <= 64 and of_group & (of_group - 1) == 0
+    by_triton = CONV_NORM_SILU.best(device) == "triton"
+    return by_triton and whole and serves_convolution(device, dtype, [channels], out_channels)
+
+
+def conv_norm_silu(
+    x: Tensor,
+    weight: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    groups: int,
+    *,
+    eps: float = 1e-5,
+    conv_bias: Tensor | None = None,
+    x_2: Tensor | None = None,
+    packed: Tensor | None = None,
+    scale_shift: Tensor | None = None,
+    residual: Tensor | None = None,
+    impl: str | None = None,
+) -> Tensor:
+    """Convolve, then apply group norm, the time's scale and shift, SiLU, and the block's residual:
+
+        y = group_norm(conv3x3(x)) norm_weight + norm_bias;  y = y (scale + 1) + shift;  y = y sigmoid(y) + residual
+
+    The convolution takes the statistics of its result while it has it, so that the result is read once.
+
+    Args:
+        x, weight, x_2, packed: as for `conv3x3` on a GPU, without `upsample`.
+        conv_bias: (K,), float32, the convolution's bias.
+        norm_weight, norm_bias, groups, eps, scale_shift: as `weight`, `bias` and the others for `group_norm_silu`.
+            A group has a power of 2 of channels, at most 64.
+        residual: of the result's shape and dtype.
+        impl: "reference" or "triton"; None takes the best one available on the device.
+
+    Returns:
+        y: (B, K, H, W), of x's dtype, channels-last. "triton" takes the statistics before the convolution's result is
+        rounded to x's dtype, the reference after it.
+
+    Raises:
+        ValueError: shapes, channels or devices that do not fit together or are not served.
+        TypeError: another dtype than bfloat16 or float16; "reference" serves float32 too.
+        BackendUnavailable: `impl` cannot be used here; the message says why.
+        RuntimeError: an argument requires a gradient. Only `impl="reference"` has one.
+    """
+    dtypes = (torch.float32, *HALVES) if impl == "reference" else HALVES
+    check_convolution("conv_norm_silu", x, weight, conv_bias, x_2, dtypes)
+    shape = torch.Size((x.shape[0], weight.shape[0], *x.shape[2:]))
+    check_norm(shape, x, norm_weight, norm_bias, groups, scale_shift, residual)
+    check_device(x.device, "x", packed=packed)
+    run = CONV_NORM_SILU(impl, x.device)
+    if impl != "reference":
+        check_no_gradient("conv_norm_silu", x, weight, conv_bias, x_2, norm_weight, norm_bias, scale_shift, residual)
+        of_group = weight.shape[0] // groups
+        if of_group > 64 or of_group & (of_group - 1):
+            raise ValueError(f"a group has {of_group} channels: conv_norm_silu takes a power of 2, at most 64")
+        if packed is None:
+            packed = pack_conv3x3_taps(weight, x.dtype)
+    return run(x, x_2, weight, packed, conv_bias, norm_weight, norm_bias, groups, eps, scale_shift, residual)

@@ -1,0 +1,73 @@
+"""The networks as a GPU runs them in half precision, without a GPU: their modules, ops and images."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("triton", reason="triton is not installed: pip install 'rddm_fast[test]'")
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def workers() -> Iterator[dict[str, subprocess.Popen[str]]]:
+    """Triton's interpreter runs both kinds of networks at once."""
+    path = os.pathsep.join(filter(None, (str(HERE.parent), os.environ.get("PYTHONPATH"))))
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "TRITON_INTERPRET": "1", "PYTHONPATH": path}
+    started = {
+        networks: subprocess.Popen(
+            [sys.executable, str(HERE / "gpu_network_worker.py"), networks],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for networks in ("two", "shared")
+    }
+    yield started
+    for worker in started.values():
+        worker.kill()
+        worker.wait()
+
+
+@pytest.fixture(scope="module", params=["two", "shared"])
+def found(request: pytest.FixtureRequest, workers: dict[str, subprocess.Popen[str]]) -> Any:
+    worker = workers[request.param]
+    out, errors = worker.communicate()
+    assert worker.returncode == 0, errors
+    return json.loads(out)
+
+
+def test_its_images_lose_no_more_than_those_of_torch_in_float16(found: dict[str, Any]) -> None:
+    for ours, plain in zip(found["lost"], found["lost_by_plain"], strict=True):
+        assert ours <= 2 * plain <= 4e-3
+
+
+def test_its_modules_are_those_of_a_gpu(found: dict[str, Any]) -> None:
+    kinds = found["kinds"]
+    for kind in ("AttentionLayer", "ImplicitConv2d", "PixelLinear", "StemConv"):
+        assert kinds[kind] > 0, kind
+    for kind in ("Conv2d", "Upsample", "PixelsFirstLinearAttention", "PackedConv2d", "WinogradConv2d", "PixelProducts"):
+        assert kinds.get(kind, 0) == 0, kind
+
+
+def test_an_evaluation_calls_each_of_our_ops_as_often_as_the_network_needs_it(found: dict[str, Any]) -> None:
+    ours = [
+        {name: count for name, count in called.items() if name.startswith("rddm_fast.")} for called in found["called"]
+    ]
+    assert ours == found["expected"]
+
+
+def test_an_evaluation_copies_and_convolves_nothing_that_our_ops_take(found: dict[str, Any]) -> None:
+    for called in found["called"]:
+        assert called["aten.index_select"] == 1  # the step's row
+        for name in ("cat", "convolution_3x3", "upsample_nearest2d", "native_group_norm", "silu", "clone", "_to_copy"):
+            assert called.get(f"aten.{name}", 0) == 0, name
