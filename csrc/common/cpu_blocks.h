@@ -20,6 +20,8 @@
 // clones name levels, because names of processors are matched by maker and would exclude AMD's.
 #if defined(__x86_64__) && defined(__GNUC__) && __GNUC__ >= 12 && !defined(__clang__)
 #define RDDM_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#define RDDM_LEVELS
+#include <immintrin.h>
 #elif defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
 #define RDDM_CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
 #else
@@ -64,6 +66,68 @@ template <class Storage>
 RDDM_CLONES void round_to(const float* __restrict from, Storage* __restrict to, int64_t n) {
   for (int64_t i = 0; i < n; ++i) to[i] = rounded<Storage>(from[i]);
 }
+
+// The processor's own conversions between float16 and float32, which GCC 12 does not put into a
+// loop. They return how many of the n values they converted: all, whole vectors, or none.
+#if defined(RDDM_LEVELS)
+__attribute__((target("arch=x86-64-v4"))) int64_t widen_halves(const Half* __restrict from,
+                                                               float* __restrict to, int64_t n) {
+  for (int64_t i = 0; i < n; i += 16) {
+    const __mmask16 here = n - i < 16 ? __mmask16((1u << (n - i)) - 1) : __mmask16(0xffff);
+    const __m256i halves = _mm256_maskz_loadu_epi16(here, from + i);
+    const __m512 wide = _mm512_maskz_cvtph_ps(here, halves);
+    _mm512_mask_storeu_ps(to + i, here, wide);
+  }
+  return n;
+}
+
+__attribute__((target("arch=x86-64-v3"))) int64_t widen_halves(const Half* __restrict from,
+                                                               float* __restrict to, int64_t n) {
+  int64_t i = 0;
+  for (; i + 8 <= n; i += 8) {
+    const __m128i halves = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + i));
+    _mm256_storeu_ps(to + i, _mm256_cvtph_ps(halves));
+  }
+  return i;
+}
+
+__attribute__((target("default"))) int64_t widen_halves(const Half*, float*, int64_t) { return 0; }
+
+__attribute__((target("arch=x86-64-v4"))) int64_t round_to_halves(const float* __restrict from,
+                                                                  Half* __restrict to, int64_t n) {
+  for (int64_t i = 0; i < n; i += 16) {
+    const __mmask16 here = n - i < 16 ? __mmask16((1u << (n - i)) - 1) : __mmask16(0xffff);
+    const __m512 wide = _mm512_maskz_loadu_ps(here, from + i);
+    const __m256i halves = _mm512_maskz_cvtps_ph(here, wide, _MM_FROUND_TO_NEAREST_INT);
+    _mm256_mask_storeu_epi16(to + i, here, halves);
+  }
+  return n;
+}
+
+__attribute__((target("arch=x86-64-v3"))) int64_t round_to_halves(const float* __restrict from,
+                                                                  Half* __restrict to, int64_t n) {
+  int64_t i = 0;
+  for (; i + 8 <= n; i += 8) {
+    const __m128i halves = _mm256_cvtps_ph(_mm256_loadu_ps(from + i), _MM_FROUND_TO_NEAREST_INT);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to + i), halves);
+  }
+  return i;
+}
+
+__attribute__((target("default"))) int64_t round_to_halves(const float*, Half*, int64_t) {
+  return 0;
+}
+
+template <>
+[[maybe_unused]] void widen<Half>(const Half* __restrict from, float* __restrict to, int64_t n) {
+  for (int64_t i = widen_halves(from, to, n); i < n; ++i) to[i] = static_cast<float>(from[i]);
+}
+
+template <>
+[[maybe_unused]] void round_to<Half>(const float* __restrict from, Half* __restrict to, int64_t n) {
+  for (int64_t i = round_to_halves(from, to, n); i < n; ++i) to[i] = rounded<Half>(from[i]);
+}
+#endif
 
 // A block of one input in the precision T: in place or widened. An absent input is zeros.
 template <class Storage, class T>

@@ -197,7 +197,7 @@ class Op:
         if backend in self.lacking:
             return "this op has no such kernel"
         reason = why_not(backend, device)
-        if reason is None and backend == "triton" and device.type == "cuda":
+        if reason is None and self.capability > (0, 0) and backend == "triton" and device.type == "cuda":
             own = torch.cuda.get_device_capability(device)
             if own < self.capability:
                 return "it needs compute capability {}.{}, and this device has {}.{}".format(*self.capability, *own)

@@ -76,7 +76,9 @@ bench.run(torch.device("cpu"), file=Path({str(file)!r}), **options)
 bench.run(torch.device("cpu"), file=None, **{{**options, "seconds": 0.0}})
 """
     environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)
+    # From another folder: the checkout's sources, which are not installed, would come first.
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     rows = json.loads(file.read_text())
     assert [r["provider"] for r in rows] == ["cuDNN", "cuDNN alone", "ours", "tile 2"]

@@ -30,7 +30,7 @@ def workers() -> Iterator[dict[str, subprocess.Popen[str]]]:
             stderr=subprocess.PIPE,
             text=True,
         )
-        for networks in ("two", "shared")
+        for networks in ("two", "shared", "narrow")
     }
     yield started
     for worker in started.values():
@@ -49,6 +49,14 @@ def found(request: pytest.FixtureRequest, workers: dict[str, subprocess.Popen[st
 def test_its_images_lose_no_more_than_those_of_torch_in_float16(found: dict[str, Any]) -> None:
     for ours, plain in zip(found["lost"], found["lost_by_plain"], strict=True):
         assert ours <= 2 * plain <= 4e-3
+
+
+def test_parts_that_do_not_divide_into_tiles_are_one_image(workers: dict[str, subprocess.Popen[str]]) -> None:
+    out, errors = workers["narrow"].communicate()
+    assert workers["narrow"].returncode == 0, errors
+    narrow = json.loads(out)
+    assert narrow["called"][0]["aten.cat"] > 0 and narrow["kinds"]["ImplicitConv2d"] > 0
+    assert narrow["lost"][0] <= 2 * narrow["lost_by_plain"][0] <= 4e-3
 
 
 def test_its_modules_are_those_of_a_gpu(found: dict[str, Any]) -> None:

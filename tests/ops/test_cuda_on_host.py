@@ -97,5 +97,6 @@ def test_the_cpu_ops_tests_pass_on_the_cuda_kernels(library: Path) -> None:
 def test_the_gpu_s_own_tests_pass_too(library: Path) -> None:
     """Those of ops; graphs, streams and the sampler's defaults are a GPU's."""
     without = "triton or captured or graphs or bfloat16"
+    without += " or attention_layer or conv"  # in Triton alone, in dtypes that the CPU's kernels do not have
     launches, passed = launches_and_passed(library, "pretend_gpu", without, ["test_gpu.py"])
     assert passed > 10 and launches > 300

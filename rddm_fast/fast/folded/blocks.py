@@ -50,7 +50,7 @@ def half(
 ) -> Tensor:
     """Return a convolution of the images, and all that follows it in the block: as one op where there is one."""
     if isinstance(conv, ImplicitConv2d) and norm.follows(conv):
-        x, x_2 = parts if len(parts) == 2 else (parts[0], None)
+        x, x_2 = conv.taken(*parts) if len(parts) == 2 else (parts[0], None)
         return conv_norm_silu(
             x,
             conv.weight,

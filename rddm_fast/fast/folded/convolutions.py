@@ -108,7 +108,14 @@ class ImplicitConv2d(nn.Module):
             return False
         return serves_3x3(conv.weight.device, conv.weight.dtype, [conv.in_channels], conv.out_channels)
 
+    def taken(self, x: Tensor, x_2: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Return the images as the kernel takes them: in one part, if a part's channels do not divide into tiles."""
+        if x_2 is None or serves_3x3(x.device, x.dtype, [x.shape[1], x_2.shape[1]], len(self.weight)):
+            return x, x_2
+        return concatenated(x, x_2), None
+
     def forward(self, x: Tensor, x_2: Tensor | None = None) -> Tensor:
+        x, x_2 = self.taken(x, x_2)
         return conv3x3(x, self.weight, self.bias, x_2=x_2, packed=self.packed, upsample=self.upsample)
 
 

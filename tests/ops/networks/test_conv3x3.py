@@ -197,6 +197,7 @@ def test_a_traced_result_has_the_enlarged_size() -> None:
 def test_what_is_served_is_known_beforehand(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
     monkeypatch.setattr(backends, "why_not", lambda backend, device: None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
     assert serves(cpu, F32, [3], 5) and not serves(cpu, F32, [64], 64, upsample=True) and not serves(cpu, F16, [64], 64)
     assert serves(cuda, BF16, [64, 16], 8, upsample=True) and serves(cuda, F16, [512], 512)
     assert not serves(cuda, F32, [64], 64) and not serves(cuda, BF16, [64, 8], 64) and not serves(cuda, BF16, [64], 12)
