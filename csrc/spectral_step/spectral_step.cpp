@@ -11,15 +11,37 @@
 namespace rddm {
 namespace {
 
+// The coefficients of a block of coordinates, each in an array of its own.
+template <class T>
+struct TermsBlock {
+  alignas(64) T k_0[kBlock];
+  alignas(64) T k_epsilon[kBlock];
+  alignas(64) T k_y[kBlock];
+  alignas(64) T k_z[kBlock];
+};
+
+template <bool Strict, class T>
+RDDM_CLONES void fill_terms(SpectralNumbers<T> c, const T* __restrict s, T* __restrict k_0,
+                            T* __restrict k_epsilon, T* __restrict k_y, T* __restrict k_z,
+                            int64_t n) {
+  for (int64_t i = 0; i < n; ++i) {
+    const SpectralTerms<T> k = spectral_terms<Strict, T>(c, s[i]);
+    k_0[i] = k.k_0;
+    k_epsilon[i] = k.k_epsilon;
+    k_y[i] = k.k_y;
+    k_z[i] = k.k_z;
+  }
+}
+
 // `next` may be x itself. x_0 is written only if Clean.
-template <bool Strict, bool Clean, class T>
-RDDM_CLONES void step(SpectralNumbers<T> c, const T* x, const T* __restrict epsilon,
-                      const T* __restrict y_bar, const T* __restrict s, const T* __restrict z,
+template <bool Clean, class T>
+RDDM_CLONES void step(SpectralNumbers<T> c, const TermsBlock<T>& k, const T* x,
+                      const T* __restrict epsilon, const T* __restrict y_bar, const T* __restrict z,
                       T* next, T* __restrict x_0, int64_t n) {
 #pragma GCC ivdep
   for (int64_t i = 0; i < n; ++i) {
-    const SpectralResult<T> result =
-        spectral_step<Strict, T>(c, x[i], epsilon[i], y_bar[i], s[i], z[i]);
+    const SpectralResult<T> result = spectral_step<T>(
+        c, {k.k_0[i], k.k_epsilon[i], k.k_y[i], k.k_z[i]}, x[i], epsilon[i], y_bar[i], z[i]);
     next[i] = result.next;
     if constexpr (Clean) x_0[i] = result.x_0;
   }
@@ -80,31 +102,41 @@ struct SpectralStepInputs {
   }
 };
 
+// A block of coordinates at a time. Its coefficients, which take longer than the rest, serve all
+// samples that share a row of s.
 template <bool Strict, bool Clean, class Storage>
 void run(const SpectralStepInputs& in, const SpectralNumbers<Computed<Storage>>& numbers) {
   using T = Computed<Storage>;
   Storage* const x = static_cast<Storage*>(in.x.mutable_data_ptr());
   const T* const s = static_cast<const T*>(in.s.const_data_ptr());
-  torch::stable::parallel_for(0, in.x.numel(), kGrain, [&](int64_t first, int64_t last) {
+  const int64_t blocks = (in.size + kBlock - 1) / kBlock, rows = in.s.size(0);
+  const int64_t samples = in.x.size(0) / std::max<int64_t>(1, rows);  // of a row
+  const int64_t grain = std::max<int64_t>(1, kGrain / (kBlock * std::max<int64_t>(1, samples)));
+  torch::stable::parallel_for(0, rows * blocks, grain, [&](int64_t first, int64_t last) {
     Block<Storage, T> state(x), epsilon(data_of<Storage>(in.epsilon));
     Block<Storage, T> y_bar(data_of<Storage>(in.y_bar));
     NoiseBlock<Storage, T> noise(in.noise);
     Written<Storage, T> next(x), clean(data_to<Storage>(in.clean));
+    TermsBlock<T> terms;
     alignas(64) T one_s[kBlock];
-    for (int64_t i = first, n; i < last; i += n) {
-      const int64_t sample = i / in.size, begin = i % in.size;
-      n = std::min({kBlock, last - i, in.size - begin});
-      const T* values = s + SpectralStepInputs::row(in.s, sample) + begin;
+    for (int64_t piece = first; piece < last; ++piece) {
+      const int64_t row = piece / blocks, begin = piece % blocks * kBlock;
+      const int64_t n = std::min(kBlock, in.size - begin);
+      const T* values = s + row * in.s.size(1) + begin;
       if (in.s.size(1) == 1) {
-        std::fill_n(one_s, n, s[SpectralStepInputs::row(in.s, sample)]);
+        std::fill_n(one_s, n, s[row]);
         values = one_s;
       }
-      T* const x_0 = Clean ? clean.at(i) : nullptr;
-      step<Strict, Clean>(numbers, state.at(i, n), epsilon.at(i, n),
-                          y_bar.at(SpectralStepInputs::row(in.y_bar, sample) + begin, n), values,
-                          noise.at(i, n), next.at(i), x_0, n);
-      next.done(i, n);
-      if constexpr (Clean) clean.done(i, n);
+      fill_terms<Strict>(numbers, values, terms.k_0, terms.k_epsilon, terms.k_y, terms.k_z, n);
+      for (int64_t sample = row * samples; sample < (row + 1) * samples; ++sample) {
+        const int64_t i = sample * in.size + begin;
+        T* const x_0 = Clean ? clean.at(i) : nullptr;
+        step<Clean>(numbers, terms, state.at(i, n), epsilon.at(i, n),
+                    y_bar.at(SpectralStepInputs::row(in.y_bar, sample) + begin, n), noise.at(i, n),
+                    next.at(i), x_0, n);
+        next.done(i, n);
+        if constexpr (Clean) clean.done(i, n);
+      }
     }
   });
 }

@@ -33,16 +33,15 @@ struct SpectralResult {
   T next, x_0;
 };
 
+// The coefficients of a coordinate: they depend on its singular value alone.
 template <class T>
-RDDM_INLINE T term(T k, T x) {
-  return k != 0 ? k * x : T(0);
-}
+struct SpectralTerms {
+  T k_0, k_epsilon, k_y, k_z;
+};
 
 // With Strict, a coordinate at the threshold counts as unobserved.
 template <bool Strict, class T>
-RDDM_INLINE SpectralResult<T> spectral_step(const SpectralNumbers<T>& c, T x, T epsilon, T y_bar,
-                                            T s, T z) {
-  const T x_0 = (x - c.sigma_t * epsilon) * c.inv_root_a_t;
+RDDM_INLINE SpectralTerms<T> spectral_terms(const SpectralNumbers<T>& c, T s) {
   const T level = s * c.sigma_s;
   const bool observed = s > 0;
   const bool cleaner = observed && (Strict ? level > c.threshold : level >= c.threshold);
@@ -53,7 +52,19 @@ RDDM_INLINE SpectralResult<T> spectral_step(const SpectralNumbers<T>& c, T x, T 
   const T of_y = c.eta_b * c.threshold / s;  // infinite or NaN where s is 0, and then not used
   const T left = c.sigma_s * c.sigma_s - of_y * of_y;
   const T k_z = cleaner ? std::sqrt(left > 0 ? left : T(0)) : c.k_z;
-  return {term(k_0, x_0) + term(k_epsilon, epsilon) + term(k_y, y_bar) + term(k_z, z), x_0};
+  return {k_0, k_epsilon, k_y, k_z};
+}
+
+template <class T>
+RDDM_INLINE T term(T k, T x) {
+  return k != 0 ? k * x : T(0);
+}
+
+template <class T>
+RDDM_INLINE SpectralResult<T> spectral_step(const SpectralNumbers<T>& c, SpectralTerms<T> k, T x,
+                                            T epsilon, T y_bar, T z) {
+  const T x_0 = (x - c.sigma_t * epsilon) * c.inv_root_a_t;
+  return {term(k.k_0, x_0) + term(k.k_epsilon, epsilon) + term(k.k_y, y_bar) + term(k.k_z, z), x_0};
 }
 
 }  // namespace rddm
