@@ -18,6 +18,8 @@ from rddm_fast.ops import (
     StepTable,
     attention_layer,
     channel_norm,
+    conv3x3,
+    conv_norm_silu,
     forward_diffuse,
     group_norm_silu,
     joint_loss,
@@ -99,7 +101,12 @@ def run_network_ops(backend: str, device: torch.device) -> int:
             rows, to_out = torch.randn(3 * 2 * 32, 24, device=device), torch.randn(24, 2 * 32, device=device)
             attention_layer(x, ones, rows, to_out, ones, ones, 2, impl=backend)
             stem_conv(x[:, :3], pack_stem_conv(torch.randn(24, 3, 7, 7, device=device), dtype), addend=x, impl=backend)
-            calls += 2
+            wide = torch.randn(2, 32, h, w, device=device).to(dtype).to(memory_format=layout)
+            weight, both = (torch.randn(24, channels, 3, 3, device=device) for channels in (32, 64))
+            conv3x3(wide, weight, ones, upsample=True, impl=backend)
+            conv3x3(wide, both, x_2=wide, impl=backend)
+            conv_norm_silu(wide, both, ones, ones, 3, x_2=wide, scale_shift=table, residual=x, impl=backend)
+            calls += 5
     torch.cuda.synchronize()
     return calls
 
