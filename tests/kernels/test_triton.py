@@ -151,7 +151,7 @@ def test_machine_code_has_128_bit_accesses_and_no_spills(compiled):
                 "means": set(),
                 "layer_context": {"LDG"},
             }.get(row["kernel"], {"LDG", "STG"})
-            assert {access[:3] for access in accesses if ".128" in access} >= wanted, (row, accesses)
+            assert {access[:3] for access in accesses if ".128" in access} == wanted, (row, accesses)
             continue
         narrow = [access[:3] for access in accesses if ".128" not in access]
         assert narrow.count("LDG") == row["scalar_loads"], (row, accesses)

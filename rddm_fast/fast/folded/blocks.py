@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ...diffusion.unet import Block, ResnetBlock
-from ...ops.networks.conv_norm_silu import conv_norm_silu, serves
+from ...ops.networks.conv_norm_silu import conv_norm_silu, serves_groups
 from ...ops.networks.group_norm_silu import group_norm_silu
 from .convolutions import ImplicitConv2d, PixelLinear, PixelProducts, WinogradConv2d, adds_bias_apart
 
@@ -49,7 +49,7 @@ def half(
     residual: Tensor | None = None,
 ) -> Tensor:
     """Return a convolution of the images, and all that follows it in the block: as one op where there is one."""
-    if isinstance(conv, ImplicitConv2d) and norm.follows(conv):
+    if isinstance(conv, ImplicitConv2d) and serves_groups(len(conv.weight), norm.groups):
         x, x_2 = conv.taken(*parts) if len(parts) == 2 else (parts[0], None)
         return conv_norm_silu(
             x,
@@ -92,11 +92,6 @@ class NormSilu(nn.Module):
         if conv.bias is not None and adds_bias_apart(conv):
             x_bias, conv.bias = conv.bias.detach().float().clone(), None
         self.register_buffer("x_bias", x_bias)
-
-    def follows(self, conv: ImplicitConv2d) -> bool:
-        """Return whether this norm and the convolution before it are one op."""
-        out_channels, channels = conv.weight.shape[:2]
-        return serves(conv.weight.device, conv.weight.dtype, channels, out_channels, self.groups)
 
     def forward(self, x: Tensor, scale_shift: Tensor | None = None, residual: Tensor | None = None) -> Tensor:
         given: dict[str, Any] = {"eps": self.eps, "x_bias": self.x_bias, "scale_shift": scale_shift}

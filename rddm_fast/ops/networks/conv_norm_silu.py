@@ -9,7 +9,6 @@ from .. import backends
 from ..backends import HALVES_CAPABILITY
 from ..checks import HALVES, check_convolution, check_device, check_no_gradient
 from .conv3x3 import conv3x3_reference, pack_conv3x3_taps
-from .conv3x3 import serves as serves_convolution
 from .group_norm_silu import check_norm, group_norm_silu_reference
 
 
@@ -48,12 +47,10 @@ CONV_NORM_SILU = backends.define(
 )
 
 
-def serves(device: torch.device, dtype: torch.dtype, channels: int, out_channels: int, groups: int) -> bool:
-    """Return whether a GPU serves a convolution and norm: `conv3x3.serves`, and groups of 1, 2, 4 ... 64 channels."""
+def serves_groups(out_channels: int, groups: int) -> bool:
+    """Return whether "triton" serves the norm of a convolution that it serves: groups of 1, 2, 4 ... 64 channels."""
     of_group = out_channels // groups
-    whole = out_channels % groups == 0 and of_group <= 64 and of_group & (of_group - 1) == 0
-    by_triton = CONV_NORM_SILU.best(device) == "triton"
-    return by_triton and whole and serves_convolution(device, dtype, [channels], out_channels)
+    return out_channels % groups == 0 and of_group <= 64 and of_group & (of_group - 1) == 0
 
 
 def conv_norm_silu(
@@ -103,8 +100,8 @@ def conv_norm_silu(
     run = CONV_NORM_SILU(impl, x.device)
     if impl != "reference":
         check_no_gradient("conv_norm_silu", x, weight, conv_bias, x_2, norm_weight, norm_bias, scale_shift, residual)
-        of_group = weight.shape[0] // groups
-        if of_group > 64 or of_group & (of_group - 1):
+        if not serves_groups(weight.shape[0], groups):
+            of_group = weight.shape[0] // groups
             raise ValueError(f"a group has {of_group} channels: conv_norm_silu takes a power of 2, at most 64")
         if packed is None:
             packed = pack_conv3x3_taps(weight, x.dtype)

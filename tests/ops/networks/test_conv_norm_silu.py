@@ -10,9 +10,9 @@ from cases.conv_norm_silu import call, few
 from oracle import BF16, F16, check
 
 from rddm_fast.ops import BackendUnavailable, conv_norm_silu
-from rddm_fast.ops.networks.conv_norm_silu import serves
+from rddm_fast.ops.networks.conv_norm_silu import serves_groups
 
-CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+CPU = torch.device("cpu")
 
 
 def test_its_definition_is_torch_s_convolution_and_norm() -> None:
@@ -45,11 +45,10 @@ def test_opcheck_and_one_graph() -> None:
 
 
 def test_which_norms_it_serves() -> None:
-    """None on a CPU, which has no such kernel."""
-    assert not serves(CPU, BF16, 64, 64, 8)
-    assert (
-        not serves(CUDA, BF16, 64, 60, 8) and not serves(CUDA, BF16, 64, 1024, 8) and not serves(CUDA, BF16, 64, 48, 8)
-    )
+    served = {(64, 8), (512, 8), (64, 64), (24, 3), (8, 1)}
+    refused = {(60, 8), (1024, 8), (48, 8), (64, 128), (24, 2)}
+    for out_channels, groups in served | refused:
+        assert serves_groups(out_channels, groups) == ((out_channels, groups) in served)
 
 
 G = call((2, 16, 16, 24, 5, 6), 3, F16, True, CPU)

@@ -9,7 +9,7 @@ import torch
 from cases.stem_conv import exact, few, inputs
 from oracle import BF16, F16, check
 
-from rddm_fast.ops import BackendUnavailable, pack_stem_conv, stem_conv
+from rddm_fast.ops import BackendUnavailable, pack_stem_conv, stem_conv, stem_conv_reference
 
 
 def test_it_is_a_convolution() -> None:
@@ -34,8 +34,6 @@ def test_opcheck_and_one_graph() -> None:
 def test_the_reference_is_differentiable() -> None:
     given = inputs((1, 3, 5, 4), 8, 3, F16)
     x = given["x"].float().double().requires_grad_()
-    from rddm_fast.ops import stem_conv_reference
-
     rows = pack_stem_conv(given["weight"], F16).double()
     y = stem_conv_reference(x, rows, given["bias"].double(), None)
     torch.testing.assert_close(y, exact(x, given["weight"], given["bias"], None))
