@@ -156,33 +156,10 @@ def conv3x3_kernel(
     first_row, rows_left = phase * (side * side) * out_channels + first, out_channels - first
     all_channels: tl.constexpr = in_channels + in_channels_2
     sums = tl.zeros((channels, rows * columns), tl.float32)
-    sums = add_products(
-        sums,
-        image,
-        weights,
-        sample,
-        top,
-        left,
-        height,
-        width,
-        first_row,
-        rows_left,
-        out_channels,
-        in_channels,
-        0,
-        all_channels,
-        side,
-        rows,
-        columns,
-        channels,
-        depth,
-        stages,
-        described,
-    )
-    if image_2 is not None:
+    for part in tl.static_range(1 if image_2 is None else 2):
         sums = add_products(
             sums,
-            image_2,
+            image if part == 0 else image_2,
             weights,
             sample,
             top,
@@ -192,8 +169,8 @@ def conv3x3_kernel(
             first_row,
             rows_left,
             out_channels,
-            in_channels_2,
-            in_channels,
+            in_channels if part == 0 else in_channels_2,
+            0 if part == 0 else in_channels,
             all_channels,
             side,
             rows,

@@ -9,6 +9,8 @@
 * On the CPU the convolutions' weights are packed once: in float32 those of 3x3 convolutions for `ops.conv3x3`, the
   others into oneDNN's layout. Linear attention with its norms and residual is `ops.attention_layer`.
   In float32 the decoder's blocks read the image and the skip where they lie.
+* On a GPU in bfloat16 and float16 a block's convolutions and norms are `ops.conv_norm_silu`, the stem is
+  `ops.stem_conv`, linear attention `ops.attention_layer`, and nothing is enlarged or concatenated.
 """
 
 from __future__ import annotations
@@ -187,7 +189,7 @@ def fold(
         networks: RDDM's U-Nets.
         times: the steps' times, `times[i]` (S,) for network i.
         dtype: the dtype of the folded networks; None keeps theirs.
-        pack: pack the weights of a CPU's convolutions; None asks `packs`. An exported graph cannot hold packed weights.
+        pack: pack the weights for our ops and oneDNN; None asks `packs`. An exported graph cannot hold packed weights.
         exact: compute 3x3 convolutions directly, not by Winograd's filtering.
 
     Raises:

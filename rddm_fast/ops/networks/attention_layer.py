@@ -153,7 +153,7 @@ def attention_layer(
         if row.shape != (channels,) or row.dtype != torch.float32:
             raise ValueError(f"{name} must be float32 of shape ({channels},), not {row.dtype} of {tuple(row.shape)}")
     check_device(x.device, "x", norm_g=norm_g, to_qkv=to_qkv, to_out=to_out, bias=bias, g=g)
-    run, backend = ATTENTION_LAYER(impl, x.device), ATTENTION_LAYER.backend(impl, x.device)
+    backend = ATTENTION_LAYER.backend(impl, x.device)
     if backend != "reference":
         check_no_gradient("attention_layer", x, norm_g, to_qkv, to_out, bias, g)
         _check_served(to_out, heads, backend)
@@ -161,6 +161,7 @@ def attention_layer(
             raise TypeError(f"x is {x.dtype}: convert it to {' or '.join(map(str, DTYPES_OF[backend]))}")
     if backend == "triton" and packed is None:
         packed = pack_attention_layer(norm_g, to_qkv, to_out, heads, dtype=x.dtype)
+    run = ATTENTION_LAYER.functions[backend]
     return run(x, norm_g, to_qkv, to_out.contiguous(), bias, g, heads, eps, packed)
 
 
