@@ -149,6 +149,7 @@ def test_machine_code_has_128_bit_accesses_and_no_spills(compiled):
                 "combine": set(),
                 "layer_combine": set(),
                 "means": set(),
+                "join_pieces": {"LDG"},
                 "layer_context": {"LDG"},
             }.get(row["kernel"], {"LDG", "STG"})
             assert {access[:3] for access in accesses if ".128" in access} == wanted, (row, accesses)

@@ -154,7 +154,7 @@ def compile_all(directory: Path) -> list[dict[str, object]]:
         compile_one(
             directory / name, kernel, capability, "fp32", "fp32", joining, types, {"num_warps": 1}, aligned=True
         )
-        rows.append({"name": name, "kernel": "combine"})
+        rows.append({"name": name, "kernel": "join_pieces"})
         rows.append(compile_network_op(directory, f"sm{capability}-combine", "combine", capability, "fp32", {}))
         for image, kernel in itertools.product(DTYPES, ("channel_norm", "context", "linear_attention")):
             for layout, together in (("contiguous", {"by_pixel": 1}), ("pixels", {"by_channel": 1})):
