@@ -7,6 +7,7 @@
 
 #include "common/cpu_blocks.h"
 #include "common/kernel_attributes.h"
+#include "conv3x3/amx_bands.h"
 #include "conv3x3/winograd_sets.h"
 
 namespace py = pybind11;
@@ -29,6 +30,7 @@ py::dict build_info() {
   py::list sets;
   for (const rddm::WinogradSteps* set : rddm::winograd_sets()) sets.append(set->name);
   info["instruction_sets"] = sets;
+  info["amx"] = rddm::amx_steps() != nullptr;
   return info;
 }
 

@@ -8,8 +8,9 @@ after a concatenation or an enlargement; `cuDNN alone` is the convolution withou
 launcher chooses. With --candidates all others are timed too. Every result is checked against float32 before.
 
 On a CPU `direct` is oneDNN's convolution of channels-last images with a packed weight, which torch's compiler takes
-too, and `torch` is torch's convolution. The rates are of a direct convolution's arithmetic, so that those of the tiles
-can pass the machine's peak, which `direct` comes near. Every result is checked against float64 before it is timed.
+too, and `torch` is torch's convolution. Tiles of 2 and 4 are Winograd's, those of 1 are AMX's. The rates are of a
+direct convolution's arithmetic in float32, whose peak `direct` comes near and the tiles can pass. Every result is
+checked against float64 before it is timed.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rddm_fast.fast.folded.convolutions import PackedConv2d, WinogradConv2d
+from rddm_fast.fast.folded.convolutions import PackedConv2d, TiledConv2d
 from rddm_fast.ops import conv3x3, pack_conv3x3
+from rddm_fast.ops.networks.conv3x3 import tiles
 from rddm_fast.system.files import write_text_whole
 
 from ..timing import conditions, side_by_side
@@ -53,18 +55,15 @@ def measure(c: int, k: int, side: int, repeats: int) -> dict[str, Any]:
     x = torch.randn(1, c, side, side).to(memory_format=torch.channels_last)
     weight, bias = conv.weight.detach(), conv.bias.detach()
     direct = PackedConv2d(conv)
-    packed = {tile: pack_conv3x3(weight, tile=tile) for tile in (2, 4)}
-    calls: dict[str, Callable[[], Tensor]] = {
-        "direct": lambda: direct(x),
-        "torch": lambda: conv(x),
-        "tiles of 2": lambda: conv3x3(x, weight, bias, packed=packed[2]),
-        "tiles of 4": lambda: conv3x3(x, weight, bias, packed=packed[4]),
-    }
+    calls: dict[str, Callable[[], Tensor]] = {"direct": lambda: direct(x), "torch": lambda: conv(x)}
+    for tile in tiles():
+        packed = pack_conv3x3(weight, tile=tile)
+        calls[f"tiles of {tile}"] = lambda packed=packed: conv3x3(x, weight, bias, packed=packed)  # type: ignore[misc]
     exact = F.conv2d(x.double(), weight.double(), bias.double(), padding=1)
     errors = {name: float((call() - exact).abs().max() / exact.std()) for name, call in calls.items()}
     assert max(errors.values()) <= TOLERANCE, f"{c} -> {k} at {side}: {errors}"
     times = side_by_side(calls, "cpu", repeats)
-    tile = WinogradConv2d.tile(x)
+    tile = TiledConv2d.tile(x, c)
     return {
         "shape": [c, k, side],
         "ms": {name: vars(timing) for name, timing in times.items()},
@@ -103,13 +102,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     wanted = sorted({shape for size in options.sizes for shape in shapes(size)}, key=lambda s: (s[2], s[0], s[1]))
     before, rows = torch.get_num_threads(), []
+    names = ["torch", *(f"tiles of {tile}" for tile in sorted(tiles()))]
     try:
         for threads in dict.fromkeys(options.threads):
             torch.set_num_threads(threads)
             print("{machine}; torch {torch}, {threads} threads; float32".format(**conditions("cpu")))
             print(
                 f"{'C -> K @ side':18}{'direct ms':>11}{'GF/s':>7}"
-                + "".join(f"{name:>14} ms   x{'error':>9}" for name in ("torch", "tiles of 2", "tiles of 4"))
+                + "".join(f"{name:>14} ms   x{'error':>9}" for name in names)
                 + "  chosen"
             )
             for shape in wanted:
@@ -117,7 +117,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 rows.append({**conditions("cpu"), **row})
                 columns = "".join(
                     f"{row['ms'][name]['p50']:14.3f}{row['speedup'][name]:7.2f}{row['error'][name]:9.0e}"
-                    for name in ("torch", "tiles of 2", "tiles of 4")
+                    for name in names
                 )
                 name = f"{shape[0]} -> {shape[1]} @ {shape[2]}"
                 print(

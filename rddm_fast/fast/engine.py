@@ -19,12 +19,13 @@ from ..diffusion.start import Start
 from ..models.folder import load_model
 from ..models.published_object import from_published
 from ..ops.networks.attention_layer import ATTENTION_LAYER
+from ..ops.networks.conv3x3 import tiles
 from ..ops.networks.group_norm_silu import GROUP_NORM_SILU
 from ..ops.reverse_step import REVERSE_STEP_IN_PLACE
 from .fold import fold_for, network_dtype
 from .folded.attention import AttentionLayer, implementation
 from .folded.blocks import FoldedBlock
-from .folded.convolutions import ImplicitConv2d, PackedConv2d, StemConv, WinogradConv2d
+from .folded.convolutions import ImplicitConv2d, PackedConv2d, StemConv, TiledConv2d
 from .graphs import Graphs, wanted
 from .loop import Loop
 from .time_shares import shares
@@ -49,8 +50,9 @@ class FastSampler:
         parallel: compute two networks at once: on two CUDA streams inside a graph, or each on half of a CPU's threads.
             The default is True if that is known to work: in graphs, and on a CPU without `compile`.
         max_graphs: number of sizes whose graphs are kept; the least recently used is dropped first.
-        accuracy: "fast" computes 3x3 convolutions on a CPU in float32 by Winograd's filtering, "exact" as sums of
-            products. Images are within 1e-5 of the eager ones, "exact" ones within 4e-6 (`tests/fast/test_engine.py`).
+        accuracy: "fast" computes 3x3 convolutions on a CPU in float32 in AMX or by Winograd's filtering, "exact" as
+            sums of float32 products. Images are within 1e-5 of the eager ones, "exact" ones within 4e-6
+            (`tests/fast/test_engine.py`).
         experiment: the published experiment of an object of the published class, by name or folder number
             (`theory.experiments`). Objects of the later generation (`num_unet`) need it.
 
@@ -199,7 +201,7 @@ class FastSampler:
     def _convolutions(self) -> str:
         """Count the kinds of convolutions that are larger than 1x1."""
         kinds = {
-            "3x3 by Winograd's filtering": WinogradConv2d,
+            "3x3 in AMX" if 1 in tiles() else "3x3 by Winograd's filtering": TiledConv2d,
             "packed for oneDNN": PackedConv2d,
             "3x3 by our kernel": ImplicitConv2d,
             "of the stem by our kernel": StemConv,

@@ -50,7 +50,7 @@ from .folded.convolutions import (
     PixelLinear,
     PixelProducts,
     StemConv,
-    WinogradConv2d,
+    TiledConv2d,
     adds_bias_apart,
 )
 
@@ -270,8 +270,8 @@ def _pack(networks: nn.Module, exact: bool) -> None:
             elif isinstance(module, SplitStem) and StemConv.serves(child):
                 setattr(module, name, StemConv(child))  # type: ignore[arg-type]
             elif isinstance(child, nn.Conv2d) and child.kernel_size != (1, 1) and not adds_bias_apart(child):
-                winograd = WinogradConv2d.serves(child) and not exact
-                setattr(module, name, WinogradConv2d(child) if winograd else PackedConv2d(child))
+                winograd = TiledConv2d.serves(child) and not exact
+                setattr(module, name, TiledConv2d(child) if winograd else PackedConv2d(child))
             elif isinstance(module, FoldedBlock) and PixelProducts.serves(child):
                 setattr(module, name, PixelProducts(child))  # type: ignore[arg-type]
     for unet in networks.modules():

@@ -63,7 +63,7 @@ def test_its_modules_are_those_of_a_gpu(found: dict[str, Any]) -> None:
     kinds = found["kinds"]
     for kind in ("AttentionLayer", "ImplicitConv2d", "PixelLinear", "StemConv"):
         assert kinds[kind] > 0, kind
-    for kind in ("Conv2d", "Upsample", "PixelsFirstLinearAttention", "PackedConv2d", "WinogradConv2d", "PixelProducts"):
+    for kind in ("Conv2d", "Upsample", "PixelsFirstLinearAttention", "PackedConv2d", "TiledConv2d", "PixelProducts"):
         assert kinds.get(kind, 0) == 0, kind
 
 

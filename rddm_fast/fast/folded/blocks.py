@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ...diffusion.unet import Block, ResnetBlock
 from ...ops.networks.conv_norm_silu import conv_norm_silu, serves_groups
 from ...ops.networks.group_norm_silu import group_norm_silu
-from .convolutions import ImplicitConv2d, PixelLinear, PixelProducts, WinogradConv2d, adds_bias_apart
+from .convolutions import ImplicitConv2d, PixelLinear, PixelProducts, TiledConv2d, adds_bias_apart
 
 
 class FoldedBlock(nn.Module):
@@ -32,7 +32,7 @@ class FoldedBlock(nn.Module):
     def takes_parts(self) -> bool:
         """Return whether `forward` takes a pair of images in the place of their concatenation."""
         kinds = type(self.conv1), type(self.res_conv)
-        return kinds in ((WinogradConv2d, PixelProducts), (ImplicitConv2d, PixelLinear))
+        return kinds in ((TiledConv2d, PixelProducts), (ImplicitConv2d, PixelLinear))
 
     def forward(self, x: Tensor | tuple[Tensor, Tensor], row: Tensor) -> Tensor:
         """Map `x` by the step whose `row` (1, columns) this is."""

@@ -10,7 +10,7 @@ from ...diffusion.unet import concatenated
 from ...ops.checks import HALVES
 from ...ops.networks.conv1x1 import CONV1X1, conv1x1, pack_conv1x1
 from ...ops.networks.conv1x1 import serves as divide_into_vectors
-from ...ops.networks.conv3x3 import CONV3X3, conv3x3, pack_conv3x3, pack_conv3x3_taps
+from ...ops.networks.conv3x3 import CONV3X3, conv3x3, pack_conv3x3, pack_conv3x3_taps, tiles
 from ...ops.networks.conv3x3 import serves as serves_3x3
 from ...ops.networks.stem_conv import STEM_CONV, pack_stem_conv, stem_conv
 from ...ops.networks.stem_conv import serves as serves_stem
@@ -44,7 +44,7 @@ class PixelLinear(nn.Module):
         return y.permute(0, 3, 1, 2)
 
 
-class WinogradConv2d(nn.Module):
+class TiledConv2d(nn.Module):
     """A 3x3 convolution on the CPU in float32: `ops.conv3x3`, its weight packed at the first images of each kind.
 
     Args:
@@ -64,18 +64,21 @@ class WinogradConv2d(nn.Module):
         return conv.in_channels >= 8 and CONV3X3.best(conv.weight.device) == "cpp"
 
     @staticmethod
-    def tile(x: Tensor) -> int:
-        """Return the tile that is fastest for `x`, 4 or 2, or 0 for a direct convolution.
+    def tile(x: Tensor, channels: int) -> int:
+        """Return the tile that is fastest for images `x` and so many channels, or 0 for torch's convolution.
 
-        Measured by `rddm-fast bench conv3x3` on an x86-64 CPU with AVX-512, one thread and two, 24 to 768 channels. For
-        few pixels the time is that of reading the weights. Images of up to 2x2 pixels are as fast or faster directly,
-        and those of up to 8x8 by tiles of 2, whose weights are fewer.
+        Measured by `rddm-fast bench conv3x3` on x86-64 CPUs with AVX-512, one thread and two, 24 to 768 channels. AMX
+        takes 64 channels at once, and is fastest from there on. Of Winograd's tiles, where the time is that of reading
+        the weights, torch's convolution is as fast or faster for images of up to 2x2 pixels, and up to 8x8 the tile of
+        2 is, whose weights are fewer than those of 4.
         """
         pixels = x.shape[0] * x.shape[2] * x.shape[3]
+        if 1 in tiles() and channels >= 64:
+            return 1
         return 0 if pixels <= 4 else 2 if pixels <= 64 else 4
 
     def forward(self, x: Tensor, x_2: Tensor | None = None) -> Tensor:
-        tile = self.tile(x)
+        tile = self.tile(x, self.conv.in_channels)
         if tile not in self.packed:
             self.packed[tile] = pack_conv3x3(self.conv.weight, tile=tile) if tile else PackedConv2d(self.conv)
         packed = self.packed[tile]

@@ -2,7 +2,7 @@
 
 | backend | dtypes            | how                                                                          |
 |---------|-------------------|------------------------------------------------------------------------------|
-| cpp     | float32           | Winograd's filtering, by a quarter of a direct convolution's multiplications |
+| cpp     | float32           | in AMX, where an Intel CPU has it; elsewhere by Winograd's filtering         |
 | triton  | bfloat16, float16 | directly, as one matrix product with float32 sums; enlarges images too       |
 """
 
@@ -67,32 +67,52 @@ MEETING = (((0,), (1, 2)), ((0, 1), (2,)))
 
 
 def instruction_sets() -> list[str]:
-    """Return the instruction sets of this machine that "cpp" is compiled for, the fastest last; none without it."""
+    """Return the vectors of this machine that "cpp" is compiled for, the fastest last; none without it."""
     return list(backends.build_info["instruction_sets"]) if backends.build_info else []
 
 
-def pack_conv3x3(weight: Tensor, *, tile: int = 4, instruction_set: str | None = None) -> Tensor:
-    """Transform a weight for `conv3x3` on this machine: in float64, rounded once.
+def tiles() -> tuple[int, ...]:
+    """Return the tiles for which `pack_conv3x3` packs on this machine, usually the fastest first; none without it."""
+    if not backends.build_info:
+        return ()
+    return (1, 4, 2) if backends.build_info["amx"] else (4, 2)
+
+
+def pack_conv3x3(weight: Tensor, *, tile: int | None = None, instruction_set: str | None = None) -> Tensor:
+    """Arrange a weight for `conv3x3` on this machine.
 
     Args:
         weight: (K, C, 3, 3), float32, on the CPU.
-        tile: 4 for F(4x4, 3x3), which takes 1/4 of a direct convolution's multiplications and 4 times its weights'
-            memory; 2 for F(2x2, 3x3), which takes 4/9 and 16/9: faster where reading the weights takes the time.
-        instruction_set: one of `instruction_sets()`; None takes the fastest.
+        tile: how many rows and columns of results are computed together, one of `tiles()`.
+
+            1 multiplies directly, in the matrix unit (AMX) of Intel's processors. It sums products of whole numbers of
+            8 bits exactly, so each float32 is taken as a whole number of 24 bits, in three digits; of the nine products
+            of two values' digits the six larger are summed. The weights take 3/4 of the memory of plain ones.
+
+            4 and 2 are Winograd's F(4x4, 3x3) and F(2x2, 3x3), for any processor: they take 1/4 and 4/9 of the
+            multiplications, and 4 times and 16/9 of the weights' memory. The weights are transformed in float64. 2 is
+            faster where reading the weights takes the time.
+
+            None takes the first of `tiles()`.
+        instruction_set: for tiles of 4 and 2 one of `instruction_sets()`; None takes the fastest.
 
     Returns:
         packed: float32, of one axis. It serves machines whose vectors are as long as this one's.
 
     Raises:
-        ValueError: a weight of another shape, another tile, an instruction set that is not here.
+        ValueError: a weight of another shape, a tile or an instruction set that is not here.
         TypeError: a weight of another dtype than float32.
         BackendUnavailable: the library is not compiled.
     """
     _check_weight(weight, (torch.float32,))
-    if tile not in (2, 4):
-        raise ValueError(f"tile is {tile}: choose 2 or 4")
     backends.check_compiled()
+    if tile is not None and tile not in tiles():
+        choices = ", ".join(map(str, tiles()))
+        raise ValueError(f"tile is {tile}: this machine has {choices}" + " (1 needs AMX)" * (tile == 1))
+    tile = tiles()[0] if tile is None else tile
     sets = instruction_sets()
+    if instruction_set is not None and tile == 1:
+        raise ValueError(f"instruction_set is {instruction_set!r}: it is for tiles of 4 and 2, and tile is 1")
     if instruction_set is not None and instruction_set not in sets:
         raise ValueError(f"instruction_set is {instruction_set!r}: this machine has {', '.join(sets)}")
     chosen = -1 if instruction_set is None else sets.index(instruction_set)
@@ -185,9 +205,11 @@ def conv3x3(
     Returns:
         y: (B, K, H, W), or (B, K, 2 H, 2 W) with `upsample`; of x's dtype, channels-last.
 
-        "cpp" is Winograd's filtering (Lavin and Gray, 2016) and sums products of transformed values: a result of
-        order 1 is 1e-6 (a tile of 2) to 1e-5 (a tile of 4, 512 channels) from the exact one, as those of a direct
-        convolution. It has the same bits on one thread and on many.
+        Of "cpp" a result of order 1 is 1e-6 (tiles of 1 and 2) to 1e-5 (a tile of 4, 512 channels) from the exact one,
+        as those of a direct convolution. By Winograd's filtering (Lavin and Gray, 2016) it sums products of transformed
+        values. In AMX it sums products of rounded ones: the error grows with the largest value of some rows of an
+        image, 1e-6 where that is 8 times the deviation, and all results of such rows are NaN if a value is not finite.
+        The results have the same bits on one thread and on many.
 
         "triton" sums in float32 and rounds once; the reference rounds the bias to x's dtype.
 
