@@ -7,7 +7,7 @@
 
 #include "common/cpu_blocks.h"
 #include "common/kernel_attributes.h"
-#include "conv3x3/amx_bands.h"
+#include "amx/bands.h"
 #include "conv3x3/winograd_sets.h"
 
 namespace py = pybind11;

@@ -7,7 +7,7 @@
 #include <algorithm>
 #include <optional>
 
-#include "conv3x3/amx_bands.h"
+#include "amx/bands.h"
 #include "conv3x3/winograd_sets.h"
 #include "vectors/convolution_tensors.h"
 
@@ -23,7 +23,7 @@ struct Header {
 };
 
 int64_t packed_values(int tile, int width, int64_t result_channels, int64_t channels) {
-  if (tile == kAmxTile) return kHeader + amx_steps()->packed_size(result_channels, channels);
+  if (tile == kAmxTile) return kHeader + amx_steps()->packed_size(9, result_channels, channels);
   return kHeader + (tile + 2) * (tile + 2) * channels * width * divided(result_channels, width);
 }
 
@@ -49,7 +49,7 @@ Tensor pack_conv3x3_cpu(const Tensor& weight, int64_t tile, int64_t instruction_
                                     float(channels)};
   const float* const from = static_cast<const float*>(plain.const_data_ptr());
   if (tile == kAmxTile) {
-    amx_steps()->pack(from, result_channels, channels, to + kHeader);
+    amx_steps()->pack(from, 9, result_channels, channels, to + kHeader);
   } else {
     steps.pack(int(tile), from, result_channels, channels, to + kHeader);
   }

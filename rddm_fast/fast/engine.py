@@ -24,7 +24,7 @@ from ..ops.networks.group_norm_silu import GROUP_NORM_SILU
 from ..ops.reverse_step import REVERSE_STEP_IN_PLACE
 from .fold import fold_for, network_dtype
 from .folded.attention import AttentionLayer, implementation
-from .folded.blocks import FoldedBlock
+from .folded.blocks import FoldedBlock, FusedBlock
 from .folded.convolutions import ImplicitConv2d, PackedConv2d, StemConv, TiledConv2d
 from .graphs import Graphs, wanted
 from .loop import Loop
@@ -178,7 +178,7 @@ class FastSampler:
         device, networks = self.diffusion.device, self.networks
         on_gpu = device.type == "cuda"
         at_once = self.loop.parallel and (on_gpu or can_be_together())
-        blocks = sum(isinstance(module, FoldedBlock) for module in networks.modules())
+        blocks = sum(isinstance(module, FoldedBlock | FusedBlock) for module in networks.modules())
         lines = {
             "steps": f"{len(self.steps)}, eta {self.eta:g}",
             "networks": f"{networks.networks}, {str(networks.dtype).removeprefix('torch.')}, channels-last",
@@ -201,6 +201,7 @@ class FastSampler:
     def _convolutions(self) -> str:
         """Count the kinds of convolutions that are larger than 1x1."""
         kinds = {
+            "blocks of two with their norms in AMX": FusedBlock,
             "3x3 in AMX" if 1 in tiles() else "3x3 by Winograd's filtering": TiledConv2d,
             "packed for oneDNN": PackedConv2d,
             "3x3 by our kernel": ImplicitConv2d,

@@ -43,7 +43,7 @@ from .folded.attention import (
     PixelsFirstLinearAttention,
     SdpaAttention,
 )
-from .folded.blocks import FoldedBlock
+from .folded.blocks import FoldedBlock, FusedBlock
 from .folded.convolutions import (
     ImplicitConv2d,
     PackedConv2d,
@@ -257,7 +257,9 @@ def packs(device: torch.device, dtype: torch.dtype) -> bool:
 def _pack(networks: nn.Module, exact: bool) -> None:
     for module in list(networks.modules()):
         for name, child in module.named_children():
-            if AttentionLayer.serves(child):
+            if FusedBlock.serves(child) and not exact:
+                setattr(module, name, FusedBlock(child))  # type: ignore[arg-type]
+            elif AttentionLayer.serves(child):
                 setattr(module, name, AttentionLayer(child.fn.fn, child.fn.norm))  # type: ignore[union-attr, arg-type]
             elif ImplicitConv2d.serves(child):
                 setattr(module, name, ImplicitConv2d(child))  # type: ignore[arg-type]
@@ -276,7 +278,7 @@ def _pack(networks: nn.Module, exact: bool) -> None:
                 setattr(module, name, PixelProducts(child))  # type: ignore[arg-type]
     for unet in networks.modules():
         if isinstance(unet, Unet | SharedUnet):
-            blocks = [block for block in unet.modules() if isinstance(block, FoldedBlock)]
+            blocks = [block for block in unet.modules() if isinstance(block, FoldedBlock)]  # A FusedBlock takes parts.
             if all(block.takes_parts() for block in blocks if not isinstance(block.res_conv, nn.Identity)):
                 unet.join = _in_parts
 

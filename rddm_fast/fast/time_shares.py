@@ -10,6 +10,7 @@ from torch.profiler import ProfilerActivity, profile
 
 # The first matching pattern wins. Our kernels come first, because general patterns match their names too.
 KINDS = {
+    "blocks, their convolutions and norms": r"residual_block",
     "group_norm_silu": r"group_norm_silu",
     "reverse_step_": r"reverse_step",
     "linear_attention": r"linear_attention|attention_layer",

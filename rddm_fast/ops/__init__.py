@@ -14,6 +14,7 @@ from .networks.conv3x3 import conv3x3, conv3x3_reference, pack_conv3x3, pack_con
 from .networks.conv_norm_silu import conv_norm_silu, conv_norm_silu_reference
 from .networks.group_norm_silu import group_norm_silu, group_norm_silu_reference
 from .networks.linear_attention import linear_attention, linear_attention_reference
+from .networks.residual_block import pack_residual_block, residual_block, residual_block_reference
 from .networks.stem_conv import pack_stem_conv, stem_conv, stem_conv_reference
 from .noise import noise
 from .reverse_step import reverse_step, reverse_step_, reverse_step_reference
@@ -45,10 +46,13 @@ __all__ = [
     "pack_conv1x1",
     "pack_conv3x3",
     "pack_conv3x3_taps",
+    "pack_residual_block",
     "pack_stem_conv",
     "range_null_step",
     "range_null_step_",
     "range_null_step_reference",
+    "residual_block",
+    "residual_block_reference",
     "reverse_step",
     "reverse_step_",
     "reverse_step_reference",

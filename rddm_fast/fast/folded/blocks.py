@@ -9,7 +9,9 @@ from torch import Tensor, nn
 from ...diffusion.unet import Block, ResnetBlock
 from ...ops.networks.conv_norm_silu import conv_norm_silu, serves_groups
 from ...ops.networks.group_norm_silu import group_norm_silu
-from .convolutions import ImplicitConv2d, PixelLinear, PixelProducts, TiledConv2d, adds_bias_apart
+from ...ops.networks.residual_block import pack_residual_block, residual_block
+from ...ops.networks.residual_block import serves as serves_block
+from .convolutions import ImplicitConv2d, PixelLinear, PixelProducts, TiledConv2d, adds_bias_apart, is_3x3
 
 
 class FoldedBlock(nn.Module):
@@ -39,6 +41,51 @@ class FoldedBlock(nn.Module):
         parts = x if isinstance(x, tuple) else (x,)
         h = half(self.conv1, self.norm1, parts, row[:, self.own])
         return half(self.conv2, self.norm2, (h,), residual=self.res_conv(*parts))
+
+
+class FusedBlock(nn.Module):
+    """A residual block on a CPU with AMX in float32: `ops.residual_block`.
+
+    Args:
+        block: the block, one that this class `serves`.
+    """
+
+    def __init__(self, block: FoldedBlock) -> None:
+        super().__init__()
+        self.own, self.norm1, self.norm2 = block.own, block.norm1, block.norm2
+        res_conv = block.res_conv if isinstance(block.res_conv, nn.Conv2d) else None
+        self.weight_1, self.weight_2 = block.conv1.weight.detach(), block.conv2.weight.detach()
+        self.res_weight = None if res_conv is None else res_conv.weight.detach()
+        self.biases = block.conv1.bias, block.conv2.bias, None if res_conv is None else res_conv.bias
+        self.packed = pack_residual_block(self.weight_1, self.weight_2, self.res_weight)
+
+    @staticmethod
+    def serves(block: nn.Module) -> bool:
+        """Return whether `block` is such a block, of so many channels that it gains from AMX."""
+        if not isinstance(block, FoldedBlock) or not isinstance(block.res_conv, nn.Conv2d | nn.Identity):
+            return False
+        convs = (block.conv1, block.conv2)
+        if not all(isinstance(conv, nn.Conv2d) and is_3x3(conv) and conv.in_channels >= 64 for conv in convs):
+            return False
+        return all(serves_block(conv.weight.device, conv.weight.dtype) for conv in convs)
+
+    def forward(self, x: Tensor | tuple[Tensor, Tensor], row: Tensor) -> Tensor:
+        """Map `x`, images in one part or in two, by the step whose `row` (1, columns) this is."""
+        first, second = x if isinstance(x, tuple) else (x, None)
+        return residual_block(
+            first,
+            self.weight_1,
+            self.weight_2,
+            (self.norm1.weight, self.norm1.bias),
+            (self.norm2.weight, self.norm2.bias),
+            self.norm1.groups,
+            res_weight=self.res_weight,
+            x_2=second,
+            biases=self.biases,
+            packed=self.packed,
+            eps=self.norm1.eps,
+            scale_shift=row[:, self.own],
+        )
 
 
 def half(

@@ -1,7 +1,7 @@
 // A whole convolution in AMX.
 #pragma once
 
-#include "conv3x3/amx.h"
+#include "amx/convolution.h"
 
 namespace rddm {
 

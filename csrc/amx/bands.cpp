@@ -3,7 +3,7 @@
 // A band is taken apart into digits, then multiplied with one panel of weights after another, while
 // it lies in the second-level cache. Threads take bands of their own. Where there are fewer bands
 // than threads, several share a band: each takes it apart for itself, and computes some panels.
-#include "conv3x3/amx_bands.h"
+#include "amx/bands.h"
 
 #include <torch/csrc/stable/ops.h>
 
@@ -31,7 +31,7 @@ const AmxSteps* amx_steps() {
 int64_t amx_bands(const AmxConvolution& conv, const AmxSteps& steps) {
   // The sizes are measured, with 2 MiB of second-level cache: each band reads all weights once, so
   // that it should be large where they do not stay in the cache, and small where they do.
-  const int64_t weights = steps.packed_size(conv.result_channels, conv.channels());
+  const int64_t weights = steps.packed_size(conv.taps, conv.result_channels, conv.channels());
   const int64_t best = weights > (1 << 18) ? 1 << 20 : 3 << 17;
   const int64_t bands = divided(steps.band_size(conv, conv.height), best);
   // An even number divides among two threads.
@@ -43,7 +43,7 @@ void run_amx(const AmxConvolution& conv, const AmxSteps& steps) {
   const int64_t pixels = conv.height * conv.width;
   // Below 4 million products a second thread takes longer to start than it saves.
   const bool is_small =
-      conv.batch * pixels * 9 * conv.channels() * conv.result_channels < (4 << 20);
+      conv.batch * pixels * conv.taps * conv.channels() * conv.result_channels < (4 << 20);
   const int64_t threads = is_small ? 1 : torch::stable::get_num_threads();
   const int64_t all = conv.batch * conv.bands;
   const int64_t shares = all < threads ? std::min(panels, divided(threads, all)) : 1;

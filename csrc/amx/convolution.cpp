@@ -1,0 +1,179 @@
+// The steps of the convolution in AMX, compiled for processors that have it (see CMakeLists.txt).
+// It includes no header whose functions another file might take over from it.
+#include "amx/convolution.h"
+
+#include <cpuid.h>
+#include <immintrin.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "amx/digits.h"
+#include "amx/products.h"
+
+namespace rddm {
+namespace {
+
+bool has_amx() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  if (!is_supported() || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
+  // AMX-TILE, AMX-INT8 and AVX512-VBMI
+  if (!(d >> 24 & 1) || !(d >> 25 & 1) || !(c >> 1 & 1)) return false;
+  constexpr int kRequestPermission = 0x1023, kTileData = 18;
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+}
+
+int64_t packed_size(int64_t taps, int64_t result_channels, int64_t channels) {
+  const int64_t panels = divided(result_channels, kAmxPanel);
+  return panels * (kAmxPanel + divided(channels, kAmxBlock) * taps * kStep / 4);
+}
+
+void pack(const float* weight, int64_t taps, int64_t result_channels, int64_t channels, float* to) {
+  const int64_t panels = divided(result_channels, kAmxPanel);
+  char* bytes = reinterpret_cast<char*>(to + panels * kAmxPanel);
+  for (int64_t first = 0; first < panels * kAmxPanel; first += kAmxPanel) {
+    double scales[kAmxPanel] = {};
+    for (int64_t k = 0; k < kAmxPanel; ++k) {
+      const bool is_there = first + k < result_channels;
+      const float* const own = weight + (first + k) * channels * taps;
+      const float largest = is_there ? largest_magnitude(own, channels * taps) : 0.f;
+      const float kept = largest > kSmallest ? largest : kSmallest;
+      scales[k] = double(kLevels) / double(kept);
+      to[first + k] = largest < __builtin_inff() ? kept / kLevels : __builtin_nanf("");
+    }
+    for (int64_t block = 0; block < channels; block += kAmxBlock) {
+      for (int64_t tap = 0; tap < taps; ++tap, bytes += kStep) {
+        for (int64_t c = 0; c < kAmxBlock; ++c) {
+          for (int64_t k = 0; k < kAmxPanel; ++k) {
+            const bool is_there = first + k < result_channels && block + c < channels;
+            const double value =
+                is_there ? double(weight[((first + k) * channels + block + c) * taps + tap]) : 0;
+            const int whole = int(__builtin_lrint(value * scales[k])) + kDigitsBias;
+            char* const at = bytes + c / 4 * 64 + k * 4 + c % 4;
+            at[0] = char(whole >> 8 ^ 0x80);  // middle, high, low: in the order of their use
+            at[kTileBytes] = char(whole >> 16 ^ 0x80);
+            at[2 * kTileBytes] = char(whole ^ 0x80);
+          }
+        }
+      }
+    }
+  }
+}
+
+int64_t band_size(const AmxConvolution& conv, int64_t rows) {
+  // The last tile of a band with few pixels reads beyond them.
+  return divided(conv.channels(), kAmxBlock) * Layout(conv, rows).block + kTile * kPixel;
+}
+
+void split(const AmxConvolution& conv, AmxBand& band) {
+  const int64_t begin = conv.first_row(band.number), end = conv.first_row(band.number + 1);
+  const int64_t border = conv.border();
+  const Layout layout(conv, end - begin);
+  if (conv.largest) {
+    band.largest = conv.largest[band.image];
+  } else {
+    const int64_t first = most(begin - border, 0), last = least(end + border, conv.height);
+    const int64_t pixel = (band.image * conv.height + first) * conv.width;
+    band.largest = 0;
+    for (int source = 0; source < 2; ++source) {
+      const int64_t channels = conv.source_channels[source];
+      const float own = largest_magnitude(conv.sources[source] + pixel * channels,
+                                          (last - first) * conv.width * channels);
+      if (own > band.largest || own != own) band.largest = own;
+    }
+  }
+  const Vec scale = all(kLevels / (band.largest > kSmallest ? band.largest : kSmallest));
+  const int64_t inner = conv.width * kPixel;
+  const auto split_one = conv.before.factors ? split_row<true> : split_row<false>;
+  for (int64_t block = 0; block < divided(conv.channels(), kAmxBlock); ++block) {
+    for (int64_t y = begin - border; y < end + border; ++y) {
+      char* const to = band.digits + block * layout.block + (y + border - begin) * layout.line;
+      char* const own = to + layout.copy;  // the middle copy, or the pixel behind the border
+      if (y >= 0 && y < conv.height) {
+        const int64_t pixel = (band.image * conv.height + y) * conv.width;
+        split_one(conv, band.image, pixel, block * kAmxBlock, scale, own);
+      } else {
+        __builtin_memset(own, 0, size_t(inner));
+      }
+      if (!border) continue;
+      __builtin_memset(to, 0, kPixel);
+      if (layout.has_copies) {
+        char* const last = own + layout.copy;
+        __builtin_memcpy(to + kPixel, own, size_t(inner - kPixel));
+        __builtin_memcpy(last, own + kPixel, size_t(inner - kPixel));
+        __builtin_memset(last + inner - kPixel, 0, kPixel);
+      } else {
+        __builtin_memset(own + inner, 0, kPixel);
+      }
+    }
+  }
+}
+
+void products(const AmxConvolution& conv, const AmxBand& band, int64_t first_panel,
+              int64_t last_panel) {
+  const Tiles tiles;
+  const int64_t first_row = conv.first_row(band.number);
+  const int64_t rows = conv.first_row(band.number + 1) - first_row;
+  const Layout layout(conv, rows);
+  const int64_t blocks = divided(conv.channels(), kAmxBlock), results = conv.result_channels;
+  const int64_t panels = divided(results, kAmxPanel);
+  const char* const weights = reinterpret_cast<const char*>(conv.packed + panels * kAmxPanel);
+  int64_t taps[9];
+  for (int64_t i = 0; i < 9; ++i) taps[i] = i / 3 * layout.line + i % 3 * layout.copy;
+  // A run of pixels is a row, or the whole band. Its last tile ends with its last pixel.
+  const int64_t run = conv.is_flat() ? rows * conv.width : conv.width;
+  const int64_t runs = conv.is_flat() ? 1 : rows;
+  const int64_t run_tiles = divided(run, kTile), all_tiles = runs * run_tiles;
+  float* const result = conv.result + (band.image * conv.height + first_row) * conv.width * results;
+  const auto run_multiply = conv.taps == 9 ? multiply<9> : multiply<1>;
+  for (int64_t panel = first_panel; panel < last_panel; ++panel) {
+    Finish finish(conv, band, panel);
+    for (int64_t tile = 0; tile < all_tiles; tile += 2) {
+      int64_t firsts[2];  // pixels of a run
+      const char* at[2];
+      for (int i = 0; i < 2; ++i) {
+        const int64_t own = least(tile + i, all_tiles - 1);
+        firsts[i] = least(own % run_tiles * kTile, most(run - kTile, 0));
+        at[i] = band.digits + own / run_tiles * layout.line + firsts[i] * kPixel;
+      }
+      run_multiply(at[0], at[1], taps, blocks, layout.block,
+                   weights + panel * blocks * conv.taps * kStep, finish);
+      for (int i = 0; i < 2; ++i) {
+        const int64_t number = tile + i, pixel = number / run_tiles * run + firsts[i];
+        const int64_t again = number % run_tiles * kTile - firsts[i];
+        if (number < all_tiles) {
+          finish.begin(i, result + pixel * results + panel * kAmxPanel, least(kTile, run), again);
+        } else {
+          finish.begin(i, nullptr, 0, 0);
+        }
+      }
+    }
+    for (int part = 0; part < kParts; ++part) finish.part(part);
+    if (conv.statistics) {
+      AmxStatistics& s = conv.statistics[(band.image * conv.bands + band.number) * panels + panel];
+      store(s.mean, finish.moments.mean);
+      store(s.squares, finish.moments.squares);
+      store(s.least, finish.moments.least_of);
+      store(s.most, finish.moments.most_of);
+    }
+  }
+  // Other threads may read the result when this one says that it is done.
+  if (conv.past_cache) _mm_sfence();
+}
+
+void activate_and_add(AmxActivation a, const float* x, int64_t n, int64_t channels, float* y) {
+  for (int64_t p = 0; p < n; ++p, x += channels, y += channels) {
+    for (int64_t c = 0; c < channels; c += kWidth) {
+      const __mmask16 here = __mmask16((1u << least(channels - c, kWidth)) - 1);
+      const Vec own = _mm512_maskz_loadu_ps(here, y + c), rest = _mm512_maskz_loadu_ps(here, x + c);
+      _mm512_mask_storeu_ps(y + c, here,
+                            silu(own * load(a.factors + c) + load(a.terms + c)) + rest);
+    }
+  }
+}
+
+}  // namespace
+
+const AmxSteps kAmx = {&has_amx,  &packed_size,     &pack, &band_size, &split,
+                       &products, &activate_and_add};
+
+}  // namespace rddm
