@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <stdexcept>
 
 #include "common/cpu_blocks.h"
@@ -59,7 +60,8 @@ py::list kernel_attributes() {
 #endif
 }
 
-std::vector<float> normals(uint64_t seed, uint64_t stream, int64_t first, int64_t count) {
+std::vector<float> normals(uint64_t seed, uint64_t stream, int64_t first, int64_t count,
+                           const std::string& instruction_set) {
   if (first < 0 || count < 0 || count > rddm::kBlock) {
     throw std::invalid_argument("normals: first must be 0 or more and count 0 to " +
                                 std::to_string(rddm::kBlock));
@@ -67,7 +69,14 @@ std::vector<float> normals(uint64_t seed, uint64_t stream, int64_t first, int64_
   rddm::NoiseArgument noise;
   noise.seed = seed;
   noise.stream = stream;
-  rddm::DrawnNoise drawn(noise);
+  const auto& loops = rddm::normals_loops();
+  const auto loop = std::find_if(loops.rbegin(), loops.rend(), [&](const auto* each) {
+    return instruction_set.empty() || instruction_set == each->name;
+  });
+  if (loop == loops.rend()) {
+    throw std::invalid_argument("normals: there is no instruction set " + instruction_set);
+  }
+  rddm::DrawnNoise drawn(noise, {}, **loop);
   const float* z = drawn.at(first, count);
   return {z, z + count};
 }
@@ -79,6 +88,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("build_info", &build_info, "What this library was built with and for.");
   m.def(
       "normals", &normals, py::arg("seed"), py::arg("stream"), py::arg("first"), py::arg("count"),
+      py::arg("instruction_set") = "",
       "The noise that the CPU ops draw for `count` elements from the logical element `first` on.");
   m.def("kernel_attributes", &kernel_attributes,
         "Registers, local memory and occupancy of every CUDA kernel on the current device.");

@@ -12,9 +12,12 @@
 #include <bit>
 #include <cstdint>
 #include <type_traits>
+#include <vector>
 
-#include "common/noise.h"
+#include "common/inline.h"
 #include "common/tensors.h"
+#include "vectors/drawn_normals.h"
+#include "vectors/instruction_sets.h"
 
 // One binary for all x86-64 machines: the loader picks the widest level that the machine has. The
 // clones name levels, because names of processors are matched by maker and would exclude AMD's.
@@ -152,48 +155,50 @@ class Block {
   alignas(64) T buffer_[kBlock];
 };
 
-// The normals of `blocks` consecutive blocks (see noise.h), each of a block's four in an array of
-// its own. The blocks' numbers share their upper 32 bits.
-RDDM_CLONES void fill_normals(uint64_t seed, uint64_t stream, uint64_t first_block,
-                              float* __restrict z0, float* __restrict z1, float* __restrict z2,
-                              float* __restrict z3, int64_t blocks) {
-  const uint32_t low = uint32_t(first_block), high = uint32_t(first_block >> 32);
-  for (int64_t i = 0; i < blocks; ++i) {
-    const PhiloxWords words =
-        philox({low + uint32_t(i), high, uint32_t(stream), uint32_t(stream >> 32)}, uint32_t(seed),
-               uint32_t(seed >> 32));
-    box_muller(words.w0, words.w1, z0[i], z1[i]);
-    box_muller(words.w2, words.w3, z2[i], z3[i]);
-  }
+// The loops for the instruction sets that this machine has, the fastest last.
+[[maybe_unused]] const std::vector<const NormalsLoop*>& normals_loops() {
+  static const auto loops = supported<NormalsLoop>({
+      &kNormalsBaseline,
+#if defined(__x86_64__)
+      &kNormalsAvx2,
+      &kNormalsAvx512,
+#endif
+  });
+  return loops;
 }
 
-RDDM_CLONES void interleave(const float* __restrict z0, const float* __restrict z1,
-                            const float* __restrict z2, const float* __restrict z3,
-                            float* __restrict to, int64_t blocks) {
-  for (int64_t i = 0; i < blocks; ++i) {
-    to[4 * i] = z0[i];
-    to[4 * i + 1] = z1[i];
-    to[4 * i + 2] = z2[i];
-    to[4 * i + 3] = z3[i];
-  }
+template <class... Images>
+Ahead ahead_of(const Images*... images) {
+  static_assert(sizeof...(images) <= Ahead::kMost);
+  Ahead ahead;
+  (ahead.add(images), ...);
+  return ahead;
 }
 
 // The noise of n <= kBlock elements of an image from its element `first` on, in memory order.
 class DrawnNoise {
  public:
-  explicit DrawnNoise(const NoiseArgument& noise)
-      : seed_(noise.seed), stream_(noise.stream), layout_(noise.layout) {}
+  // `ahead`: the images that are used with the noise.
+  DrawnNoise(const NoiseArgument& noise, const Ahead& ahead,
+             const NormalsLoop& loop = *normals_loops().back())
+      : loop_(loop),
+        ahead_(ahead),
+        seed_(noise.seed),
+        stream_(noise.stream),
+        layout_(noise.layout) {}
 
   const float* at(int64_t first, int64_t n) {
     const auto [channels, pixels] = layout_;
-    if (channels == 1) return logical(uint64_t(first), n);
+    if (channels == 1) return logical(uint64_t(first), n, first);
     for (int64_t done = 0; done < n;) {
       const int64_t image = (first + done) / (channels * pixels);
       const int64_t begin = (first + done) % (channels * pixels);
       const int64_t end = std::min(begin + n - done, channels * pixels);
       const int64_t pixel = begin / channels, stop = (end + channels - 1) / channels;
       for (int64_t c = 0; c < channels; ++c) {
-        const float* z = logical(uint64_t((image * channels + c) * pixels + pixel), stop - pixel);
+        const int64_t of_channel = stop - pixel;
+        const float* z = logical(uint64_t((image * channels + c) * pixels + pixel), of_channel,
+                                 first + done + c * of_channel);
         for (int64_t p = pixel; p < stop; ++p) {
           const int64_t element = p * channels + c;
           if (element >= begin && element < end) gathered_[done + element - begin] = z[p - pixel];
@@ -205,24 +210,24 @@ class DrawnNoise {
   }
 
  private:
-  // The noise of elements in logical order.
-  const float* logical(uint64_t first, int64_t n) {
+  // The noise of elements in logical order. Meanwhile the images are fetched from `element` on.
+  const float* logical(uint64_t first, int64_t n, int64_t element) {
     const uint64_t begin = first / 4, end = (first + uint64_t(n) + 3) / 4;
     for (uint64_t block = begin; block < end;) {
       // Up to where the upper half of the block's number changes: once in 2^34 elements.
       const uint64_t stop = std::min(end, ((block >> 32) + 1) << 32);
       const int64_t blocks = int64_t(stop - block);
-      fill_normals(seed_, stream_, block, z_[0], z_[1], z_[2], z_[3], blocks);
-      interleave(z_[0], z_[1], z_[2], z_[3], normals_ + 4 * (block - begin), blocks);
+      loop_.run(seed_, stream_, block, blocks, normals_ + 4 * (block - begin), ahead_, element);
       block = stop;
     }
     return normals_ + first % 4;
   }
 
+  const NormalsLoop& loop_;
+  Ahead ahead_;
   uint64_t seed_, stream_;
   PixelLayout layout_;
-  alignas(64) float z_[4][kBlock / 4 + 16];
-  alignas(64) float normals_[kBlock + 64];
+  alignas(64) float normals_[kBlock + 4 * NormalsLoop::kMostAtOnce];
   alignas(64) float gathered_[kBlock];
 };
 
@@ -230,8 +235,12 @@ class DrawnNoise {
 template <class Storage, class T>
 class NoiseBlock {
  public:
-  explicit NoiseBlock(const NoiseArgument& noise)
-      : stored_(data_of<Storage>(noise.tensor)), drawn_(noise), draws_(noise.drawn) {}
+  // `images`: the data that are read or written with the noise.
+  template <class... Images>
+  explicit NoiseBlock(const NoiseArgument& noise, const Images*... images)
+      : stored_(data_of<Storage>(noise.tensor)),
+        drawn_(noise, ahead_of(images...)),
+        draws_(noise.drawn) {}
 
   const T* at(int64_t begin, int64_t n) {
     if (!draws_) return stored_.at(begin, n);

@@ -32,13 +32,14 @@ void run(const ForwardDiffuseInputs& in) {
   }
   torch::stable::parallel_for(0, in.I_0.numel(), kGrain, [&](int64_t first, int64_t last) {
     Block<Image, T> I_0(data_of<Image>(in.I_0)), I_in(data_of<Image>(in.I_in));
-    NoiseBlock<Image, T> noise(in.noise);
+    NoiseBlock<Image, T> noise(in.noise, data_of<Image>(in.I_0), data_of<Image>(in.I_in), result);
     Written<Image, T> I_t(result);
     for (int64_t i = first, n; i < last; i += n) {
       const int64_t sample = i / in.per_sample, end = (sample + 1) * in.per_sample;
       n = std::min({kBlock, last - i, end - i});
       const T a = alpha_bar[t[sample]], b = beta_bar[t[sample]];
-      diffuse(I_0.at(i, n), I_in.at(i, n), noise.at(i, n), a, b, I_t.at(i), n);
+      const T* const z = noise.at(i, n);  // before the images, which it fetches
+      diffuse(I_0.at(i, n), I_in.at(i, n), z, a, b, I_t.at(i), n);
       I_t.done(i, n);
     }
   });

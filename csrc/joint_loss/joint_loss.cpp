@@ -73,14 +73,16 @@ void run(const JointLossInputs& in, double weight0, double weight1, T* loss, T* 
   torch::stable::parallel_for(0, blocks, kGrain / kBlock, [&](int64_t first, int64_t last) {
     Block<Image, T> I_0(data_of<Image>(in.I_0)), I_in(data_of<Image>(in.I_in));
     Block<Output, T> out0(data_of<Output>(in.out0)), out1(data_of<Output>(in.out1));
-    NoiseBlock<Image, T> noise(in.noise);
+    NoiseBlock<Image, T> noise(in.noise, data_of<Image>(in.I_0), data_of<Image>(in.I_in),
+                               data_of<Output>(in.out0), data_of<Output>(in.out1), gradient0,
+                               gradient1);
     Written<Output, T> to0(gradient0), to1(gradient1);
     alignas(64) T values0[kBlock], values1[kBlock], unused[kBlock];
     for (int64_t block = first; block < last; ++block) {
       const int64_t i = block * kBlock, n = std::min(kBlock, numel - i);
-      terms(I_0.at(i, n), I_in.at(i, n), noise.at(i, n), out0.at(i, n), out1.at(i, n),
-            T(weight0 * in.scale), T(weight1 * in.scale), values0, values1, to0.at(i),
-            two ? to1.at(i) : unused, n);
+      const T* const z = noise.at(i, n);  // before the images, which it fetches
+      terms(I_0.at(i, n), I_in.at(i, n), z, out0.at(i, n), out1.at(i, n), T(weight0 * in.scale),
+            T(weight1 * in.scale), values0, values1, to0.at(i), two ? to1.at(i) : unused, n);
       sums0[block] = sum(values0, n);
       to0.done(i, n);
       if (two) {

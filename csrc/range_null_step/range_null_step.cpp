@@ -105,7 +105,9 @@ class Tiles {
         x_t_(in.x_t, shape),
         pinv_y_(in.pinv_y, shape),
         epsilon_(in.epsilon, shape),
-        noise_(in.noise, shape),
+        noise_(in.noise, shape, data_of<Image>(in.x_t), data_of<Image>(in.pinv_y),
+               data_of<Output>(in.epsilon),
+               static_cast<const Image*>(in.result.tensor.const_data_ptr())),
         result_(in.result.tensor, shape),
         mask_(data_of<uint8_t>(in.mask)),
         square_(T(b_.square_of_weights() * double(b_.factor * b_.factor))),
@@ -116,8 +118,8 @@ class Tiles {
     const Tile tile = shape_.tile(number);
     const auto mask =
         mask_ ? mask_ + tile.image * b_.mask_stride + tile.y * shape_.width + tile.x : nullptr;
-    const auto x_t = x_t_.rows(tile), epsilon = epsilon_.rows(tile), noise = noise_.rows(tile),
-               pinv_y = pinv_y_.rows(tile);
+    const auto noise = noise_.rows(tile);  // before the images, which it fetches
+    const auto x_t = x_t_.rows(tile), epsilon = epsilon_.rows(tile), pinv_y = pinv_y_.rows(tile);
     const auto to = result_.rows(tile);
     const auto step = mask ? &Tiles::step<true> : &Tiles::step<false>;
     (this->*step)(tile.n, x_t, epsilon, noise, pinv_y, mask, to);

@@ -184,10 +184,12 @@ class Source {
 template <class Storage, class T>
 class NoiseSource {
  public:
-  NoiseSource(const NoiseArgument& noise, const TileShape& shape)
+  // `images`: the data that are read or written with the noise.
+  template <class... Images>
+  NoiseSource(const NoiseArgument& noise, const TileShape& shape, const Images*... images)
       : shape_(shape),
         given_(noise.tensor, shape),
-        drawn_(noise),
+        drawn_(noise, shape.together ? Ahead() : ahead_of(images...)),
         draws_(noise.drawn),
         buffer_(shape, draws_) {}
 

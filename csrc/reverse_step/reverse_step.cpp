@@ -55,16 +55,17 @@ void run(const ReverseStepInputs& in, const StepCoefficients<T>& coefficients) {
   torch::stable::parallel_for(0, numel, kGrain, [&](int64_t first, int64_t last) {
     Block<Image, T> I_t(data_of<Image>(in.I_t)), I_in(data_of<Image>(in.I_in));
     Block<Output, T> out0(data_of<Output>(in.out0)), out1(data_of<Output>(in.out1));
-    NoiseBlock<Image, T> noise(in.noise);
+    NoiseBlock<Image, T> noise(in.noise, data_of<Image>(in.I_t), data_of<Image>(in.I_in),
+                               data_of<Output>(in.out0), data_of<Output>(in.out1), result);
     Written<Image, T> next(result);
     const Placed<Output, T> next_input(data_to<Output>(in.next_input), in.next_input_placement);
     const Placed<Output, T> clean(data_to<Output>(in.clean), in.clean_placement);
     alignas(64) T I_0[kBlock];
     for (int64_t i = first; i < last; i += kBlock) {
       const int64_t n = std::min(kBlock, last - i);
+      const T* const z = noise.at(i, n);  // before the images, which it fetches
       T* const to = next.at(i);
-      step(coefficients, I_t.at(i, n), out0.at(i, n), out1.at(i, n), I_in.at(i, n), noise.at(i, n),
-           to, I_0, n);
+      step(coefficients, I_t.at(i, n), out0.at(i, n), out1.at(i, n), I_in.at(i, n), z, to, I_0, n);
       next_input.write(to, i, n);
       clean.write(I_0, i, n);
       next.done(i, n);

@@ -115,7 +115,8 @@ void run(const SpectralStepInputs& in, const SpectralNumbers<Computed<Storage>>&
   torch::stable::parallel_for(0, rows * blocks, grain, [&](int64_t first, int64_t last) {
     Block<Storage, T> state(x), epsilon(data_of<Storage>(in.epsilon));
     Block<Storage, T> y_bar(data_of<Storage>(in.y_bar));
-    NoiseBlock<Storage, T> noise(in.noise);
+    NoiseBlock<Storage, T> noise(in.noise, x, data_of<Storage>(in.epsilon),
+                                 data_of<Storage>(in.clean));
     Written<Storage, T> next(x), clean(data_to<Storage>(in.clean));
     TermsBlock<T> terms;
     alignas(64) T one_s[kBlock];
@@ -130,10 +131,11 @@ void run(const SpectralStepInputs& in, const SpectralNumbers<Computed<Storage>>&
       fill_terms<Strict>(numbers, values, terms.k_0, terms.k_epsilon, terms.k_y, terms.k_z, n);
       for (int64_t sample = row * samples; sample < (row + 1) * samples; ++sample) {
         const int64_t i = sample * in.size + begin;
+        const T* const z = noise.at(i, n);  // before the images, which it fetches
         T* const x_0 = Clean ? clean.at(i) : nullptr;
         step<Clean>(numbers, terms, state.at(i, n), epsilon.at(i, n),
-                    y_bar.at(SpectralStepInputs::row(in.y_bar, sample) + begin, n), noise.at(i, n),
-                    next.at(i), x_0, n);
+                    y_bar.at(SpectralStepInputs::row(in.y_bar, sample) + begin, n), z, next.at(i),
+                    x_0, n);
         next.done(i, n);
         if constexpr (Clean) clean.done(i, n);
       }
