@@ -18,8 +18,7 @@ namespace {
 #if defined(__AVX2__)
 
 constexpr int kLanes = kWidth / 2;  // 64-bit lanes of a vector: a block each
-constexpr int kChains = 2;  // vectors whose rounds take turns, since a round waits for itself
-static_assert(kChains * kLanes <= NormalsLoop::kMostAtOnce);
+static_assert(kLanes <= NormalsLoop::kMostAtOnce);
 
 typedef uint32_t Words __attribute__((vector_size(4 * kWidth)));
 typedef int32_t Ints __attribute__((vector_size(4 * kWidth)));
@@ -96,34 +95,38 @@ RDDM_INLINE void box_muller(Words a, Words b, Vec& z0, Vec& z1) {
   z1 = (Vec)((Words)across ^ (quarter & (1u << 31)));
 }
 
-// The words come first, and the normals take their place: the processor then has one loop's
-// independent work to overlap, not one long chain (0.57 instead of 0.63 ns a normal).
-void run(uint64_t seed, uint64_t stream, uint64_t first_block, int64_t blocks, float* to,
-         const Ahead& ahead, int64_t element) {
-  const Pairs factor0 = Pairs{} + 0xD2511F53u, factor1 = Pairs{} + 0xCD9E8D57u;
-  Pairs keys0[10], keys1[10];
-  for (int round = 0; round < 10; ++round) {
-    keys0[round] = Pairs{} + (seed + uint64_t(round) * 0x9E3779B9u);
-    keys1[round] = Pairs{} + ((seed >> 32) + uint64_t(round) * 0xBB67AE85u);
-  }
-  const Words last_keys = lower_of(keys0[9], keys1[9]);
-  // Lanes 2 i and 2 i + 1 hold blocks i and kLanes / 2 + i: so the unpacked normals are in order.
-  Pairs lanes;
-  for (int i = 0; i < kLanes; ++i) lanes[i] = uint64_t(i / 2 + i % 2 * (kLanes / 2));
+struct Philox {
+  Pairs factor0, factor1, keys0[10], keys1[10], upper_block, lower_stream, upper_stream;
+  Words last_keys;
 
-  for (int64_t block = 0; block < blocks; block += kChains * kLanes) {
-    ahead.fetch(element + 2 * block, 2 * kChains * kLanes);  // the first half of the elements
+  Philox(uint64_t seed, uint64_t stream, uint64_t first_block)
+      : factor0(Pairs{} + 0xD2511F53u),
+        factor1(Pairs{} + 0xCD9E8D57u),
+        upper_block(Pairs{} + (first_block >> 32)),
+        lower_stream(Pairs{} + stream),
+        upper_stream(Pairs{} + (stream >> 32)) {
+    for (int round = 0; round < 10; ++round) {
+      keys0[round] = Pairs{} + (seed + uint64_t(round) * 0x9E3779B9u);
+      keys1[round] = Pairs{} + ((seed >> 32) + uint64_t(round) * 0xBB67AE85u);
+    }
+    last_keys = lower_of(keys0[9], keys1[9]);
+  }
+
+  // The words of kChains vectors of blocks, whose rounds take turns: a round waits for the last
+  // one. Of each vector first the words for the radii, then those for the angles.
+  template <int kChains>
+  RDDM_INLINE void words(Pairs blocks, float* to) const {
     Pairs c0[kChains], c1[kChains], c2[kChains], c3[kChains];
-#pragma GCC unroll 2
+#pragma GCC unroll 4
     for (int i = 0; i < kChains; ++i) {
-      c0[i] = lanes + (first_block + uint64_t(block + i * kLanes));
-      c1[i] = Pairs{} + (first_block >> 32);
-      c2[i] = Pairs{} + stream;
-      c3[i] = Pairs{} + (stream >> 32);
+      c0[i] = blocks + uint64_t(i * kLanes);
+      c1[i] = upper_block;
+      c2[i] = lower_stream;
+      c3[i] = upper_stream;
     }
 #pragma GCC unroll 9
     for (int round = 0; round < 9; ++round) {
-#pragma GCC unroll 2
+#pragma GCC unroll 4
       for (int i = 0; i < kChains; ++i) {
         const Pairs product0 = product(c0[i], factor0), product1 = product(c2[i], factor1);
         c0[i] = upper(product1) ^ c1[i] ^ keys0[round];
@@ -132,16 +135,32 @@ void run(uint64_t seed, uint64_t stream, uint64_t first_block, int64_t blocks, f
         c3[i] = product0;
       }
     }
-#pragma GCC unroll 2
-    for (int i = 0; i < kChains; ++i) {
+#pragma GCC unroll 4
+    for (int i = 0; i < kChains; ++i, to += 2 * kWidth) {
       const Pairs product0 = product(c0[i], factor0), product1 = product(c2[i], factor1);
-      const Words radii = upper_of(product1, product0) ^ lower_of(c1[i], c3[i]) ^ last_keys;
-      store(to + 4 * (block + i * kLanes), (Vec)radii);
-      store(to + 4 * (block + i * kLanes) + kWidth, (Vec)lower_of(product1, product0));
+      store(to, (Vec)(upper_of(product1, product0) ^ lower_of(c1[i], c3[i]) ^ last_keys));
+      store(to + kWidth, (Vec)lower_of(product1, product0));
     }
   }
+};
+
+// The words come first, and the normals take their place: the processor then has one loop's
+// independent work to overlap, not one long chain (0.57 instead of 0.63 ns a normal).
+void run(uint64_t seed, uint64_t stream, uint64_t first_block, int64_t blocks, float* to,
+         const Ahead& ahead, int64_t element) {
+  constexpr int kChains = 4;
+  const Philox philox(seed, stream, first_block);
+  // Lanes 2 i and 2 i + 1 hold blocks i and kLanes / 2 + i: so the unpacked normals are in order.
+  Pairs lanes;
+  for (int i = 0; i < kLanes; ++i) lanes[i] = first_block + uint64_t(i / 2 + i % 2 * (kLanes / 2));
+  int64_t block = 0;
+  for (; block + kChains * kLanes <= blocks; block += kChains * kLanes) {
+    ahead.fetch(element + 2 * block, 2 * kChains * kLanes);  // the first half of the elements
+    philox.words<kChains>(lanes + uint64_t(block), to + 4 * block);
+  }
+  for (; block < blocks; block += kLanes) philox.words<1>(lanes + uint64_t(block), to + 4 * block);
   element += 2 * blocks;
-  for (int64_t block = 0; block < blocks; block += kLanes, to += 2 * kWidth) {
+  for (block = 0; block < blocks; block += kLanes, to += 2 * kWidth) {
     ahead.fetch(element + 2 * block, 2 * kLanes);
     Vec z0, z1;
     box_muller((Words)load(to), (Words)load(to + kWidth), z0, z1);

@@ -10,7 +10,8 @@ namespace rddm {
 // Images that are read or written where the noise goes. The loop asks for their memory line by
 // line while it computes: asked for afterwards, it would take as long as the noise itself.
 struct Ahead {
-  static constexpr int kMost = 6, kLine = 64;
+  static constexpr int kMost = 6;
+  static constexpr int64_t kLead = 256;  // elements, so that a step's last lines are there in time
 
   struct Image {
     const char* data;
@@ -28,17 +29,18 @@ struct Ahead {
     if (data) images[count++] = {bytes, int64_t(sizeof(Element))};
   }
 
+  // One request for every 16 elements: a line of float32.
   RDDM_INLINE void fetch(int64_t element, int64_t n) const {
     for (int i = 0; i < count; ++i) {
-      const char* const from = images[i].data + element * images[i].size;
-      for (int64_t byte = 0; byte < n * images[i].size; byte += kLine)
-        __builtin_prefetch(from + byte);
+      for (int64_t k = 0; k < n; k += 16) {
+        __builtin_prefetch(images[i].data + (element + kLead + k) * images[i].size);
+      }
     }
   }
 };
 
 struct NormalsLoop {
-  static constexpr int64_t kMostAtOnce = 16;  // blocks
+  static constexpr int64_t kMostAtOnce = 8;  // blocks
 
   const char* name;
   bool (*is_supported)();
