@@ -155,6 +155,26 @@ class Block {
   alignas(64) T buffer_[kBlock];
 };
 
+template <class Storage, class T>
+RDDM_INLINE Storage stored(T x) {
+  if constexpr (std::is_same_v<Storage, T>) {
+    return x;
+  } else {
+    return rounded<Storage>(x);
+  }
+}
+
+// Three channels of n pixels next to one another. The compiler does it with shuffles.
+template <class Storage, class T>
+RDDM_CLONES void put_rgb(const T* __restrict red, const T* __restrict green,
+                         const T* __restrict blue, Storage* __restrict to, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) {
+    to[3 * i] = stored<Storage>(red[i]);
+    to[3 * i + 1] = stored<Storage>(green[i]);
+    to[3 * i + 2] = stored<Storage>(blue[i]);
+  }
+}
+
 // The loops for the instruction sets that this machine has, the fastest last.
 [[maybe_unused]] const std::vector<const NormalsLoop*>& normals_loops() {
   static const auto loops = supported<NormalsLoop>({
@@ -189,46 +209,59 @@ class DrawnNoise {
 
   const float* at(int64_t first, int64_t n) {
     const auto [channels, pixels] = layout_;
-    if (channels == 1) return logical(uint64_t(first), n, first);
+    if (channels == 1) return logical(uint64_t(first), n, first, normals_);
     for (int64_t done = 0; done < n;) {
       const int64_t image = (first + done) / (channels * pixels);
       const int64_t begin = (first + done) % (channels * pixels);
       const int64_t end = std::min(begin + n - done, channels * pixels);
       const int64_t pixel = begin / channels, stop = (end + channels - 1) / channels;
-      for (int64_t c = 0; c < channels; ++c) {
-        const int64_t of_channel = stop - pixel;
-        const float* z = logical(uint64_t((image * channels + c) * pixels + pixel), of_channel,
-                                 first + done + c * of_channel);
-        for (int64_t p = pixel; p < stop; ++p) {
-          const int64_t element = p * channels + c;
-          if (element >= begin && element < end) gathered_[done + element - begin] = z[p - pixel];
+      const auto draw = [&](int64_t c, float* to) {
+        return logical(uint64_t((image * channels + c) * pixels + pixel), stop - pixel,
+                       first + done + c * (stop - pixel), to);
+      };
+      float* const gathered = gathered_ + kMargin + done - begin;
+      if (channels == 3) {  // whole pixels: up to two elements more at either end
+        const float *red = draw(0, normals_), *green = draw(1, normals_ + kThird);
+        put_rgb<float>(red, green, draw(2, normals_ + 2 * kThird), gathered + 3 * pixel,
+                       stop - pixel);
+      } else {
+        for (int64_t c = 0; c < channels; ++c) {
+          const float* z = draw(c, normals_);
+          // The pixels whose channel c is one of the elements.
+          const int64_t from = (begin - c + channels - 1) / channels;
+          const int64_t to = (end - c + channels - 1) / channels;
+          for (int64_t p = from; p < to; ++p) gathered[p * channels + c] = z[p - pixel];
         }
       }
       done += end - begin;
     }
-    return gathered_;
+    return gathered_ + kMargin;
   }
 
  private:
+  static constexpr int64_t kThird = kBlock / 3 + 43;  // room for a third of a block, in whole lines
+  static constexpr int64_t kMargin = 16;
+  static_assert(kThird % 16 == 0 && 3 * kThird >= kBlock + 4 * NormalsLoop::kMostAtOnce);
+
   // The noise of elements in logical order. Meanwhile the images are fetched from `element` on.
-  const float* logical(uint64_t first, int64_t n, int64_t element) {
+  const float* logical(uint64_t first, int64_t n, int64_t element, float* to) {
     const uint64_t begin = first / 4, end = (first + uint64_t(n) + 3) / 4;
     for (uint64_t block = begin; block < end;) {
       // Up to where the upper half of the block's number changes: once in 2^34 elements.
       const uint64_t stop = std::min(end, ((block >> 32) + 1) << 32);
       const int64_t blocks = int64_t(stop - block);
-      loop_.run(seed_, stream_, block, blocks, normals_ + 4 * (block - begin), ahead_, element);
+      loop_.run(seed_, stream_, block, blocks, to + 4 * (block - begin), ahead_, element);
       block = stop;
     }
-    return normals_ + first % 4;
+    return to + first % 4;
   }
 
   const NormalsLoop& loop_;
   Ahead ahead_;
   uint64_t seed_, stream_;
   PixelLayout layout_;
-  alignas(64) float normals_[kBlock + 4 * NormalsLoop::kMostAtOnce];
-  alignas(64) float gathered_[kBlock];
+  alignas(64) float normals_[3 * kThird];
+  alignas(64) float gathered_[kBlock + 2 * kMargin];
 };
 
 // The noise of a call in the precision T: a tensor's, a seed's, or zeros.

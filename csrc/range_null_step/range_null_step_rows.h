@@ -74,15 +74,6 @@ struct Rows {
   Rows from(int64_t channel) const { return {at(channel, 0), channel_stride, row_stride}; }
 };
 
-template <class Storage, class T>
-RDDM_INLINE Storage stored(T x) {
-  if constexpr (std::is_same_v<Storage, T>) {
-    return x;
-  } else {
-    return rounded<Storage>(x);
-  }
-}
-
 // A channel of n pixels whose channels are adjacent, from and to a row of its own.
 template <class Storage, class T>
 RDDM_CLONES void take_channel(const Storage* __restrict from, int64_t channels, T* __restrict to,
@@ -96,7 +87,7 @@ RDDM_CLONES void put_channel(const T* __restrict from, Storage* __restrict to, i
   for (int64_t i = 0; i < n; ++i) to[i * channels] = stored<Storage>(from[i]);
 }
 
-// The same for three channels at once, which the compiler can do with shuffles.
+// The same for three channels at once, which the compiler can do with shuffles (put_rgb too).
 template <class Storage, class T>
 RDDM_CLONES void take_rgb(const Storage* __restrict from, T* __restrict red, T* __restrict green,
                           T* __restrict blue, int64_t n) {
@@ -104,16 +95,6 @@ RDDM_CLONES void take_rgb(const Storage* __restrict from, T* __restrict red, T* 
     red[i] = static_cast<T>(from[3 * i]);
     green[i] = static_cast<T>(from[3 * i + 1]);
     blue[i] = static_cast<T>(from[3 * i + 2]);
-  }
-}
-
-template <class Storage, class T>
-RDDM_CLONES void put_rgb(const T* __restrict red, const T* __restrict green,
-                         const T* __restrict blue, Storage* __restrict to, int64_t n) {
-  for (int64_t i = 0; i < n; ++i) {
-    to[3 * i] = stored<Storage>(red[i]);
-    to[3 * i + 1] = stored<Storage>(green[i]);
-    to[3 * i + 2] = stored<Storage>(blue[i]);
   }
 }
 
