@@ -87,7 +87,8 @@ RDDM_CLONES void put_channel(const T* __restrict from, Storage* __restrict to, i
   for (int64_t i = 0; i < n; ++i) to[i * channels] = stored<Storage>(from[i]);
 }
 
-// The same for three channels at once, which the compiler can do with shuffles (put_rgb too).
+// The same for three channels at once, which the compiler can do with shuffles. The way back is
+// put_rgb of cpu_blocks.h.
 template <class Storage, class T>
 RDDM_CLONES void take_rgb(const Storage* __restrict from, T* __restrict red, T* __restrict green,
                           T* __restrict blue, int64_t n) {

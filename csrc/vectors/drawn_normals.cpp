@@ -5,8 +5,9 @@
 // lower half: the one multiplication of 32-bit numbers that gives both halves of their products,
 // vpmuludq, reads just these. A round is then 6 instructions for a vector of blocks. GCC 12 makes
 // 64-bit multiplications and shuffles of a plain loop, which takes 2.6 times as long (AVX-512: 1.50
-// ns a normal instead of 0.57; AVX2: 2.3 instead of 0.9). With AVX-512 64 normals are 224
-// instructions for two ports, so 112 cycles at least; it is 137.
+// ns a normal instead of 0.57; AVX2: 2.25 instead of 0.89). With AVX-512, 64 normals are 110 + 2 *
+// 57 instructions for two ports, so at least 112 cycles; they take 137 (3.8 GHz). 12 of the other
+// 25 are those of the two roots.
 #include "vectors/drawn_normals.h"
 
 #include "common/noise.h"
@@ -76,7 +77,7 @@ RDDM_INLINE Vec radius(Words a) {
   y = y * x + 2 * 2.4999993993e-1f;
   y = y * x - 2 * 3.3333331174e-1f;
   y = y * x * z + e * (0x1p-22f * 2.12194440e-4f) + z;
-  return root(y - 2 * x - e * (0x1p-22f * 0.693359375f));
+  return root(y - 2.0f * x - e * (0x1p-22f * 0.693359375f));
 }
 
 // noise.h's box_muller. x is b's distance from the nearest quarter turn: b's bits below the top
