@@ -178,12 +178,14 @@ class NoiseSource {
   Rows<const T> rows(const Tile& tile) {
     if (!draws_) return given_.rows(tile);
     const Rows<T> to = buffer_.rows();
+    // Whole rows of the image follow one another, so they are drawn as one.
+    const int64_t joined = tile.n == shape_.width ? shape_.height : 1;
     for (int64_t c = 0; c < shape_.channels; ++c) {
-      for (int64_t y = 0; y < shape_.height; ++y) {
+      for (int64_t y = 0; y < shape_.height; y += joined) {
         const int64_t plane = tile.image * shape_.all_channels + tile.channel + c;
         const int64_t first = plane * shape_.pixels + (tile.y + y) * shape_.width + tile.x;
-        for (int64_t i = 0, n = 0; i < tile.n; i += n) {
-          n = std::min(kBlock, tile.n - i);
+        for (int64_t i = 0, n = 0; i < joined * tile.n; i += n) {
+          n = std::min(kBlock, joined * tile.n - i);
           std::copy_n(drawn_.at(first + i, n), n, to.at(c, y) + i);
         }
       }
