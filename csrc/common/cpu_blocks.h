@@ -39,6 +39,10 @@ using torch::headeronly::Half;
 
 constexpr int64_t kBlock = 1024;  // 5 inputs and a result in float32: 24 KiB
 constexpr int64_t kGrain = 32 * kBlock;
+// Where values are converted, blocks are shorter, and memory is asked for 8 blocks ahead, so that
+// the processor loads while it computes. Otherwise a bfloat16 reverse_step takes 1.5 times as long
+// on a Xeon's core.
+constexpr int64_t kShortBlock = 256, kBlocksAhead = 8, kAhead = kBlocksAhead * kShortBlock;
 
 template <class Storage>
 RDDM_CLONES void widen(const Storage* __restrict from, float* __restrict to, int64_t n) {
@@ -132,6 +136,13 @@ template <>
 }
 #endif
 
+// Asks for n values that will be needed soon.
+template <class Storage>
+RDDM_INLINE void prefetch(const Storage* values, int64_t n) {
+  const char* const lines = reinterpret_cast<const char*>(values);
+  for (int64_t i = 0; i < n * int64_t(sizeof(Storage)); i += 64) __builtin_prefetch(lines + i);
+}
+
 // A block of one input in the precision T: in place or widened. An absent input is zeros.
 template <class Storage, class T>
 class Block {
@@ -141,6 +152,19 @@ class Block {
   }
 
   const T* at(int64_t begin, int64_t n) {
+    // The processor itself foresees values that are read in order and in place.
+    if constexpr (!std::is_same_v<Storage, T>) return at(begin, n, begin + kAhead);
+    return values(begin, n);
+  }
+
+  // The same, for a caller that comes to the n values from `later` on kBlocksAhead blocks later.
+  const T* at(int64_t begin, int64_t n, int64_t later) {
+    if (data_) prefetch(data_ + later, n);
+    return values(begin, n);
+  }
+
+ private:
+  const T* values(int64_t begin, int64_t n) {
     if (!data_) return buffer_;
     if constexpr (std::is_same_v<Storage, T>) {
       return data_ + begin;
@@ -150,7 +174,6 @@ class Block {
     }
   }
 
- private:
   const Storage* data_;
   alignas(64) T buffer_[kBlock];
 };
@@ -275,8 +298,14 @@ class NoiseBlock {
         drawn_(noise, ahead_of(images...)),
         draws_(noise.drawn) {}
 
-  const T* at(int64_t begin, int64_t n) {
-    if (!draws_) return stored_.at(begin, n);
+  const T* at(int64_t begin, int64_t n) { return draws_ ? drawn(begin, n) : stored_.at(begin, n); }
+
+  const T* at(int64_t begin, int64_t n, int64_t later) {
+    return draws_ ? drawn(begin, n) : stored_.at(begin, n, later);
+  }
+
+ private:
+  const T* drawn(int64_t begin, int64_t n) {
     const float* normals = drawn_.at(begin, n);
     if constexpr (std::is_same_v<T, float>) {
       return normals;
@@ -286,12 +315,14 @@ class NoiseBlock {
     }
   }
 
- private:
   Block<Storage, T> stored_;
   DrawnNoise drawn_;
   bool draws_;
   alignas(64) T wide_[std::is_same_v<T, float> ? 1 : kBlock];
 };
+
+// Elements of a block in a call with this noise: it is drawn faster for many at a time.
+inline int64_t block_size(const NoiseArgument& noise) { return noise.drawn ? kBlock : kShortBlock; }
 
 }  // namespace
 }  // namespace rddm

@@ -22,7 +22,10 @@ class Written {
 
   // Writes the n elements from `begin` on, which were computed at at(begin).
   void done(int64_t begin, int64_t n) {
-    if constexpr (!std::is_same_v<Storage, T>) round_to(computed_, data_ + begin, n);
+    if constexpr (!std::is_same_v<Storage, T>) {
+      prefetch(data_ + begin + kAhead, n);
+      round_to(computed_, data_ + begin, n);
+    }
   }
 
  private:

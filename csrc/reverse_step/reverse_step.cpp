@@ -52,6 +52,7 @@ void run(const ReverseStepInputs& in, const StepCoefficients<T>& coefficients) {
       step_for<T>(in.objective, in.clean ? StepTerms::kAny : terms_of(coefficients));
   Image* const result = static_cast<Image*>(in.result.tensor.mutable_data_ptr());
   const int64_t numel = in.result.tensor.numel();
+  const int64_t block = block_size(in.noise);
   torch::stable::parallel_for(0, numel, kGrain, [&](int64_t first, int64_t last) {
     Block<Image, T> I_t(data_of<Image>(in.I_t)), I_in(data_of<Image>(in.I_in));
     Block<Output, T> out0(data_of<Output>(in.out0)), out1(data_of<Output>(in.out1));
@@ -61,8 +62,8 @@ void run(const ReverseStepInputs& in, const StepCoefficients<T>& coefficients) {
     const Placed<Output, T> next_input(data_to<Output>(in.next_input), in.next_input_placement);
     const Placed<Output, T> clean(data_to<Output>(in.clean), in.clean_placement);
     alignas(64) T I_0[kBlock];
-    for (int64_t i = first; i < last; i += kBlock) {
-      const int64_t n = std::min(kBlock, last - i);
+    for (int64_t i = first, n; i < last; i += n) {
+      n = std::min(block, last - i);
       const T* const z = noise.at(i, n);  // before the images, which it fetches
       T* const to = next.at(i);
       step(coefficients, I_t.at(i, n), out0.at(i, n), out1.at(i, n), I_in.at(i, n), z, to, I_0, n);

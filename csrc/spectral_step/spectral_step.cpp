@@ -109,9 +109,10 @@ void run(const SpectralStepInputs& in, const SpectralNumbers<Computed<Storage>>&
   using T = Computed<Storage>;
   Storage* const x = static_cast<Storage*>(in.x.mutable_data_ptr());
   const T* const s = static_cast<const T*>(in.s.const_data_ptr());
-  const int64_t blocks = (in.size + kBlock - 1) / kBlock, rows = in.s.size(0);
+  const int64_t block = block_size(in.noise), rows = in.s.size(0);
+  const int64_t blocks = (in.size + block - 1) / block;
   const int64_t samples = in.x.size(0) / std::max<int64_t>(1, rows);  // of a row
-  const int64_t grain = std::max<int64_t>(1, kGrain / (kBlock * std::max<int64_t>(1, samples)));
+  const int64_t grain = std::max<int64_t>(1, kGrain / (block * std::max<int64_t>(1, samples)));
   torch::stable::parallel_for(0, rows * blocks, grain, [&](int64_t first, int64_t last) {
     Block<Storage, T> state(x), epsilon(data_of<Storage>(in.epsilon));
     Block<Storage, T> y_bar(data_of<Storage>(in.y_bar));
@@ -121,8 +122,8 @@ void run(const SpectralStepInputs& in, const SpectralNumbers<Computed<Storage>>&
     TermsBlock<T> terms;
     alignas(64) T one_s[kBlock];
     for (int64_t piece = first; piece < last; ++piece) {
-      const int64_t row = piece / blocks, begin = piece % blocks * kBlock;
-      const int64_t n = std::min(kBlock, in.size - begin);
+      const int64_t row = piece / blocks, begin = piece % blocks * block;
+      const int64_t n = std::min(block, in.size - begin);
       const T* values = s + row * in.s.size(1) + begin;
       if (in.s.size(1) == 1) {
         std::fill_n(one_s, n, s[row]);
@@ -131,11 +132,17 @@ void run(const SpectralStepInputs& in, const SpectralNumbers<Computed<Storage>>&
       fill_terms<Strict>(numbers, values, terms.k_0, terms.k_epsilon, terms.k_y, terms.k_z, n);
       for (int64_t sample = row * samples; sample < (row + 1) * samples; ++sample) {
         const int64_t i = sample * in.size + begin;
-        const T* const z = noise.at(i, n);  // before the images, which it fetches
+        // The samples' blocks are far apart, so the processor does not foresee the next one.
+        const int64_t later_step = sample - row * samples + kBlocksAhead;
+        const int64_t later_begin = begin + later_step / samples * block;
+        const int64_t later_sample = row * samples + later_step % samples;
+        const int64_t later = later_sample * in.size + later_begin;
+        const T* const z = noise.at(i, n, later);  // before the images, which it fetches
         T* const x_0 = Clean ? clean.at(i) : nullptr;
-        step<Clean>(numbers, terms, state.at(i, n), epsilon.at(i, n),
-                    y_bar.at(SpectralStepInputs::row(in.y_bar, sample) + begin, n), z, next.at(i),
-                    x_0, n);
+        step<Clean>(numbers, terms, state.at(i, n, later), epsilon.at(i, n, later),
+                    y_bar.at(SpectralStepInputs::row(in.y_bar, sample) + begin, n,
+                             SpectralStepInputs::row(in.y_bar, later_sample) + later_begin),
+                    z, next.at(i), x_0, n);
         next.done(i, n);
         if constexpr (Clean) clean.done(i, n);
       }
