@@ -39,56 +39,151 @@ RDDM_CLONES void add(T weight, const T* __restrict x, T* __restrict sum, int64_t
   for (int64_t i = 0; i < n; ++i) sum[i] += weight * x[i];
 }
 
+// The same for adjacent channels, in the same order. C is their number, or 0 for any.
+template <int C, class T>
+RDDM_CLONES void add_adjacent(const T* __restrict weights, const T* __restrict x, int64_t channels,
+                              T* __restrict sums, int64_t n) {
+  const int64_t step = C ? C : channels;
+  for (int64_t i = 0; i < n; ++i) {
+    T sum = 0;
+    for (int64_t c = 0; c < step; ++c) sum += weights[c] * x[i * step + c];
+    sums[i] = sum;
+  }
+}
+
+// The values of pixels, once for each of their adjacent channels.
+template <int C, class T>
+RDDM_CLONES void repeat(const T* __restrict x, int64_t channels, T* __restrict to, int64_t n) {
+  const int64_t step = C ? C : channels;
+  for (int64_t i = 0; i < n; ++i) {
+    for (int64_t c = 0; c < step; ++c) to[i * step + c] = x[i];
+  }
+}
+
+constexpr int64_t kMostAdjacent = 64;  // channels
+
+// The tiles of one thread. A tile's values are computed a channel at a time, or all together where
+// the channels of a pixel are adjacent: what belongs to a pixel is then repeated for each of them.
+template <class Storage>
+class Tiles {
+ public:
+  using T = Computed<Storage>;
+
+  explicit Tiles(const TacosStepInputs& in)
+      : in_(in),
+        step_(in.adjacent ? in.channels : 1),
+        from_(SnowLevel<T>::of(in.first, in.layer_s.has_value())),
+        to_(SnowLevel<T>::of(in.second, in.layer_to.has_value())),
+        x_s_(data_of<Storage>(in.x_s)),
+        x_0_(data_of<Storage>(in.x_0)),
+        x_end_(data_of<Storage>(in.x_end)),
+        layer_s_(data_of<T>(in.layer_s)),
+        layer_to_(data_of<T>(in.layer_to)),
+        next_(data_to<Storage>(in.result)) {
+    std::fill_n(weight_, kBlock, T(1));
+    std::fill_n(far_, kBlock, T(0));
+    for (int64_t c = 0; c < step_; ++c) weights_[c] = grey_weight<T>(in.kind, c, in.channels);
+  }
+
+  static int64_t pixels(const TacosStepInputs& in) {
+    constexpr int64_t kValues = std::is_same_v<Storage, T> ? kBlock : kShortBlock;
+    return kValues / (in.adjacent ? in.channels : 1);
+  }
+
+  // n pixels of a sample from `pixel` on, in the channels from c on.
+  void run(int64_t sample, int64_t c, int64_t channels, int64_t pixel, int64_t n) {
+    const bool snows = in_.kind == TacosKind::kSnow;
+    const T* before = layer_s_.at(sample * in_.layer_stride(in_.layer_s) + pixel, n);
+    const T* after = layer_to_.at(sample * in_.layer_stride(in_.layer_to) + pixel, n);
+    const T *weight = weight_, *far = far_;
+    if (snows) {
+      before = in_.layer_s ? for_each_value(before, before_, n) : before;
+      after = in_.layer_to ? for_each_value(after, after_, n) : after;
+    } else if (in_.layer_to) {
+      subtract(after, before, before_, n);
+      weight = for_each_value(before_, weight_, n);
+    }
+    if (in_.needs_grey()) {
+      find_grey(sample, pixel, n);
+      far = for_each_value(grey_, far_, n);
+    }
+    const int64_t values = n * step_;
+    for (const int64_t end = c + channels; c < end; c += step_) {
+      const int64_t first = at(sample, c, pixel);
+      if (in_.x_end) far = end_values(sample, c, pixel, n);
+      const T *x_s = x_s_.at(first, values), *x_0 = x_0_.at(first, values);
+      if (snows) {
+        snow(from_, to_, x_s, x_0, far, before, after, next_.at(first), values);
+      } else {
+        mix(x_s, x_0, far, weight, T(in_.first), T(in_.second), next_.at(first), values);
+      }
+      next_.done(first, values);
+    }
+  }
+
+ private:
+  // Where a channel of a pixel is in memory.
+  int64_t at(int64_t sample, int64_t channel, int64_t pixel) const {
+    return in_.adjacent ? (sample * in_.pixels + pixel) * in_.channels + channel
+                        : (sample * in_.channels + channel) * in_.pixels + pixel;
+  }
+
+  const T* for_each_value(const T* of_pixels, T* buffer, int64_t n) const {
+    if (step_ == 1) return of_pixels;
+    step_ == 3 ? repeat<3>(of_pixels, step_, buffer, n) : repeat<0>(of_pixels, step_, buffer, n);
+    return buffer;
+  }
+
+  void find_grey(int64_t sample, int64_t pixel, int64_t n) {
+    if (in_.adjacent) {
+      const T* const x_0 = x_0_.at(at(sample, 0, pixel), n * step_);
+      step_ == 3 ? add_adjacent<3>(weights_, x_0, step_, grey_, n)
+                 : add_adjacent<0>(weights_, x_0, step_, grey_, n);
+      return;
+    }
+    std::fill_n(grey_, n, T(0));
+    for (int64_t c = 0; c < in_.channels; ++c) {
+      add(grey_weight<T>(in_.kind, c, in_.channels), x_0_.at(at(sample, c, pixel), n), grey_, n);
+    }
+  }
+
+  // x_end from channel c on.
+  const T* end_values(int64_t sample, int64_t c, int64_t pixel, int64_t n) {
+    const int64_t first = sample * in_.end_sample + c * in_.end_channel + pixel * in_.end_pixel;
+    const bool as_image = in_.end_pixel == step_ && (step_ == 1 || in_.end_channel == 1);
+    if (as_image) return x_end_.at(first, n * step_);
+    const Storage* const x_end = data_of<Storage>(in_.x_end) + first;
+    for (int64_t i = 0; i < n; ++i) {
+      for (int64_t k = 0; k < step_; ++k) {
+        far_[i * step_ + k] = static_cast<T>(x_end[i * in_.end_pixel + k * in_.end_channel]);
+      }
+    }
+    return far_;
+  }
+
+  const TacosStepInputs& in_;
+  int64_t step_;  // values of a pixel that are computed together
+  SnowLevel<T> from_, to_;
+  Block<Storage, T> x_s_, x_0_, x_end_;
+  Block<T, T> layer_s_, layer_to_;
+  Written<Storage, T> next_;
+  T weights_[kMostAdjacent];
+  alignas(64) T weight_[kBlock], far_[kBlock], grey_[kBlock], before_[kBlock], after_[kBlock];
+};
+
 template <class Storage>
 void run(const TacosStepInputs& in) {
-  using T = Computed<Storage>;
-  Storage* const result = static_cast<Storage*>(in.result.mutable_data_ptr());
-  const auto from = SnowLevel<T>::of(in.first, in.layer_s.has_value());
-  const auto to = SnowLevel<T>::of(in.second, in.layer_to.has_value());
-  const int64_t tiles = (in.pixels + kBlock - 1) / kBlock;
-  const int64_t grain = std::max<int64_t>(1, kGrain / (kBlock * std::max<int64_t>(1, in.channels)));
-  torch::stable::parallel_for(0, in.batch * tiles, grain, [&](int64_t begin, int64_t end) {
-    Block<Storage, T> x_s(data_of<Storage>(in.x_s)), x_0(data_of<Storage>(in.x_0));
-    Block<Storage, T> x_end(data_of<Storage>(in.x_end));
-    Block<T, T> layer_s(data_of<T>(in.layer_s)), layer_to(data_of<T>(in.layer_to));
-    Written<Storage, T> next(result);
-    alignas(64) T weight[kBlock], far[kBlock];
-    std::fill_n(weight, kBlock, T(1));
-    std::fill_n(far, kBlock, T(0));
+  const int64_t pixels = Tiles<Storage>::pixels(in), tiles = (in.pixels + pixels - 1) / pixels;
+  // Channels that do not need each other are walked through one by one, in the order of memory.
+  const int64_t together = in.adjacent || in.needs_grey() ? in.channels : 1;
+  const int64_t groups = together ? in.channels / together : 0;
+  const int64_t grain = std::max<int64_t>(1, kGrain / (pixels * std::max<int64_t>(1, together)));
+  torch::stable::parallel_for(0, in.batch * groups * tiles, grain, [&](int64_t begin, int64_t end) {
+    Tiles<Storage> walk(in);
     for (int64_t tile = begin; tile < end; ++tile) {
-      const int64_t sample = tile / tiles, pixel = tile % tiles * kBlock;
-      const int64_t n = std::min(kBlock, in.pixels - pixel);
-      const auto first_of = [&](int64_t channel) {
-        return (sample * in.channels + channel) * in.pixels + pixel;
-      };
-      const T* const before = layer_s.at(sample * in.layer_stride(in.layer_s) + pixel, n);
-      const T* const after = layer_to.at(sample * in.layer_stride(in.layer_to) + pixel, n);
-      if (in.kind != TacosKind::kSnow && in.layer_to) subtract(after, before, weight, n);
-      if (in.needs_grey()) {
-        std::fill_n(far, n, T(0));
-        for (int64_t c = 0; c < in.channels; ++c) {
-          add(grey_weight<T>(in.kind, c, in.channels), x_0.at(first_of(c), n), far, n);
-        }
-      }
-      for (int64_t c = 0; c < in.channels; ++c) {
-        const int64_t first = first_of(c);
-        const T* end_values = far;
-        if (in.x_end) {
-          const int64_t at = sample * in.end_sample + c * in.end_channel + pixel * in.end_pixel;
-          end_values = x_end.at(at, in.end_pixel ? n : 1);
-          if (!in.end_pixel) {
-            std::fill_n(far, n, *end_values);
-            end_values = far;
-          }
-        }
-        if (in.kind == TacosKind::kSnow) {
-          snow(from, to, x_s.at(first, n), x_0.at(first, n), far, before, after, next.at(first), n);
-        } else {
-          mix(x_s.at(first, n), x_0.at(first, n), end_values, weight, T(in.first), T(in.second),
-              next.at(first), n);
-        }
-        next.done(first, n);
-      }
+      const int64_t plane = tile / tiles, pixel = tile % tiles * pixels;
+      walk.run(plane / groups, plane % groups * together, together, pixel,
+               std::min(pixels, in.pixels - pixel));
     }
   });
 }
@@ -96,7 +191,7 @@ void run(const TacosStepInputs& in) {
 Tensor tacos_step_cpu(const Tensor& x_s, const Tensor& x_0, const std::optional<Tensor>& x_end,
                       const std::optional<Tensor>& layer_s, const std::optional<Tensor>& layer_to,
                       int64_t kind, const std::vector<double>& numbers) {
-  const TacosStepInputs in(x_s, x_0, x_end, layer_s, layer_to, kind, numbers);
+  const TacosStepInputs in(x_s, x_0, x_end, layer_s, layer_to, kind, numbers, kMostAdjacent);
   for_dtype<true>(in.x_s.scalar_type(), "tacos_step: no CPU kernel",
                   [&]<class Storage>() { run<Storage>(in); });
   return in.finish();

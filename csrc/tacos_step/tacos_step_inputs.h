@@ -8,7 +8,8 @@
 
 namespace rddm {
 
-// The tensors of one call. The images are contiguous, so that a pixel's values are `pixels` apart.
+// The tensors of one call. The images are contiguous, so that a pixel's values are `pixels` apart;
+// or channels-last for a launcher that takes up to `most_adjacent` channels in that layout.
 struct TacosStepInputs {
   Tensor wanted, result;  // laid out as the caller gets it, and what the kernel writes
   Tensor x_s, x_0;
@@ -16,14 +17,16 @@ struct TacosStepInputs {
   TacosKind kind;
   double first, second;
   int64_t batch, channels, pixels;
-  // Elements from one sample, channel and pixel of x_end to the next; 0 where it is broadcast.
+  bool adjacent;  // whether the channels of a pixel are
+  // Elements from one sample, channel and pixel of x_end to the next; 0 where it is broadcast. Of
+  // contiguous images end_pixel is 0 or 1.
   int64_t end_sample = 0, end_channel = 0, end_pixel = 0;
 
   TacosStepInputs(const Tensor& x_s_, const Tensor& x_0_, const std::optional<Tensor>& x_end_,
                   const std::optional<Tensor>& layer_s_, const std::optional<Tensor>& layer_to_,
-                  int64_t kind_, const std::vector<double>& numbers)
+                  int64_t kind_, const std::vector<double>& numbers, int64_t most_adjacent = 1)
       : wanted(torch::stable::empty_like(x_s_)),
-        result(torch::stable::contiguous(wanted)),
+        result(in_taken_layout(wanted, most_adjacent)),
         x_s(in_layout_of(x_s_, result)),
         x_0(matching(x_0_, result, x_s_.scalar_type(), "tacos_step", "x_0")),
         kind(static_cast<TacosKind>(kind_)) {
@@ -36,6 +39,7 @@ struct TacosStepInputs {
     batch = x_s.size(0);
     channels = x_s.size(1);
     pixels = x_s.size(2) * x_s.size(3);
+    adjacent = pixel_layout(result)->channels > 1;
     if (x_end_) set_end(*x_end_);
     layer_s = layer(layer_s_, "layer_s");
     layer_to = layer(layer_to_, "layer_to");
@@ -70,11 +74,17 @@ struct TacosStepInputs {
                         (given.size(1) == 1 || given.size(1) == channels) &&
                         given.scalar_type() == x_s.scalar_type() && given.device() == x_s.device(),
                     "tacos_step: x_end must be (B or 1, C or 1) planes or numbers like the images");
-    x_end = torch::stable::contiguous(given);
-    const int64_t plane = whole ? pixels : 1;
-    end_pixel = whole && pixels > 1 ? 1 : 0;
-    end_channel = given.size(1) > 1 ? plane : 0;
-    end_sample = given.size(0) > 1 ? given.size(1) * plane : 0;
+    const bool kept = adjacent && pixel_layout(given);
+    x_end = kept ? given : torch::stable::contiguous(given);
+    const int64_t channels_between = pixel_layout(*x_end)->channels;  // 1 in contiguous images
+    end_pixel = whole && pixels > 1 ? channels_between : 0;
+    end_channel = given.size(1) == 1 ? 0 : (channels_between > 1 || !whole ? 1 : pixels);
+    end_sample = given.size(0) == 1 ? 0 : given.size(1) * (whole ? pixels : 1);
+  }
+
+  static Tensor in_taken_layout(const Tensor& image, int64_t most_adjacent) {
+    const auto layout = pixel_layout(image);
+    return layout && layout->channels <= most_adjacent ? image : torch::stable::contiguous(image);
   }
 
   std::optional<Tensor> layer(const std::optional<Tensor>& given, const char* name) const {

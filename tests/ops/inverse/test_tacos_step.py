@@ -32,6 +32,17 @@ def test_it_is_algorithm_2(form: str, dtype: torch.dtype) -> None:
             check(case(call, f"{shape} {layers}"), None, relative=SNOW_SUMS * (FORMS[form]["kind"] == "snow"))
 
 
+@pytest.mark.parametrize("dtype", ALL_DTYPES, ids=str)
+@pytest.mark.parametrize("form", FORMS)
+def test_channels_last_images(form: str, dtype: torch.dtype) -> None:
+    """Tiles that are whole and not, with the kernel's own loop for three channels, and more channels than it takes."""
+    others = itertools.cycle(("channels_last", "contiguous", "sliced channels_last", "unaligned"))
+    for shape in ((2, 3, 31, 33), (1, 5, 37, 29), (2, 64, 5, 7), (1, 65, 4, 3)):
+        call = arguments(shape, dtype, form, "channels_last", next(others), "one")
+        check(case(call, str(shape)), None, relative=SNOW_SUMS * (FORMS[form]["kind"] == "snow"))
+        assert tacos_step(**call, impl="cpp").stride() == call["x_s"].stride()
+
+
 @pytest.mark.parametrize("backend", SLOW)
 def test_the_cpu_passes_the_slow_backends_grids(backend: str) -> None:
     for one in few(backend):
