@@ -147,7 +147,8 @@ RDDM_INLINE void prefetch(const Storage* values, int64_t n) {
 template <class Storage, class T>
 class Block {
  public:
-  explicit Block(const Storage* data) : data_(data) {
+  // `fetched`: the noise that is drawn with it asks for its memory.
+  explicit Block(const Storage* data, bool fetched = false) : data_(data), fetched_(fetched) {
     if (!data_) std::fill_n(buffer_, kBlock, T(0));
   }
 
@@ -159,7 +160,7 @@ class Block {
 
   // The same, for a caller that comes to the n values from `later` on kBlocksAhead blocks later.
   const T* at(int64_t begin, int64_t n, int64_t later) {
-    if (data_) prefetch(data_ + later, n);
+    if (data_ && !fetched_) prefetch(data_ + later, n);
     return values(begin, n);
   }
 
@@ -175,6 +176,7 @@ class Block {
   }
 
   const Storage* data_;
+  bool fetched_;
   alignas(64) T buffer_[kBlock];
 };
 

@@ -10,7 +10,8 @@ namespace {
 template <class Storage, class T>
 class Written {
  public:
-  explicit Written(Storage* data) : data_(data) {}
+  // `fetched`: the noise that is drawn with it asks for its memory.
+  explicit Written(Storage* data, bool fetched = false) : data_(data), fetched_(fetched) {}
 
   T* at(int64_t begin) {
     if constexpr (std::is_same_v<Storage, T>) {
@@ -23,13 +24,14 @@ class Written {
   // Writes the n elements from `begin` on, which were computed at at(begin).
   void done(int64_t begin, int64_t n) {
     if constexpr (!std::is_same_v<Storage, T>) {
-      prefetch(data_ + begin + kAhead, n);
+      if (!fetched_) prefetch(data_ + begin + kAhead, n);
       round_to(computed_, data_ + begin, n);
     }
   }
 
  private:
   Storage* data_;
+  bool fetched_;
   alignas(64) T computed_[std::is_same_v<Storage, T> ? 1 : kBlock];
 };
 

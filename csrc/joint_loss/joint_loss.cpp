@@ -70,13 +70,15 @@ void run(const JointLossInputs& in, double weight0, double weight1, T* loss, T* 
   Output* const gradient1 = static_cast<Output*>(in.gradient1.tensor.mutable_data_ptr());
   const int64_t numel = in.out0.numel(), blocks = (numel + kBlock - 1) / kBlock;
   std::vector<double> sums0(blocks), sums1(blocks);  // per block, not per thread: a fixed order
+  const bool fetched = in.noise.drawn;
   torch::stable::parallel_for(0, blocks, kGrain / kBlock, [&](int64_t first, int64_t last) {
-    Block<Image, T> I_0(data_of<Image>(in.I_0)), I_in(data_of<Image>(in.I_in));
-    Block<Output, T> out0(data_of<Output>(in.out0)), out1(data_of<Output>(in.out1));
+    Block<Image, T> I_0(data_of<Image>(in.I_0), fetched), I_in(data_of<Image>(in.I_in), fetched);
+    Block<Output, T> out0(data_of<Output>(in.out0), fetched),
+        out1(data_of<Output>(in.out1), fetched);
     NoiseBlock<Image, T> noise(in.noise, data_of<Image>(in.I_0), data_of<Image>(in.I_in),
                                data_of<Output>(in.out0), data_of<Output>(in.out1), gradient0,
                                gradient1);
-    Written<Output, T> to0(gradient0), to1(gradient1);
+    Written<Output, T> to0(gradient0, fetched), to1(gradient1, fetched);
     alignas(64) T values0[kBlock], values1[kBlock], unused[kBlock];
     for (int64_t block = first; block < last; ++block) {
       const int64_t i = block * kBlock, n = std::min(kBlock, numel - i);

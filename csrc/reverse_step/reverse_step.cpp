@@ -53,12 +53,14 @@ void run(const ReverseStepInputs& in, const StepCoefficients<T>& coefficients) {
   Image* const result = static_cast<Image*>(in.result.tensor.mutable_data_ptr());
   const int64_t numel = in.result.tensor.numel();
   const int64_t block = block_size(in.noise);
+  const bool fetched = in.noise.drawn;
   torch::stable::parallel_for(0, numel, kGrain, [&](int64_t first, int64_t last) {
-    Block<Image, T> I_t(data_of<Image>(in.I_t)), I_in(data_of<Image>(in.I_in));
-    Block<Output, T> out0(data_of<Output>(in.out0)), out1(data_of<Output>(in.out1));
+    Block<Image, T> I_t(data_of<Image>(in.I_t), fetched), I_in(data_of<Image>(in.I_in), fetched);
+    Block<Output, T> out0(data_of<Output>(in.out0), fetched),
+        out1(data_of<Output>(in.out1), fetched);
     NoiseBlock<Image, T> noise(in.noise, data_of<Image>(in.I_t), data_of<Image>(in.I_in),
                                data_of<Output>(in.out0), data_of<Output>(in.out1), result);
-    Written<Image, T> next(result);
+    Written<Image, T> next(result, fetched);
     const Placed<Output, T> next_input(data_to<Output>(in.next_input), in.next_input_placement);
     const Placed<Output, T> clean(data_to<Output>(in.clean), in.clean_placement);
     alignas(64) T I_0[kBlock];

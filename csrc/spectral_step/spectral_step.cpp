@@ -113,12 +113,13 @@ void run(const SpectralStepInputs& in, const SpectralNumbers<Computed<Storage>>&
   const int64_t blocks = (in.size + block - 1) / block;
   const int64_t samples = in.x.size(0) / std::max<int64_t>(1, rows);  // of a row
   const int64_t grain = std::max<int64_t>(1, kGrain / (block * std::max<int64_t>(1, samples)));
+  const bool fetched = in.noise.drawn;
   torch::stable::parallel_for(0, rows * blocks, grain, [&](int64_t first, int64_t last) {
-    Block<Storage, T> state(x), epsilon(data_of<Storage>(in.epsilon));
+    Block<Storage, T> state(x, fetched), epsilon(data_of<Storage>(in.epsilon), fetched);
     Block<Storage, T> y_bar(data_of<Storage>(in.y_bar));
     NoiseBlock<Storage, T> noise(in.noise, x, data_of<Storage>(in.epsilon),
                                  data_of<Storage>(in.clean));
-    Written<Storage, T> next(x), clean(data_to<Storage>(in.clean));
+    Written<Storage, T> next(x, fetched), clean(data_to<Storage>(in.clean), fetched);
     TermsBlock<T> terms;
     alignas(64) T one_s[kBlock];
     for (int64_t piece = first; piece < last; ++piece) {
