@@ -26,6 +26,7 @@ BENCHMARKS = {
     "roofline": ("roofline", "what a GPU needs for an image at least, and what the kernels should take, from shapes"),
     "sanitize": ("end_to_end.sanitize", "every GPU kernel on small and odd images, for compute-sanitizer"),
     "draw": ("draw", "plots from a benchmark's JSON"),
+    "readme": ("readme", "the README's tables of CPU figures, measured and written"),
     "table1": ("paper.table1", "the paper's Table 1 on a small scale"),
     "aosa": ("paper.aosa", "what AOSA decides, and when"),
     "inverse": ("inverse.table", "the table of DDRM and DDNM on held-aside photographs and digits"),
