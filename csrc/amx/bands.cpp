@@ -28,6 +28,16 @@ const AmxSteps* amx_steps() {
 #endif
 }
 
+void pack_amx(const AmxSteps& steps, const float* weight, int64_t taps, int64_t result_channels,
+              int64_t channels, float* to) {
+  torch::stable::parallel_for(0, divided(result_channels, kAmxPanel), 4,
+                              [&](int64_t begin, int64_t end) {
+                                for (int64_t panel = begin; panel < end; ++panel) {
+                                  steps.pack(weight, taps, result_channels, channels, panel, to);
+                                }
+                              });
+}
+
 int64_t amx_bands(const AmxConvolution& conv, const AmxSteps& steps) {
   // The sizes are measured, with 2 MiB of second-level cache: each band reads all weights once, so
   // that it should be large where they do not stay in the cache, and small where they do.

@@ -8,6 +8,10 @@ namespace rddm {
 // Null on a machine without AMX.
 const AmxSteps* amx_steps();
 
+// The weights (K, C, taps), packed to `to`.
+void pack_amx(const AmxSteps&, const float* weight, int64_t taps, int64_t result_channels,
+              int64_t channels, float* to);
+
 // The number of bands of an image, by the sizes alone: a band's values share their scale, so that
 // other bands would give other bits.
 int64_t amx_bands(const AmxConvolution&, const AmxSteps&);

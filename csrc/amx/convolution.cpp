@@ -27,32 +27,47 @@ int64_t packed_size(int64_t taps, int64_t result_channels, int64_t channels) {
   return panels * (kAmxPanel + divided(channels, kAmxBlock) * taps * kStep / 4);
 }
 
-void pack(const float* weight, int64_t taps, int64_t result_channels, int64_t channels, float* to) {
-  const int64_t panels = divided(result_channels, kAmxPanel);
-  char* bytes = reinterpret_cast<char*>(to + panels * kAmxPanel);
-  for (int64_t first = 0; first < panels * kAmxPanel; first += kAmxPanel) {
-    double scales[kAmxPanel] = {};
-    for (int64_t k = 0; k < kAmxPanel; ++k) {
-      const bool is_there = first + k < result_channels;
-      const float* const own = weight + (first + k) * channels * taps;
-      const float largest = is_there ? largest_magnitude(own, channels * taps) : 0.f;
-      const float kept = largest > kSmallest ? largest : kSmallest;
-      scales[k] = double(kLevels) / double(kept);
-      to[first + k] = largest < __builtin_inff() ? kept / kLevels : __builtin_nanf("");
-    }
-    for (int64_t block = 0; block < channels; block += kAmxBlock) {
-      for (int64_t tap = 0; tap < taps; ++tap, bytes += kStep) {
-        for (int64_t c = 0; c < kAmxBlock; ++c) {
-          for (int64_t k = 0; k < kAmxPanel; ++k) {
-            const bool is_there = first + k < result_channels && block + c < channels;
-            const double value =
-                is_there ? double(weight[((first + k) * channels + block + c) * taps + tap]) : 0;
-            const int whole = int(__builtin_lrint(value * scales[k])) + kDigitsBias;
-            char* const at = bytes + c / 4 * 64 + k * 4 + c % 4;
-            at[0] = char(whole >> 8 ^ 0x80);  // middle, high, low: in the order of their use
-            at[kTileBytes] = char(whole >> 16 ^ 0x80);
-            at[2 * kTileBytes] = char(whole ^ 0x80);
+void pack(const float* weight, int64_t taps, int64_t result_channels, int64_t channels,
+          int64_t panel, float* to) {
+  const int64_t blocks = divided(channels, kAmxBlock), first = panel * kAmxPanel;
+  const int64_t there = least(kAmxPanel, result_channels - first), own = channels * taps;
+  alignas(64) float scales[kAmxPanel] = {};
+  for (int64_t k = 0; k < there; ++k) {
+    const float largest = largest_magnitude(weight + (first + k) * own, own);
+    const float kept = largest > kSmallest ? largest : kSmallest;
+    scales[k] = kLevels / kept;
+    to[first + k] = largest < __builtin_inff() ? kept / kLevels : __builtin_nanf("");
+  }
+  for (int64_t k = there; k < kAmxPanel; ++k) to[first + k] = 0;
+  const __m512 scale = _mm512_load_ps(scales);
+  const __mmask16 here = __mmask16((1u << there) - 1);
+  const __m512i lanes =
+      _mm512_mullo_epi32(_mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0),
+                         _mm512_set1_epi32(int(own)));
+  char* bytes = reinterpret_cast<char*>(to + divided(result_channels, kAmxPanel) * kAmxPanel) +
+                panel * blocks * taps * kStep;
+  for (int64_t c = 0; c < blocks * kAmxBlock; c += kAmxBlock) {
+    for (int64_t tap = 0; tap < taps; ++tap, bytes += kStep) {
+      for (int64_t four = 0; four < kAmxBlock; four += 4) {
+        __m512i digits[3] = {};  // middle, high, low: in the order of their use
+        for (int i = 0; i < 4; ++i) {
+          const __mmask16 own_lanes = c + four + i < channels ? here : 0;
+          const float* const at = weight + first * own + (c + four + i) * taps + tap;
+          const __m512 values =
+              _mm512_mask_i32gather_ps(_mm512_setzero_ps(), own_lanes, lanes, at, 4);
+          const __m512i whole =
+              _mm512_add_epi32(_mm512_cvtps_epi32(values * scale), _mm512_set1_epi32(kDigitsBias));
+          constexpr unsigned kShifts[] = {8, 16, 0};
+          for (int digit = 0; digit < 3; ++digit) {
+            const __m512i byte =
+                _mm512_and_si512(_mm512_srli_epi32(whole, kShifts[digit]), _mm512_set1_epi32(0xff));
+            digits[digit] =
+                _mm512_or_si512(digits[digit], _mm512_slli_epi32(byte, 8u * unsigned(i)));
           }
+        }
+        for (int digit = 0; digit < 3; ++digit) {
+          _mm512_storeu_si512(bytes + digit * kTileBytes + four * 16,
+                              _mm512_xor_si512(digits[digit], _mm512_set1_epi8(char(0x80))));
         }
       }
     }

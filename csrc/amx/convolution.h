@@ -65,10 +65,10 @@ struct AmxSteps {
   bool (*is_supported)();
   // The size of packed weights, in float32 values.
   int64_t (*packed_size)(int64_t taps, int64_t result_channels, int64_t channels);
-  // Takes weights (K, C, taps) apart into [panel][block of channels][tap][digit] of fours of
-  // channels, as the unit reads them, behind the scale of each output channel.
+  // Takes a panel's weights of (K, C, taps) apart into [panel][block of channels][tap][digit] of
+  // fours of channels, as the unit reads them, behind the scale of each output channel.
   void (*pack)(const float* weight, int64_t taps, int64_t result_channels, int64_t channels,
-               float* to);
+               int64_t panel, float* to);
   // The size of a band of so many rows, in bytes.
   int64_t (*band_size)(const AmxConvolution&, int64_t rows);
   // The digits of a band.

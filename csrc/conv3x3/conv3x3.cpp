@@ -49,7 +49,7 @@ Tensor pack_conv3x3_cpu(const Tensor& weight, int64_t tile, int64_t instruction_
                                     float(channels)};
   const float* const from = static_cast<const float*>(plain.const_data_ptr());
   if (tile == kAmxTile) {
-    amx_steps()->pack(from, 9, result_channels, channels, to + kHeader);
+    pack_amx(*amx_steps(), from, 9, result_channels, channels, to + kHeader);
   } else {
     steps.pack(int(tile), from, result_channels, channels, to + kHeader);
   }

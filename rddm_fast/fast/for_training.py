@@ -7,6 +7,7 @@
   input in the first stage of a published network. They are computed again, a few thousand pixels at a time, so that
   they stay in the processor's cache and take no memory.
 * Full attention is `scaled_dot_product_attention`.
+* On a CPU with AMX the 3x3 convolutions, and their gradients of the images, are `ops.conv3x3` in float32.
 
 Nothing is copied. The modules keep their place, parameters, names and hooks; only their class changes.
 """
@@ -20,7 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..diffusion.unet import Attention, ChannelNorm, LinearAttention, WeightStandardizedConv2d, standardisation_eps
+from ..ops.networks.conv3x3 import conv3x3, pack_conv3x3, tiles
 from .folded.attention import attend
+from .folded.convolutions import is_3x3
 
 PIXELS_AT_ONCE = 4096
 """Pixels that linear attention takes at once on a CPU: 128 features of them are 2 MiB."""
@@ -30,7 +33,45 @@ class _StandardizedConv2d(WeightStandardizedConv2d):
     def forward(self, x: Tensor) -> Tensor:
         filters = self.weight.permute(0, 2, 3, 1)  # in memory order
         weight = F.layer_norm(filters, filters.shape[1:], eps=standardisation_eps(x)).permute(0, 3, 1, 2)
+        if self.gains_from_amx(x):
+            return Conv3x3.apply(x, weight, self.bias)
         return F.conv2d(x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+
+    def gains_from_amx(self, x: Tensor) -> bool:
+        """Return whether `Conv3x3` serves: for fewer than 32 channels torch is faster (`rddm-fast bench conv3x3`)."""
+        if x.device.type != "cpu" or torch.is_autocast_enabled("cpu") or not is_3x3(self) or 1 not in tiles():
+            return False
+        return x.dtype == self.weight.dtype == torch.float32 and min(self.in_channels, self.out_channels) >= 32
+
+
+class Conv3x3(torch.autograd.Function):
+    """A 3x3 convolution of images (B, C, H, W) with weights (K, C, 3, 3) and a bias or None, in float32, by AMX.
+
+    The gradient of the images is the convolution of the result's gradient with the weights, turned by half and with
+    their channels exchanged. The gradients of the weights and the bias are torch's.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # type: ignore[override]
+        ctx.save_for_backward(x, weight)
+        ctx.bias_sizes = None if bias is None else [len(bias)]
+        return conv3x3(x, weight, bias, packed=pack_conv3x3(weight, tile=1))
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
+        x, weight = ctx.saved_tensors
+        needs_x, *others = ctx.needs_input_grad
+        x_grad = weight_grad = bias_grad = None
+        if needs_x:
+            turned = weight.flip(2, 3).transpose(0, 1)
+            x_grad = conv3x3(grad, turned, packed=pack_conv3x3(turned, tile=1))
+        if any(others):
+            one, none = [1, 1], [0, 0]
+            _, weight_grad, bias_grad = torch.ops.aten.convolution_backward(
+                grad, x, weight, ctx.bias_sizes, one, one, one, False, none, 1, [False, *others]
+            )
+        return x_grad, weight_grad, bias_grad
 
 
 class _ChannelNorm(ChannelNorm):

@@ -11,7 +11,8 @@ from rddm_fast.diffusion.residual_unets import ResidualUnets
 from rddm_fast.diffusion.unet import ChannelNorm, LinearAttention, WeightStandardizedConv2d
 from rddm_fast.fast import FastSampler
 from rddm_fast.fast import for_training as training
-from rddm_fast.fast.for_training import PixelAttention, for_training
+from rddm_fast.fast.for_training import Conv3x3, PixelAttention, for_training
+from rddm_fast.ops.networks.conv3x3 import tiles
 
 
 def gradients(unets: nn.Module, x: Tensor, autocast: bool = False) -> tuple[list[Tensor], dict[str, Tensor]]:
@@ -103,3 +104,36 @@ def test_what_is_being_trained_can_be_sampled_with_fast() -> None:
     for_training(diffusion)
     found = FastSampler(diffusion)(x, generator=seeded(0))
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.skipif(1 not in tiles(), reason="this machine has no AMX")
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_convolutions_in_amx_have_the_gradients_of_torch_s(bias: bool, layout: torch.memory_format) -> None:
+    given = [torch.randn(2, 40, 11, 18), torch.randn(48, 40, 3, 3) / 19, torch.randn(48) if bias else None]
+    given = [None if tensor is None else tensor.requires_grad_() for tensor in given]
+    wide = [None if tensor is None else tensor.detach().double().requires_grad_() for tensor in given]
+    y = Conv3x3.apply(given[0].contiguous(memory_format=layout), *given[1:])
+    exact = nn.functional.conv2d(*wide, padding=1)
+    assert (y - exact).abs().max() <= 1e-5
+    (y.square().sum() / 2).backward()
+    (exact.square().sum() / 2).backward()
+    for own, other in zip(given, wide, strict=True):
+        if own is not None:
+            assert (own.grad - other.grad).abs().max() <= 1e-5 * other.grad.abs().max()
+
+
+@pytest.mark.skipif(1 not in tiles(), reason="this machine has no AMX")
+def test_wide_networks_train_in_amx_with_the_reference_s_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, forward = [], Conv3x3.forward
+    monkeypatch.setattr(Conv3x3, "forward", lambda *args: calls.append(args[1].shape) or forward(*args))
+    torch.manual_seed(0)
+    reference = ResidualUnets(32, networks="one", dim_mults=[1, 2], channels=3, condition=True)
+    faster, x = for_training(copy.deepcopy(reference)), torch.randn(2, 6, 16, 24)
+    (theirs, exact), (ours, found) = gradients(reference, x), gradients(faster, x)
+    assert len(calls) == 22
+    torch.testing.assert_close(ours[0], theirs[0], rtol=0, atol=1e-5)
+    assert distance(found, exact) < 1e-3
+    with torch.autocast("cpu", torch.bfloat16):
+        faster(x, torch.tensor([900.0, 3.0]))
+    assert len(calls) == 22
