@@ -154,7 +154,12 @@ def written(text: str, figures: Figures) -> str:
 
 
 def kept(folder: Path) -> Figures:
-    """Return the figures of all runs that the folder keeps."""
+    """Return the figures of all runs that the folder keeps; exits with a sentence if one is not there."""
+    missing = [name for name in RUNS if not (folder / f"{name}.json").exists()]
+    if missing:
+        sys.exit(
+            f"error: {folder} has no figures of {', '.join(missing)}: measure them by --measure {' '.join(missing)}"
+        )
     return {name: json.loads((folder / f"{name}.json").read_text()) for name in RUNS}
 
 

@@ -30,6 +30,8 @@ const AmxSteps* amx_steps() {
 
 void pack_amx(const AmxSteps& steps, const float* weight, int64_t taps, int64_t result_channels,
               int64_t channels, float* to) {
+  STD_TORCH_CHECK(channels <= kAmxChannels, "in AMX a weight has at most ", kAmxChannels,
+                  " channels, and this has ", channels);
   torch::stable::parallel_for(0, divided(result_channels, kAmxPanel), 4,
                               [&](int64_t begin, int64_t end) {
                                 for (int64_t panel = begin; panel < end; ++panel) {

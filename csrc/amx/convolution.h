@@ -19,6 +19,8 @@ namespace rddm {
 
 constexpr int kAmxPanel = 16;  // output channels that are computed at once
 constexpr int kAmxBlock = 64;  // input channels whose products are summed at once
+// At most: 3 products of 2^14 for 9 taps of more channels might exceed 2^31.
+constexpr int64_t kAmxChannels = 4096;
 
 // What the results of one band say of a panel's channels.
 struct AmxStatistics {

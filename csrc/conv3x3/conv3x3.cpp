@@ -27,6 +27,10 @@ int64_t packed_values(int tile, int width, int64_t result_channels, int64_t chan
   return kHeader + (tile + 2) * (tile + 2) * channels * width * divided(result_channels, width);
 }
 
+int64_t best_tile(int64_t channels) {
+  return amx_steps() && channels <= kAmxChannels ? kAmxTile : 4;
+}
+
 Tensor pack_conv3x3_cpu(const Tensor& weight, int64_t tile, int64_t instruction_set) {
   const auto& sets = winograd_sets();
   STD_TORCH_CHECK(tile == kAmxTile || tile == 2 || tile == 4,
@@ -93,7 +97,8 @@ Tensor conv3x3_cpu(const Tensor& x, const std::optional<Tensor>& x_2, const Tens
   STD_TORCH_CHECK(!upsample, "conv3x3: upsample is for a GPU");
   ConvolutionData data;
   const ConvolutionTensors tensors("conv3x3", x, x_2, weight, bias, data);
-  const Tensor weights = packed ? *packed : pack_conv3x3_cpu(weight, amx_steps() ? 1 : 4, -1);
+  const Tensor weights =
+      packed ? *packed : pack_conv3x3_cpu(weight, best_tile(data.channels()), -1);
   STD_TORCH_CHECK(is_packed(weights) && weights.numel() >= kHeader,
                   "conv3x3: packed must come from pack_conv3x3");
   const float* const values = static_cast<const float*>(weights.const_data_ptr());

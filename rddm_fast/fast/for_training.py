@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..diffusion.unet import Attention, ChannelNorm, LinearAttention, WeightStandardizedConv2d, standardisation_eps
-from ..ops.networks.conv3x3 import conv3x3, pack_conv3x3, tiles
+from ..ops.networks.conv3x3 import AMX_CHANNELS, conv3x3, pack_conv3x3, tiles
 from .folded.attention import attend
 from .folded.convolutions import is_3x3
 
@@ -41,7 +41,8 @@ class _StandardizedConv2d(WeightStandardizedConv2d):
         """Return whether `Conv3x3` serves: for fewer than 32 channels torch is faster (`rddm-fast bench conv3x3`)."""
         if x.device.type != "cpu" or torch.is_autocast_enabled("cpu") or not is_3x3(self) or 1 not in tiles():
             return False
-        return x.dtype == self.weight.dtype == torch.float32 and min(self.in_channels, self.out_channels) >= 32
+        channels = self.in_channels, self.out_channels
+        return x.dtype == self.weight.dtype == torch.float32 and min(channels) >= 32 and max(channels) <= AMX_CHANNELS
 
 
 class Conv3x3(torch.autograd.Function):

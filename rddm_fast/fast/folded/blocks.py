@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ...diffusion.unet import Block, ResnetBlock
+from ...ops.networks.conv3x3 import AMX_CHANNELS
 from ...ops.networks.conv_norm_silu import conv_norm_silu, serves_groups
 from ...ops.networks.group_norm_silu import group_norm_silu
 from ...ops.networks.residual_block import pack_residual_block, residual_block
@@ -64,10 +65,10 @@ class FusedBlock(nn.Module):
         """Return whether `block` is such a block, of so many channels that it gains from AMX."""
         if not isinstance(block, FoldedBlock) or not isinstance(block.res_conv, nn.Conv2d | nn.Identity):
             return False
-        convs = (block.conv1, block.conv2)
-        if not all(isinstance(conv, nn.Conv2d) and is_3x3(conv) and conv.in_channels >= 64 for conv in convs):
-            return False
-        return all(serves_block(conv.weight.device, conv.weight.dtype) for conv in convs)
+        for conv in (block.conv1, block.conv2):
+            if not isinstance(conv, nn.Conv2d) or not is_3x3(conv) or not 64 <= conv.in_channels <= AMX_CHANNELS:
+                return False
+        return serves_block(block.conv1.weight.device, block.conv1.weight.dtype)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor | tuple[Tensor, Tensor], row: Tensor) -> Tensor:
         """Map `x`, images in one part or in two, by the step whose `row` (1, columns) this is."""

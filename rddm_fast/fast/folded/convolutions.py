@@ -10,7 +10,7 @@ from ...diffusion.unet import concatenated
 from ...ops.checks import HALVES
 from ...ops.networks.conv1x1 import CONV1X1, conv1x1, pack_conv1x1
 from ...ops.networks.conv1x1 import serves as divide_into_vectors
-from ...ops.networks.conv3x3 import CONV3X3, conv3x3, pack_conv3x3, pack_conv3x3_taps, tiles
+from ...ops.networks.conv3x3 import AMX_CHANNELS, CONV3X3, conv3x3, pack_conv3x3, pack_conv3x3_taps, tiles
 from ...ops.networks.conv3x3 import serves as serves_3x3
 from ...ops.networks.stem_conv import STEM_CONV, pack_stem_conv, stem_conv
 from ...ops.networks.stem_conv import serves as serves_stem
@@ -73,7 +73,7 @@ class TiledConv2d(nn.Module):
         2 is, whose weights are fewer than those of 4.
         """
         pixels = x.shape[0] * x.shape[2] * x.shape[3]
-        if 1 in tiles() and channels >= 64:
+        if 1 in tiles() and 64 <= channels <= AMX_CHANNELS:
             return 1
         return 0 if pixels <= 4 else 2 if pixels <= 64 else 4
 

@@ -62,6 +62,9 @@ CONV3X3 = backends.define(
 backends.library.define("pack_conv3x3(Tensor weight, int tile, int instruction_set) -> Tensor")
 
 
+AMX_CHANNELS = 4096
+"""The most channels of images in AMX: of more the products of 8 bits might exceed the sums' 32."""
+
 MEETING = (((0,), (1, 2)), ((0, 1), (2,)))
 """For even and odd places along an axis of an enlarged image: which taps meet each of two pixels of the small one."""
 
@@ -93,7 +96,7 @@ def pack_conv3x3(weight: Tensor, *, tile: int | None = None, instruction_set: st
             multiplications, and 4 times and 16/9 of the weights' memory. The weights are transformed in float64. 2 is
             faster where reading the weights takes the time.
 
-            None takes the first of `tiles()`.
+            None takes the first of `tiles()` that serves the weight.
         instruction_set: for tiles of 4 and 2 one of `instruction_sets()`; None takes the fastest.
 
     Returns:
@@ -109,7 +112,12 @@ def pack_conv3x3(weight: Tensor, *, tile: int | None = None, instruction_set: st
     if tile is not None and tile not in tiles():
         choices = ", ".join(map(str, tiles()))
         raise ValueError(f"tile is {tile}: this machine has {choices}" + " (1 needs AMX)" * (tile == 1))
-    tile = tiles()[0] if tile is None else tile
+    if tile == 1 and weight.shape[1] > AMX_CHANNELS:
+        raise ValueError(
+            f"tile is 1: in AMX a weight has at most {AMX_CHANNELS} channels, and this has {weight.shape[1]}"
+        )
+    if tile is None:
+        tile = next(t for t in tiles() if t > 1 or weight.shape[1] <= AMX_CHANNELS)
     sets = instruction_sets()
     if instruction_set is not None and tile == 1:
         raise ValueError(f"instruction_set is {instruction_set!r}: it is for tiles of 4 and 2, and tile is 1")

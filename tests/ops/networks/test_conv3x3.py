@@ -143,6 +143,14 @@ def test_a_value_that_is_not_finite_makes_its_rows_nan_in_amx(value: float) -> N
     assert torch.equal(y[1, :, finite], plain[1, :, finite])
 
 
+@pytest.mark.parametrize("channels", [4096, 4097])
+def test_as_many_channels_as_fit_and_more(channels: int) -> None:
+    """All values are their greatest, so that the sums of AMX's products are, too."""
+    x, weight = torch.full((1, channels, 3, 3), 0.5), torch.full((2, channels, 3, 3), -0.25)
+    y = conv3x3(x, weight)
+    torch.testing.assert_close(y[0, :, 1, 1], torch.full((2,), -9 * channels / 8.0), rtol=2e-5, atol=0)
+
+
 @pytest.mark.skipif(1 not in TILES, reason="this machine has no AMX")
 def test_values_of_every_magnitude_in_amx() -> None:
     weight = weights(24, 70)
@@ -321,6 +329,8 @@ def test_a_tile_of_1_is_for_amx_alone(has_amx: bool, monkeypatch: pytest.MonkeyP
     if has_amx:
         with pytest.raises(ValueError, match="instruction_set is 'baseline': it is for tiles of 4 and 2"):
             pack_conv3x3(W, tile=1, instruction_set="baseline")
+        with pytest.raises(ValueError, match="tile is 1: in AMX a weight has at most 4096 channels, and this has 4097"):
+            pack_conv3x3(torch.zeros(1, 4097, 3, 3), tile=1)
     else:
         with pytest.raises(ValueError, match=r"tile is 1: this machine has 4, 2 \(1 needs AMX\)"):
             pack_conv3x3(W, tile=1)
