@@ -114,7 +114,7 @@ inline Placement placement(const Tensor& to, const Tensor& image, const char* op
   STD_TORCH_CHECK(to.device() == image.device(), op, ": ", name, " must be on I_t's device");
   const int64_t channels = to.size(1), height = to.size(2), width = to.size(3);
   const int64_t pixel_stride = width == 1 ? to.stride(2) : to.stride(3);
-  STD_TORCH_CHECK(height == 1 || width == 1 || to.stride(2) == width * to.stride(3), op, ": ", name,
+  STD_TORCH_CHECK(height <= 1 || width <= 1 || to.stride(2) == width * to.stride(3), op, ": ", name,
                   " must be channels of a contiguous or channels-last image");
   if (pixel_layout(image)->channels == 1) {
     return {channels, height * width, to.stride(0), to.stride(1), pixel_stride};

@@ -1,6 +1,7 @@
 // What both launchers of joint_loss do before their loops.
 #pragma once
 
+#include "common/overlap.h"
 #include "common/tensors.h"
 #include "joint_loss/joint_loss.h"
 
@@ -77,6 +78,8 @@ inline void check_gradients(const Tensor& gradient0, const std::optional<Tensor>
   STD_TORCH_CHECK(by_loss.numel() == 1 && by_loss.scalar_type() == ScalarType::Float &&
                       by_loss.device() == gradient0.device(),
                   op, ": by_loss must be one float32 number on the gradients' device");
+  check_overlap(op, {{"gradient0", gradient0}, {"gradient1", gradient1, 1}},
+                {{"by_loss", by_loss}});
 }
 
 }  // namespace rddm

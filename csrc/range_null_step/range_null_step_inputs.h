@@ -3,6 +3,7 @@
 
 #include <vector>
 
+#include "common/overlap.h"
 #include "common/tensors.h"
 #include "range_null_step/range_null_step.h"
 
@@ -54,6 +55,14 @@ struct RangeNullInputs {
   RangeNullInputs(const RangeNullArguments& a, bool in_place, bool takes_channels_last,
                   const std::optional<Tensor>& seed)
       : result(a.x_t), x_t(a.x_t), epsilon(a.epsilon) {
+    if (in_place) {
+      check_overlap("range_null_step_", {{"x_t", a.x_t}},
+                    {{"epsilon", a.epsilon},
+                     {"pinv_y", a.pinv_y},
+                     {"mask", a.mask},
+                     {"noise", a.noise},
+                     {"seed", seed}});
+    }
     STD_TORCH_CHECK(a.numbers.size() == RangeNullNumbers<double>::kCount,
                     "range_null_step: a step has ", RangeNullNumbers<double>::kCount,
                     " numbers, not ", a.numbers.size());

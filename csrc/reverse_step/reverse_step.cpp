@@ -101,8 +101,7 @@ void reverse_step_in_place_cpu(const Tensor& I_t, const Tensor& out0,
                                const std::optional<Tensor>& next_input,
                                const std::optional<Tensor>& clean) {
   ReverseStepInputs in = in_place_inputs({I_t, out0, out1, I_in, noise, seed, stream, objective},
-                                         seed_tensor, next_input, clean);
-  check_table(table, index, I_t);
+                                         seed_tensor, table, index, next_input, clean);
   const int64_t number = step + (index ? *data_of<int64_t>(index) : 0);
   STD_TORCH_CHECK(number >= 0 && number < table.size(0), "reverse_step_: there is no step ", number,
                   " in a table of ", table.size(0));

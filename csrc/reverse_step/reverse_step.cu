@@ -124,9 +124,9 @@ void reverse_step_in_place_cuda(
     int64_t objective, const Tensor& table, int64_t step, const std::optional<Tensor>& index,
     const std::optional<Tensor>& next_input, const std::optional<Tensor>& clean) {
   const torch::stable::accelerator::DeviceGuard guard(I_t.get_device_index());
-  const ReverseStepInputs in = in_place_inputs(
-      {I_t, out0, out1, I_in, noise, seed, stream, objective}, seed_tensor, next_input, clean);
-  check_table(table, index, I_t);
+  const ReverseStepInputs in =
+      in_place_inputs({I_t, out0, out1, I_in, noise, seed, stream, objective}, seed_tensor, table,
+                      index, next_input, clean);
   const auto* const rows = static_cast<const StepCoefficients<float>*>(table.const_data_ptr());
   const StepSource source{{}, rows, table.size(0), step, data_of<int64_t>(index)};
   for_pair<false>(in.I_t.scalar_type(), in.out0.scalar_type(), kNoKernel,

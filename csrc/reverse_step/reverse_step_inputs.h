@@ -3,6 +3,7 @@
 
 #include <vector>
 
+#include "common/overlap.h"
 #include "common/tensors.h"
 #include "reverse_step/reverse_step.h"
 
@@ -88,12 +89,14 @@ inline void check_table(const Tensor& table, const std::optional<Tensor>& index,
 // A call of reverse_step_, which overwrites I_t.
 inline ReverseStepInputs in_place_inputs(const ReverseStepArguments& a,
                                          const std::optional<Tensor>& seed_tensor,
+                                         const Tensor& table, const std::optional<Tensor>& index,
                                          const std::optional<Tensor>& next_input,
                                          const std::optional<Tensor>& clean) {
   STD_TORCH_CHECK(pixel_layout(a.I_t), "reverse_step_: I_t must be contiguous or channels-last");
   STD_TORCH_CHECK(int(a.noise.has_value()) + int(a.seed.has_value()) <= 1,
                   "reverse_step_: pass noise or a seed, not both");
   ReverseStepInputs in(a, Result(a.I_t), true);
+  check_table(table, index, a.I_t);
   if (seed_tensor) {
     STD_TORCH_CHECK(in.noise.drawn && seed_tensor->numel() == 1 &&
                         seed_tensor->scalar_type() == ScalarType::Long &&
@@ -111,6 +114,14 @@ inline ReverseStepInputs in_place_inputs(const ReverseStepArguments& a,
   };
   place(next_input, in.next_input, in.next_input_placement, "next_input");
   place(clean, in.clean, in.clean_placement, "clean");
+  check_overlap("reverse_step_", {{"I_t", a.I_t}, {"next_input", next_input}, {"clean", clean, 1}},
+                {{"out0", a.out0},
+                 {"out1", a.out1},
+                 {"I_in", a.I_in},
+                 {"noise", a.noise},
+                 {"table", table},
+                 {"step", index},
+                 {"seed", seed_tensor}});
   return in;
 }
 

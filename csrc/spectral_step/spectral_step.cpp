@@ -7,6 +7,7 @@
 
 #include "common/cpu_results.h"
 #include "common/dispatch.h"
+#include "common/overlap.h"
 
 namespace rddm {
 namespace {
@@ -33,11 +34,11 @@ RDDM_CLONES void fill_terms(SpectralNumbers<T> c, const T* __restrict s, T* __re
   }
 }
 
-// `next` may be x itself. x_0 is written only if Clean.
+// `next` and x_0 may be what is read, element for element, so no pointer to an image is __restrict.
+// x_0 is written only if Clean.
 template <bool Clean, class T>
-RDDM_CLONES void step(SpectralNumbers<T> c, const TermsBlock<T>& k, const T* x,
-                      const T* __restrict epsilon, const T* __restrict y_bar, const T* __restrict z,
-                      T* next, T* __restrict x_0, int64_t n) {
+RDDM_CLONES void step(SpectralNumbers<T> c, const TermsBlock<T>& k, const T* x, const T* epsilon,
+                      const T* y_bar, const T* z, T* next, T* x_0, int64_t n) {
 #pragma GCC ivdep
   for (int64_t i = 0; i < n; ++i) {
     const SpectralResult<T> result = spectral_step<T>(
@@ -82,6 +83,8 @@ struct SpectralStepInputs {
       other(*clean, "clean");
       STD_TORCH_CHECK(clean->is_contiguous(), "spectral_step_: clean must be contiguous");
     }
+    check_overlap("spectral_step_", {{"x", x_}, {"clean", clean_, 1}},
+                  {{"epsilon", epsilon_}, {"y_bar", y_bar_}, {"s", s_}, {"noise", noise_}});
     STD_TORCH_CHECK(!noise_ || !seed, "spectral_step_: pass noise or a seed, not both");
     if (noise_) noise.tensor = other(*noise_, "noise");
     if (seed) {

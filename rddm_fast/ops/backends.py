@@ -13,6 +13,7 @@ Importing this module loads the compiled library if there is one. It never impor
 from __future__ import annotations
 
 import ctypes
+import functools
 import importlib
 import importlib.util
 import os
@@ -21,6 +22,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+
+from .overlap import check_overlap
 
 BACKENDS = ("reference", "cpp", "cuda", "triton")
 PREFERENCE = {"cpu": ("cpp", "reference"), "cuda": ("cuda", "triton")}
@@ -204,6 +207,22 @@ class Op:
         return reason
 
 
+def _without_overlap(
+    name: str, function: Callable[..., Any], arguments: list[Any], same: tuple[str, ...]
+) -> Callable[..., Any]:
+    """Return `function`, an op that writes in place, with a check that its tensors do not overlap wrongly."""
+
+    @functools.wraps(function)
+    def checked(*args: Any) -> Any:
+        if not torch.compiler.is_compiling():  # Tracing, there is no memory yet.
+            tensors = [(a, x) for a, x in zip(arguments, args, strict=True) if isinstance(x, torch.Tensor)]
+            written = {a.name: x for a, x in tensors if a.alias_info is not None and a.alias_info.is_write}
+            check_overlap(name, written, {a.name: x for a, x in tensors if a.name not in written}, same)
+        return function(*args)
+
+    return checked
+
+
 OPS: dict[str, Op] = {}
 """The defined ops, by name."""
 
@@ -217,6 +236,7 @@ def define(
     fake: Callable[..., Any] = lambda first, *_: torch.empty_like(first),
     lacking: tuple[str, ...] = (),
     capability: tuple[int, int] = (0, 0),
+    same: tuple[str, ...] = (),
 ) -> Op:
     """Define an op for torch, and return it.
 
@@ -231,6 +251,7 @@ def define(
         fake: a function that returns an empty result for tracing; by default one like the first argument.
         lacking: "cpp", "cuda" or both: the kernels of this op that the library does not have.
         capability: the least compute capability of a GPU that runs the op's Triton kernels.
+        same: the arguments written in place that receive the same values, and may therefore be one tensor.
     """
 
     def launch(*args: Any) -> Any:
@@ -238,6 +259,9 @@ def define(
         file, function = triton.split(":")
         return getattr(importlib.import_module(f"rddm_fast.kernels.{file}"), function)(*args)
 
+    if "!" in schema:  # The compiled kernels check by themselves (csrc/common/overlap.h).
+        arguments = torch._C.parse_schema(name + schema).arguments
+        reference, launch = (_without_overlap(name, function, arguments, same) for function in (reference, launch))
     if triton is None:
         lacking = (*lacking, "triton")
     for op in (name,) if triton is None else (name, f"{name}_triton"):

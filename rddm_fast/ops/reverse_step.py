@@ -143,6 +143,7 @@ REVERSE_STEP_IN_PLACE = backends.define(
     reference=reverse_step_in_place_reference,
     triton="reverse_step:reverse_step_in_place",
     fake=lambda *_: None,
+    same=("I_t", "next_input"),
 )
 
 
@@ -283,7 +284,8 @@ def reverse_step_(
         ValueError: shapes, devices, layouts or numbers that do not fit together.
         TypeError: an unsupported dtype.
         BackendUnavailable: `impl` cannot be used here; the message says why.
-        RuntimeError: an argument requires a gradient; the op has none.
+        RuntimeError: an argument requires a gradient, which the op does not have, or memory overlaps: an input may be
+            what is written, and next_input may be I_t, but they may not share only some of their memory.
     """
     objective = Objective.parse(objective)
     if I_t.dtype == torch.float64:

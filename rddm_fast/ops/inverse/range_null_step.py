@@ -40,6 +40,11 @@ _BLOCK = (2, 4, 6)
 """The axes within a block of an image as (B, C / c, c, H / f, f, W / f, f)."""
 
 
+def _by_image(mask: Tensor) -> Tensor:
+    """Return the mask as (B or 1, H, W)."""
+    return mask if mask.dim() == 3 else mask.unsqueeze(0)
+
+
 def projected(u: Tensor, factor: int, weights: Sequence[float] | None, mask: Tensor | None) -> Tensor:
     """Return P u = v <v, u> / <v, v> in each block, with v = mask × weight; 0 where <v, v> = 0.
 
@@ -49,8 +54,8 @@ def projected(u: Tensor, factor: int, weights: Sequence[float] | None, mask: Ten
     channels = 1 if weights is None else c
     blocks = u.reshape(b, c // channels, channels, h // factor, factor, w // factor, factor)
     v = u.new_tensor([1.0] if weights is None else weights).view(1, 1, channels, 1, 1, 1, 1)
-    kept = u.new_ones(1, h, w) if mask is None else mask.reshape(-1, h, w)
-    kept = (kept != 0).view(-1, 1, 1, h // factor, factor, w // factor, factor)
+    kept = u.new_ones(1, h, w) if mask is None else _by_image(mask)
+    kept = (kept != 0).view(len(kept), 1, 1, h // factor, factor, w // factor, factor)
     square = (kept * v.square()).sum(_BLOCK, keepdim=True)
     along = torch.where(kept, v * blocks, 0.0).sum(_BLOCK, keepdim=True) / torch.where(square > 0, square, 1.0)
     return torch.where(kept, v * along, 0.0).reshape(u.shape)
@@ -90,7 +95,7 @@ def _stepped(
     elif mask is None:
         result = _combined(range_, images)
     else:
-        kept = (mask != 0).view(-1, 1, *mask.shape[-2:])
+        kept = (_by_image(mask) != 0).unsqueeze(1)
         result = torch.where(kept, _combined(range_, images), _combined(null, images))
     return result if pinv_y is None or k_y == 0 else result + k_y * pinv_y.to(compute)
 
@@ -268,7 +273,8 @@ def range_null_step_(
         seed: the seed of the noise: an int, or a tensor of one int64 number on x_t's device, which a captured CUDA
             graph reads at every replay.
 
-    All other arguments are those of `range_null_step`; none of them may share memory with x_t.
+    All other arguments are those of `range_null_step`. One of them may be x_t itself, but none may share only some of
+    its memory.
 
     Returns:
         x_t, with its new values.
@@ -277,7 +283,7 @@ def range_null_step_(
         ValueError: shapes, devices, layouts or coefficients that do not fit together.
         TypeError: an unsupported dtype.
         BackendUnavailable: `impl` cannot be used here; the message says why.
-        RuntimeError: an argument requires a gradient; the op has none.
+        RuntimeError: an argument requires a gradient, which the op does not have, or overlaps x_t.
     """
     numbers = step_numbers(root_a_t, sigma_t, n_0, n_e, n_z, r_0, r_e, r_z, k_y)
     noisy = _check(x_t, epsilon, pinv_y, mask, noise, seed, factor, weights, numbers)

@@ -139,7 +139,8 @@ def spectral_step_(
         ValueError: shapes, devices, layouts or numbers that do not fit together.
         TypeError: an unsupported dtype.
         BackendUnavailable: `impl` cannot be used here; the message says why.
-        RuntimeError: an argument requires a gradient; the op has none.
+        RuntimeError: an argument requires a gradient, which the op does not have, or memory overlaps: an input may be
+            x or clean, but not share only some of its memory.
     """
     _check(x, epsilon, y_bar, s, noise, clean)
     _check_numbers(a_t, a_s, sigma_y, eta, eta_b)
