@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from ..theory.objective import Objective
 
@@ -121,9 +122,22 @@ def check_written_in_place(name: str, image: Tensor) -> None:
 
 
 def check_no_gradient(op: str, *tensors: Tensor | None, advice: str = _DETACH) -> None:
-    """Raise RuntimeError if a gradient through `op` is needed: it has none."""
+    """Raise RuntimeError if a gradient through `op` is needed, in reverse mode or in forward mode: it has none."""
+    check_no_tangent(op, *tensors)
     if not torch.is_grad_enabled():
         return
     for x in tensors:
         if x is not None and x.requires_grad:
             raise RuntimeError(f"{op} has no gradient: {advice}")
+
+
+def check_no_tangent(op: str, *tensors: Tensor | None) -> None:
+    """Raise RuntimeError if a tensor carries a tangent of forward-mode differentiation, which `op` would drop."""
+    if forward_ad._current_level < 0:  # Outside dual_level no tensor does; asking each would take longer.
+        return
+    for x in tensors:
+        if x is not None and forward_ad.unpack_dual(x).tangent is not None:
+            raise RuntimeError(
+                f"{op} has no forward-mode derivative: pass forward_ad.unpack_dual(x).primal, "
+                "or differentiate the reference, impl='reference' of the ops that are not in place"
+            )

@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 
 from ..theory.objective import Objective, targets
 from . import backends
-from .checks import DTYPES, check_alike, check_dtype, check_no_gradient, check_outputs
+from .checks import DTYPES, check_alike, check_dtype, check_no_gradient, check_no_tangent, check_outputs
 from .noise import noise as draw
 from .noise import signed64
 
@@ -49,7 +49,7 @@ def joint_loss_reference(
     x = I_0.to(compute)
     I_res = -x if I_in is None else I_in.to(compute) - x
     outputs = [out0] if out1 is None else [out0, out1]
-    weights: list[Any] = [weight0, weight1] if lam is None else [lam, 1 - lam]
+    weights: list[Any] = [weight0, weight1] if lam is None else [lam.to(compute), 1 - lam.to(compute)]
     parts, gradients = [], []
     scale = 1.0 if out0.dtype == torch.float16 else 1 / max(out0.numel(), 1)
     for out, target, weight in zip(
@@ -193,6 +193,7 @@ def joint_loss(
     ops = JOINT_LOSS(impl, out0.device), JOINT_LOSS_BACKWARD("reference" if impl == "cpp" else impl, out0.device)
     check_no_gradient("joint_loss by its images", I_0, I_in, noise, advice="detach them")
     learnt = lam if isinstance(lam, Tensor) and objective.outputs == 2 else None
+    check_no_tangent("joint_loss", out0, out1, learnt)
     weights = (1.0, 0.0) if objective.outputs == 1 else (0.0, 0.0) if learnt is not None else (lam, 1 - lam)
     arguments = (
         *(I_0, I_in, noise, None if seed is None else signed64(seed), signed64(stream)),

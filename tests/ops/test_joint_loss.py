@@ -146,6 +146,19 @@ def test_compiled_into_one_graph(lam: float | torch.Tensor) -> None:
         torch.testing.assert_close(eager, compiled)
 
 
+def test_a_learnt_weight_is_not_rounded_beside_float64() -> None:
+    c = {
+        name: x.double() if isinstance(x, torch.Tensor) else x
+        for name, x in arguments(Objective.pred_res_noise).items()
+    }
+    call = {name: c[name] for name in ("out0", "out1", "I_0", "I_in", "noise")}
+    by_impl = [
+        joint_loss(**call, objective="pred_res_noise", lam=torch.tensor(0.1), impl=impl)[0]
+        for impl in ("cpp", "reference")
+    ]
+    torch.testing.assert_close(*by_impl, rtol=1e-13, atol=0)
+
+
 def test_opcheck() -> None:
     op = torch.ops.rddm_fast.joint_loss.default
     for objective in (Objective.pred_res_noise, Objective.pred_x0):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import backends
-from ..checks import DTYPES, check_dtype
+from ..checks import DTYPES, check_dtype, check_no_tangent
 
 
 def walsh_hadamard_reference(x: Tensor) -> Tensor:
@@ -69,9 +69,12 @@ def walsh_hadamard(x: Tensor, *, impl: str | None = None) -> Tensor:
         ValueError: fewer than two axes, or a height or width that is no power of 2.
         TypeError: an unsupported dtype.
         BackendUnavailable: `impl` cannot be used here; the message says why.
+        RuntimeError: forward-mode differentiation, which only `impl="reference"` has.
     """
     _check(x)
     run = WALSH_HADAMARD(impl, x.device)
+    if impl != "reference":
+        check_no_tangent("walsh_hadamard", x)
     if impl != "reference" and x.requires_grad and torch.is_grad_enabled():
         return _WalshHadamard.apply(x, run)
     return run(x)
