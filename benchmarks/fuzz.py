@@ -207,7 +207,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         found, call = verdict(rng, op, impl)
         counts[op, found] += 1
         if found == "wrong":
-            print(f"wrong: {call}, impl={impl}\n  repeat it with --calls 1 --seed {seed}")
+            print(f"wrong: {call}, impl={impl}\n  repeat it with --calls 1 --seed {seed}", flush=True)
     print(f"{options.calls} calls from seed {options.seed}")
     for op in CALLS:
         print(f"  {op:21}" + ", ".join(f"{counts[op, found]} {found}" for found in ("right", "refused", "wrong")))
