@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import Field, fields
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
@@ -11,6 +13,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 import typer
 from rich.markup import escape
 
+from ..system.processes import rank
 from ..training.settings import DataSettings, ModelSettings, Settings, TrainSettings
 from .common.app import command, err, out, progress_bar
 
@@ -67,11 +70,11 @@ def train(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the settings as YAML and stop.")] = False,
     json: Annotated[bool, typer.Option("--json", help="With --dry-run: as JSON.")] = False,
+    new_data: Annotated[bool, typer.Option("--new-data", help="Resume a run although its data has changed.")] = False,
     **flags: Any,
 ) -> None:
     """Train a model. The same command resumes an interrupted run, also after a kill."""
     from ..system.files import write_text_whole
-    from ..system.processes import rank
     from ..training.from_settings import trainer_of
     from ..training.settings import RunSettings
     from ..training.trainer import Interrupted
@@ -83,10 +86,11 @@ def train(
         return
     if output is None:
         raise ValueError("a run needs a folder for its checkpoints and its model: pass --output")
-    trainer = trainer_of(run, output)
-    if rank() == 0:
-        write_text_whole(output / "settings.json", run.text("json"))
-    with progress_bar() as bar:
+    with _warnings_as_sentences():
+        trainer = trainer_of(run, output, new_data=new_data)
+    with trainer.alone(), progress_bar() as bar, _warnings_as_sentences():
+        if rank() == 0:
+            write_text_whole(output / "settings.json", run.text("json"))
         task = bar.add_task("training", total=run.train.steps, completed=trainer.step)
 
         def report(p: Report) -> None:
@@ -106,6 +110,22 @@ def train(
         if trainer.aosa is not None:
             out.print("lambda {alpha_res:.4f} after {selected_at} steps: {decided}".format(**trainer.aosa))
         out.print(f"model: {escape(str(folder))}")
+
+
+@contextmanager
+def _warnings_as_sentences() -> Iterator[None]:
+    """Print this package's warnings as a sentence on stderr, without the line of code that Python adds."""
+    with warnings.catch_warnings():
+        python_s = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
+            if category is not UserWarning:
+                python_s(message, category, *rest, **more)
+            elif rank() == 0:
+                err.print(escape(f"warning: {message}"))
+
+        warnings.showwarning = show
+        yield
 
 
 def _layers(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import errno
+import pickle
 import re
 import warnings
 import zipfile
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
@@ -16,6 +17,11 @@ from ..system.errors import one_line
 from ..system.files import write_whole
 
 _NAME = re.compile(r"checkpoint-(\d+)\.pt")
+_UNFINISHED = re.compile(
+    r"\.(checkpoint-\d+\.pt|log\.jsonl|settings\.json|loss\.png|model\.safetensors|config\.json|step-\d+\.png)"
+    r"\.\w{8}\.\w+"
+)
+"""Temporary names that `system.files.write_whole` gives to the files of a run."""
 
 
 class CheckpointError(ValueError):
@@ -57,40 +63,51 @@ class RunFolder:
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
-            older = self.checkpoints()
-            rest = f"the last whole checkpoint is {older[-1]}" if older else "there is no earlier checkpoint"
             raise CheckpointError(
-                f"no space is left for {path}: {rest}; free some space and run the same command to resume"
+                f"no space is left for {path}: {self.left()}; free some space and run the same command to resume"
             ) from error
         for old in self.checkpoints()[: -self.keep]:
             old.unlink(missing_ok=True)
         return path
 
-    def latest(self, map_location: torch.device | str = "cpu") -> tuple[Path, dict[str, Any]] | None:
-        """The newest whole checkpoint and its content, or None if the folder has no checkpoint.
-
-        A warning names each damaged one. Raises CheckpointError if all are damaged.
-        """
+    def left(self) -> str:
+        """What a run that stops has left, as part of a sentence."""
         found = self.checkpoints()
-        reason = ""
-        for path in reversed(found):
+        return f"the last whole checkpoint is {found[-1]}" if found else "there is no earlier checkpoint"
+
+    def latest(self) -> tuple[Path, dict[str, Any]] | None:
+        """The newest whole checkpoint and its content, on the CPU, or None if the folder has no checkpoint.
+
+        A warning names each damaged one that is passed over. Raises CheckpointError if all are damaged, and if one is
+        whole but cannot be loaded.
+        """
+        damaged: list[str] = []
+        for path in reversed(self.checkpoints()):
             try:
-                return path, _read(path, map_location)
-            except Exception as error:
-                reason = one_line(error)[:200]
-                if path != found[0]:
-                    warnings.warn(f"{path} is damaged ({reason}); resuming from the previous checkpoint", stacklevel=3)
-        if found:
+                file = path.open("rb")
+            except OSError as error:
+                raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
+            with file:
+                reason = _damage(file)
+            if reason is not None:
+                damaged.append(f"{path} is damaged ({reason})")
+                continue
+            state = _loaded(path)
+            for sentence in damaged:
+                warnings.warn(f"{sentence}; resuming from the previous checkpoint", stacklevel=3)
+            return path, state
+        if damaged:
             raise CheckpointError(
-                f"training cannot resume from {found[0]}, and there is no other checkpoint: {reason}; "
-                "remove it to start again"
+                f"training cannot resume: {damaged[0]}, and no checkpoint in {self.folder} is whole; "
+                "remove them to start again"
             )
         return None
 
     def tidy(self) -> None:
-        """Remove files that a process left unfinished when it was killed."""
-        for unfinished in self.folder.glob(".checkpoint-*.pt.*.pt"):
-            unfinished.unlink(missing_ok=True)
+        """Remove files that a process left unfinished when it was killed, the model's too."""
+        for unfinished in (*self.folder.glob(".*"), *self.folder.glob("model/.*"), *self.folder.glob("samples/.*")):
+            if _UNFINISHED.fullmatch(unfinished.name):
+                unfinished.unlink(missing_ok=True)
 
 
 def _write(path: Path, state: dict[str, Any]) -> None:
@@ -105,11 +122,22 @@ def _write(path: Path, state: dict[str, Any]) -> None:
             raise
 
 
-def _read(path: Path, map_location: torch.device | str) -> dict[str, Any]:
-    with zipfile.ZipFile(path) as archive:  # torch writes checksums but never checks them
-        if damaged := archive.testzip():
-            raise ValueError(f"the checksum of {damaged} does not match")
-    state = torch.load(path, map_location=map_location, weights_only=True)
+def _damage(file: BinaryIO) -> str | None:
+    """What is damaged of a checkpoint, or None; torch writes checksums but never checks them."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            name = archive.testzip()
+    except Exception as error:  # a damaged archive raises errors of many types
+        return one_line(error)[:200]
+    return None if name is None else f"the checksum of {name} does not match"
+
+
+def _loaded(path: Path) -> dict[str, Any]:
+    # To the CPU, whatever device it was written from: loading a state copies it to the device in use.
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError) as error:
+        raise CheckpointError(f"{path} is whole but cannot be loaded: {one_line(error)[:200]}") from error
     if not isinstance(state, dict):
-        raise ValueError("it is not a checkpoint")
+        raise CheckpointError(f"training cannot resume from {path}: it is not a checkpoint of this trainer")
     return state

@@ -21,6 +21,7 @@ from ..inverse.cold.recipes import PREFIX, Recipe
 from ..theory.objective import AUTO
 from ..theory.schedule import Schedule
 from .aosa import AutoObjective
+from .guards.data import fingerprint
 from .settings import DataSettings, ModelSettings, RunSettings, SettingsError
 from .trainer import Trainer
 
@@ -171,8 +172,8 @@ def _cold_recipe(data: DataSettings) -> Recipe | None:
     return recipe
 
 
-def trainer_of(run: RunSettings, folder: str | PathLike[str]) -> Trainer:
-    """The trainer of a run in `folder`; it resumes an interrupted run.
+def trainer_of(run: RunSettings, folder: str | PathLike[str], *, new_data: bool = False) -> Trainer:
+    """The trainer of a run in `folder`; it resumes an interrupted run, on other data only with `new_data`.
 
     Raises SettingsError for settings that contradict each other, DataError and ImageError for unusable images.
     """
@@ -186,4 +187,5 @@ def trainer_of(run: RunSettings, folder: str | PathLike[str]) -> Trainer:
     untrained = model_of(model, masked, data.side) if recipe is None else cold_restorer_of(model, recipe)
     degrades = recipe is not None or bool(data.photos)
     task = "generation" if model.kind == "generate" else data.degradation if degrades else "pairs"
-    return Trainer(untrained, dataset, folder, train, info={"task": task})
+    found = fingerprint(data, dataset)
+    return Trainer(untrained, dataset, folder, train, info={"task": task}, data=found, new_data=new_data)

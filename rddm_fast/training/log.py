@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,9 @@ class TrainLog:
 
 
 def _line(record: dict[str, Any]) -> str:
-    return json.dumps(record) + "\n"
+    # JSON has no NaN and no infinity.
+    finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
+    return json.dumps(finite, allow_nan=False) + "\n"
 
 
 def _events(folder: Path) -> Any:
@@ -78,7 +81,7 @@ def plot_log(log: str | PathLike[str], picture: str | PathLike[str]) -> None:
     from matplotlib import pyplot
 
     records = read_log(log)
-    losses = [record for record in records if "loss" in record]
+    losses = [record for record in records if record.get("loss") is not None]
     lambdas = [record for record in records if "alpha_res" in record]
     figure, axes = pyplot.subplots(2 if lambdas else 1, 1, figsize=(8, 6 if lambdas else 4), squeeze=False)
     below = axes[-1, 0]

@@ -8,9 +8,11 @@ its random numbers: their number changes the weights by rounding alone.
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from os import PathLike
 from pathlib import Path
@@ -30,6 +32,9 @@ from .aosa import AutoObjective, Selecting, Undecided, draw_new_weights
 from .batches import batches
 from .checkpoints import CheckpointError, RunFolder
 from .ema import Ema
+from .guards.data import difference
+from .guards.finite import Diverged, LossWatch, all_finite
+from .guards.lock import alone_in
 from .log import TrainLog, plot_log
 from .losses import losses_of
 from .phase import Phase
@@ -78,6 +83,9 @@ class Trainer:
         settings: how to train; `TrainSettings()` if None.
         info: kept in the model's config.json.
         resume: False to start from the given weights, whatever the folder holds.
+        data: `guards.data.fingerprint` of the data set, kept in the checkpoints; a checkpoint of other data is an
+            error. None, or a checkpoint without one, is not compared.
+        new_data: True to resume from a checkpoint of other data all the same.
 
     Raises:
         SettingsError: the settings do not fit the model or the number of processes.
@@ -94,9 +102,12 @@ class Trainer:
         info: dict[str, Any] | None = None,
         *,
         resume: bool = True,
+        data: dict[str, Any] | None = None,
+        new_data: bool = False,
     ) -> None:
         self.settings = settings or TrainSettings()
         self.folder, self.dataset, self.info = Path(folder), dataset, info or {}
+        self.data, self._alone = data, False
         if self.settings.plot:
             require("matplotlib", "plot")
         self.accelerator = _accelerator(self.settings)
@@ -114,10 +125,9 @@ class Trainer:
         self.checkpoints = RunFolder(self.folder, self.settings.keep)
         if self.accelerator.is_main_process:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self.checkpoints.tidy()
         self.accelerator.wait_for_everyone()
         if resume:
-            self._resume()
+            self._resume(new_data)
         self._log: TrainLog | None = None
 
     def _training(self) -> Phase:
@@ -145,6 +155,23 @@ class Trainer:
 
     # -- the run ------------------------------------------------------------------------------------------
 
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep other runs out of the folder inside the `with` block; `train` and `run` do so themselves.
+
+        Raises FolderInUse if another run is in it.
+        """
+        if self._alone or not self.accelerator.is_main_process:
+            yield
+            return
+        with alone_in(self.folder):
+            self._alone = True
+            try:
+                self.checkpoints.tidy()
+                yield
+            finally:
+                self._alone = False
+
     def train(self, report: Callable[[Progress], None] | None = None) -> Path:
         """Train to `settings.steps` and write the averaged weights as a model.
 
@@ -159,10 +186,12 @@ class Trainer:
         Raises:
             Interrupted: a signal came.
             Undecided: AOSA found no objective.
+            Diverged: the loss or the weights are no longer finite.
+            FolderInUse: another run is in the folder.
             CheckpointError: the disk is full.
         """
         settings, saved = self.settings, time.monotonic()
-        with signals_noted() as received:
+        with self.alone(), signals_noted() as received:
             for progress in self.run():
                 if report is not None:
                     report(progress)
@@ -176,14 +205,18 @@ class Trainer:
                     raise Interrupted(
                         f"stopped at step {self.step} of {settings.steps}: run the same command again to resume"
                     )
-        self.save()
-        return self.export()
+            self.save()
+            return self.export()
 
     def run(self, until_decided: bool = False) -> Iterator[Progress]:
         """Take the remaining steps one at a time, and log them; `train` adds the checkpoints.
 
         With `until_decided` the run ends when AOSA has decided, with the decision in `selection.decided`.
         """
+        with self.alone():
+            yield from self._run(until_decided)
+
+    def _run(self, until_decided: bool) -> Iterator[Progress]:
         if self.accelerator.is_main_process:
             options = {"selecting": self.selection is not None, "tensorboard": self.settings.tensorboard}
             self._log = TrainLog(self.folder, self.total_step, **options)
@@ -208,6 +241,7 @@ class Trainer:
         """The remaining steps of this phase."""
         phase, settings = self.phase, self.settings
         losses: deque[float] = deque(maxlen=100)
+        watch = LossWatch(self.accelerator.scaler is not None)
         images = settings.batch_size * settings.accumulate
         started, first = time.monotonic(), phase.step
         for step_batches in batches(self.dataset, settings, phase.step, phase.share):
@@ -216,9 +250,13 @@ class Trainer:
 
             # Take a step.
             loss, parts = phase.advance(step_batches)
-            losses.append(loss)
+            if watch.diverged(loss):
+                raise Diverged(f"the loss is {loss} at step {phase.step} of {settings.steps}", self.checkpoints.left())
+            if math.isfinite(loss):
+                losses.append(loss)
             rate = (phase.step - first) * images / (time.monotonic() - started)
-            progress = Progress(phase.step, sum(losses) / len(losses), rate, phase.name, phase.alpha_res)
+            mean = sum(losses) / len(losses) if losses else math.nan
+            progress = Progress(phase.step, mean, rate, phase.name, phase.alpha_res)
 
             # Log it.
             if phase.step % settings.log_every == 0 or phase.step == settings.steps:
@@ -260,20 +298,23 @@ class Trainer:
 
     def state(self) -> dict[str, Any]:
         """All that a checkpoint holds: tensors and plain values only."""
-        state = {"settings": asdict(self.settings), "described": self.described, "selected_at": None}
+        state = {"settings": asdict(self.settings), "described": self.described, "selected_at": None, "data": self.data}
         state.update(self.phase.state())
         if self.aosa is not None:
             state.update(aosa=self.aosa, selected_at=self.aosa["selected_at"])
         return state
 
     def save(self) -> None:
-        """Write a checkpoint now."""
+        """Write a checkpoint now. Raises Diverged, and writes nothing, if a weight is not finite."""
+        averaged = self.ema.module.parameters() if self.phase.averaged else ()
+        if not all_finite([*self.phase.model.parameters(), *averaged]):
+            raise Diverged(f"the weights are not finite after step {self.step}", self.checkpoints.left())
         if self.accelerator.is_main_process:
             self.checkpoints.save(self.total_step, self.state())
 
-    def _resume(self) -> None:
+    def _resume(self, new_data: bool) -> None:
         """Resume from the folder's newest good checkpoint, if there is one."""
-        found = self.checkpoints.latest(self.accelerator.device)
+        found = self.checkpoints.latest()
         if found is None:
             return
         path, state = found
@@ -286,6 +327,13 @@ class Trainer:
             raise CheckpointError(
                 f"{path} was trained with {changed[0]}={theirs}, not {ours}: "
                 "use its settings to resume, or another folder to start again"
+            )
+        saved = state.get("data")  # older checkpoints have none
+        other = difference(saved, self.data) if saved and self.data and not new_data else None
+        if other is not None:
+            raise CheckpointError(
+                f"{path} was trained {other}: use the same data to resume, pass --new-data to resume with this, "
+                "or use another folder to start again"
             )
         if isinstance(self.phase, Selecting) and state["selected_at"] is not None:
             self.aosa = state["aosa"]
@@ -301,8 +349,10 @@ class Trainer:
         write_sheet(self.folder / "samples" / f"step-{self.step:08d}.png", rows)
 
     def export(self) -> Path:
-        """Write the averaged weights as a model folder, in float16."""
+        """Write the averaged weights as a model folder, in float16. Raises Diverged if they leave its range."""
         folder = self.folder / "model"
+        if not all_finite(self.ema.module.parameters(), torch.float16):
+            raise Diverged("the weights leave the range of float16, in which a model is written", "no model is written")
         if self.accelerator.is_main_process:
             info = {**self.info, "training": {**asdict(self.settings), "trained_steps": self.step}}
             if self.aosa is not None:

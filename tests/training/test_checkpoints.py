@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -183,9 +184,33 @@ def test_all_damaged_is_an_error_in_one_sentence(three: Path, tmp_path: Path) ->
     folder = shutil.copytree(three, tmp_path / "run")
     for path in RunFolder(folder).checkpoints():
         path.write_bytes(b"cut")
-    with pytest.warns(UserWarning), pytest.raises(CheckpointError) as raised:
+    with warnings.catch_warnings(), pytest.raises(CheckpointError) as raised:
+        warnings.simplefilter("error")  # nothing is said before the one sentence
         trainer(folder, THREE)
-    assert "training cannot resume from" in str(raised.value) and "\n" not in str(raised.value)
+    assert "training cannot resume: " in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_only_what_is_damaged_is_called_so(three: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody is told to remove a whole checkpoint that this torch cannot load."""
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise RuntimeError("unknown\nstorage")
+
+    folder = shutil.copytree(three, tmp_path / "run")
+    with monkeypatch.context() as patch, pytest.raises(CheckpointError) as raised:
+        patch.setattr(torch, "load", refuse)
+        trainer(folder, THREE)
+    assert str(raised.value).endswith("checkpoint-00000003.pt is whole but cannot be loaded: unknown storage")
+
+
+def test_what_a_killed_run_left_unfinished_goes(tmp_path: Path) -> None:
+    """A kill while the model or the settings are written leaves their temporary files; others' files stay."""
+    left = [".model.safetensors.ab_cd012.safetensors", ".config.json.abcdefgh.json"]
+    for name in (*(f"model/{name}" for name in left), ".checkpoint-00000002.pt.abcdefgh.pt", "model/.mine", ".mine.pt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"half")
+    trained(tmp_path, replace(SETTINGS, steps=1))
+    assert sorted(path.name for path in tmp_path.rglob(".*")) == [".mine", ".mine.pt"]
 
 
 def test_another_program_s_file_is_refused(tmp_path: Path) -> None:

@@ -195,6 +195,17 @@ def test_what_does_not_go_together_is_one_sentence(tmp_path: Path) -> None:
         next(batches(Pairs(), SETTINGS, 0, (0, 3)))
 
 
+def test_two_processes_resume(tmp_path: Path) -> None:
+    """accelerate calls their device cpu:0, to which torch cannot load."""
+    settings = {"steps": 3, "batch_size": 2, "save_every": 0.0, "keep": 3, "plot": False}
+    command = (train_worker.__file__, tmp_path, "pred_res", "--settings", json.dumps(settings))
+    launched(2, *command)
+    whole = torch.load(tmp_path / "pred_res" / "weights.pt", weights_only=True)
+    (tmp_path / "pred_res" / "checkpoint-00000003.pt").unlink()
+    launched(2, *command)
+    assert_same_bits(torch.load(tmp_path / "pred_res" / "weights.pt", weights_only=True), whole)
+
+
 def test_two_processes_train_as_one_with_the_whole_batch(tmp_path: Path) -> None:
     objectives = ("pred_res", "pred_res_noise")
     settings = {"steps": 3, "batch_size": 4, "accumulate": 2, "warmup": 0, "lr": 1e-4, "plot": False}

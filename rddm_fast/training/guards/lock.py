@@ -1,0 +1,71 @@
+"""One run at a time in a folder."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+NAME = "run.lock"
+_held: set[int] = set()
+
+
+class FolderInUse(ValueError):
+    """Another run is in the folder; the sentence says which process."""
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Lock `folder` inside the `with` block; its `run.lock` says which process has it.
+
+    The kernel releases the lock when the process ends, however it ends. The file stays: to remove it would let two
+    runs lock two files of one name.
+
+    Raises FolderInUse if another run has the lock.
+    """
+    descriptor = os.open(folder / NAME, os.O_RDWR | os.O_CREAT, 0o666)
+    _held.add(descriptor)
+    try:
+        _lock(descriptor, folder)
+        try:
+            _say(descriptor, f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%F %T')}\n")
+            yield
+        finally:
+            _say(descriptor, "")
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+    finally:
+        _held.discard(descriptor)
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, folder: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.pread(descriptor, 1000, 0).decode(errors="replace").strip() or "another process"
+        raise FolderInUse(
+            f"{folder} is in use by another run ({holder}): wait for it or stop it, or choose another --output"
+        ) from None
+    except OSError as error:
+        warnings.warn(
+            f"{folder} cannot be locked ({error.strerror}): see to it that no other run uses it", stacklevel=4
+        )
+
+
+def _say(descriptor: int, text: str) -> None:
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, text.encode(), 0)
+
+
+def _let_go() -> None:
+    # A lock belongs to all copies of its descriptor. A loader's worker would keep it after its trainer is killed.
+    while _held:
+        os.close(_held.pop())
+
+
+os.register_at_fork(after_in_child=_let_go)
