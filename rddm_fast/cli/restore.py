@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
 
 from .common.app import Device, Model, Precision, Where, command, device_of, dtype_of, out, progress_bar
+from .common.console import shown
 from .common.models import model_named
 from .common.outcomes import Tally
 from .inverse.solve import Degrade, Eta, EtaB, Method, Official, OperatorName, Prior, SigmaY, Travel, solver_of
@@ -26,7 +26,14 @@ Scores = Mapping[str, tuple[float, float]]
 def restore(
     context: typer.Context,
     inputs: Annotated[list[Path], typer.Argument(help="Images, and folders of images.", show_default=False)],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results, which keep their names.")],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Folder for the results, which keep their names. If it lies in an input folder, it is left out there.",
+        ),
+    ],
     model: Model = "derain",
     steps: Annotated[
         int | None,
@@ -71,6 +78,9 @@ def restore(
 ) -> None:
     """Restore images. A file that fails is named and skipped; the others are restored, and the exit code is 1.
 
+    A result keeps its file's size, depth, alpha, colour profile and resolution, as far as the format holds them. It is
+    stored upright. EXIF (camera, date, place) and XMP are not kept.
+
     With --method and --operator they are restored from a formula of the degradation, without a model of it: by DDRM or
     DDNM. The inputs are then what the operator has made of images: small ones for sr, bicubic and old, grey ones for
     color and old, with holes for inpaint. With --degrade they are clean, and are degraded first.
@@ -112,7 +122,7 @@ def restore(
         tiles = bar.add_task("tiles" if method is None else "steps", total=None, visible=False)
 
         def on_start(number: int, count: int, path: Path) -> None:
-            bar.update(files, completed=number, total=count, description=escape(path.name))
+            bar.update(files, completed=number, total=count, description=shown(path.name))
             bar.update(tiles, visible=False)
 
         def advance(done: int, count: int) -> None:
@@ -120,7 +130,8 @@ def restore(
 
         for outcome in work(inputs, output, mask=mask, overwrite=overwrite, on_start=on_start, advance=advance):
             if tally.restores(outcome):
-                out.print(f"{escape(str(outcome.target))}  {outcome.seconds:.2f} s")
+                note = f", {outcome.note}" if outcome.note else ""
+                out.print(f"{shown(outcome.target)}  {outcome.seconds:.2f} s{note}")
                 if outcome.scores is not None:
                     measured.append(outcome.scores)
                     out.print(f"  {_text(outcome.scores)}")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Callable, Iterable, Sequence
 from os import PathLike
 from pathlib import Path
 
@@ -28,31 +29,70 @@ def find_images(inputs: PathOrText | Iterable[PathOrText]) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
-def images_of(given: PathOrText) -> list[tuple[Path, Path]]:
+def images_of(
+    given: PathOrText, *, leave_out: Path | None = None, unusable: Callable[[Path, ImageError], None] | None = None
+) -> list[tuple[Path, Path]]:
     """Find the images of one file or folder, each with its root, the folder that its name is relative to.
 
-    The root is the folder given, or the folder that holds the file given. Raises ImageError as `find_images` does.
+    The root is the folder given, or the folder that holds the file given.
+
+    Args:
+        given: the file or folder.
+        leave_out: a folder whose images are left out if it lies below `given`.
+        unusable: called for each folder below `given` that cannot be read. With it what is named like an image and is
+            no file, such as a link to nowhere, counts as an image, so that reading it says what it is.
+
+    Raises:
+        ImageError: as `find_images` does.
     """
     path = Path(given)
-    if path.is_dir():
-        images = images_below(path)
-        if not images:
-            raise ImageError(f"{path} holds no image ({', '.join(sorted(READ_SUFFIXES))})")
-        return [(image, path) for image in images]
-    if path.exists():
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise ImageError(f"{path} does not exist") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL character
+        raise ImageError(f"{path} cannot be read: {getattr(error, 'strerror', error)}") from error
+    if not path.is_dir():
         return [(path, path.parent)]
-    raise ImageError(f"{path} does not exist")
+    told: list[ImageError] = []
+
+    def tell(folder: Path, error: ImageError) -> None:
+        told.append(error)
+        if unusable is not None:
+            unusable(folder, error)
+
+    images = _walked(path, leave_out, tell)
+    if unusable is None:
+        images = [image for image in images if image.is_file()]
+    if not images and told and unusable is None:
+        raise told[0]
+    if not images and not told:
+        raise ImageError(f"{path} holds no image ({', '.join(sorted(READ_SUFFIXES))})")
+    return [(image, path) for image in images]
 
 
 def images_below(folder: Path) -> list[Path]:
     """The images in a folder and below it, sorted, without hidden files (`._photo.jpg` is not a photo)."""
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in READ_SUFFIXES
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and path.is_file()
-    )
+    return [path for path in _walked(folder, None, lambda folder, error: None) if path.is_file()]
+
+
+def _walked(folder: Path, leave_out: Path | None, unusable: Callable[[Path, ImageError], None]) -> list[Path]:
+    """List what is named like an image in a folder and below it, sorted; linked folders are not entered."""
+
+    def failed(error: OSError) -> None:
+        where = Path(error.filename)
+        unusable(where, ImageError(f"{where} cannot be read: {error.strerror}"))
+
+    avoided = None if leave_out is None else os.path.realpath(leave_out)
+    found = []
+    for here, folders, files in os.walk(folder, onerror=failed):
+        folders[:] = sorted(
+            name
+            for name in folders
+            if not name.startswith(".") and (avoided is None or os.path.realpath(os.path.join(here, name)) != avoided)
+        )
+        found += [Path(here, name) for name in files if not name.startswith(".")]
+    return sorted(path for path in found if path.suffix.lower() in READ_SUFFIXES)
 
 
 def output_path(source: PathOrText, root: PathOrText, out_dir: PathOrText) -> Path:
@@ -89,8 +129,9 @@ def plan_outputs(found: Sequence[tuple[Path, Path]], out_dir: PathOrText) -> lis
             raise ImageError(f"{other} and {source} would both be written to {target}; rename one of them")
         plan[source] = target
         sources[target] = source
-    originals = {source.resolve() for source in plan}
+    # Path.resolve raises for links in a circle.
+    originals = {os.path.realpath(source) for source in plan}
     for source, target in plan.items():
-        if target.resolve() in originals:
+        if os.path.realpath(target) in originals:
             raise ImageError(f"the result of {source} would overwrite {target}; choose another output folder")
     return list(plan.items())

@@ -9,7 +9,10 @@ Pillow reads and writes everything except 16-bit colour, which it silently cuts 
 from __future__ import annotations
 
 import io
+import math
+import stat
 import struct
+import warnings
 import zlib
 from dataclasses import dataclass, replace
 from os import PathLike
@@ -21,8 +24,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ..system.errors import one_line
 from ..system.extras import require
 from ..system.files import write_whole
+from ..system.memory import out_of_memory
 
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF")
 READ_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif"})
@@ -41,6 +46,10 @@ _PILLOW_OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 _GREY_MODES = {"1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N"}
+
+
+# The longest sides that a format holds, where pictures of that size can be restored.
+_LONGEST_SIDE = {".jpg": 65500, ".jpeg": 65500, ".webp": 16383}
 
 
 class ImageError(ValueError):
@@ -101,7 +110,9 @@ def read_image(path: str | PathLike[str]) -> Picture:
     data = _read_bytes(path)
     pil = require("PIL.Image", "cli")
     try:
-        with pil.open(io.BytesIO(data), formats=FORMATS) as image:
+        # Pillow warns of damaged metadata, of which nothing but the orientation is used.
+        with warnings.catch_warnings(), pil.open(io.BytesIO(data), formats=FORMATS) as image:
+            warnings.simplefilter("ignore")
             bits = _bits_per_sample(image, data)
             if bits not in (1, 2, 4, 8, 16):
                 raise ImageError(f"{path} has {bits}-bit or floating-point samples; use 8 or 16 bits")
@@ -113,9 +124,9 @@ def read_image(path: str | PathLike[str]) -> Picture:
                 raise ImageError(f"{path} holds {frames} frames or pages; split it into single images first")
             image.load()
             samples, grey = _samples(image, data, bits)
-            orientation = image.getexif().get(0x0112, 1)
+            orientation = _orientation(image)
             icc = image.info.get("icc_profile") if image.mode not in ("CMYK", "LAB") else None
-            dpi = image.info.get("dpi")
+            dpi = _resolution(image.info.get("dpi"))
     except (ImageError, ImportError, MemoryError):
         raise
     except pil.UnidentifiedImageError:
@@ -123,7 +134,9 @@ def read_image(path: str | PathLike[str]) -> Picture:
     except pil.DecompressionBombError as error:
         raise ImageError(f"{path} is too large to be trusted: {error}") from error
     except Exception as error:  # A decoder raises anything on damaged data: OSError, SyntaxError, ...
-        raise ImageError(f"{path} is damaged and cannot be read: {error}") from error
+        if out_of_memory(error):
+            raise
+        raise ImageError(f"{path} is damaged and cannot be read: {one_line(error)}") from error
 
     samples = _upright(samples, orientation)
     values = torch.from_numpy(np.ascontiguousarray(samples.transpose(2, 0, 1)).astype(np.float32))
@@ -136,7 +149,7 @@ def read_image(path: str | PathLike[str]) -> Picture:
         bits=16 if bits == 16 else 8,
         path=path,
         icc=icc,
-        dpi=(float(dpi[0]), float(dpi[1])) if dpi else None,
+        dpi=dpi,
     )
 
 
@@ -161,18 +174,32 @@ def write_image(path: str | PathLike[str], picture: Picture, *, overwrite_input:
     for values in (picture.pixels, picture.alpha):
         if values is not None and not torch.isfinite(values).all():
             raise ImageError(f"{path} was not written: the picture has values that are not finite")
-    data = _encode(path.suffix.lower(), picture)
+    suffix, longest = path.suffix.lower(), max(picture.pixels.shape[1:])
+    if longest > _LONGEST_SIDE.get(suffix, longest):
+        limit = f"at most {_LONGEST_SIDE[suffix]} pixels along a side"
+        raise ImageError(f"{path} cannot be written: {suffix} holds {limit}, not {longest}; give it the suffix .png")
+    try:
+        data = _encode(suffix, picture)
+    except (ImportError, MemoryError):
+        raise
+    except Exception as error:  # An encoder raises anything, too.
+        if out_of_memory(error):
+            raise
+        raise ImageError(f"{path} cannot be written as {suffix}: {one_line(error)}") from error
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, lambda unfinished: unfinished.write_bytes(data))
-    except OSError as error:
-        raise ImageError(f"{path} cannot be written: {error.strerror or error}") from error
+    except (OSError, ValueError) as error:  # ValueError: a name that the file system's encoding lacks
+        raise ImageError(f"{path} cannot be written: {getattr(error, 'strerror', None) or one_line(error)}") from error
 
 
 def _read_bytes(path: Path) -> bytes:
     if path.is_dir():
         raise ImageError(f"{path} is a folder, not an image")
     try:
+        # A pipe or a device may wait for ever, or never end.
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise ImageError(f"{path} is a pipe, a socket or a device, not a file; save the picture in a file first")
         data = path.read_bytes()
     except FileNotFoundError:
         raise ImageError(f"{path} does not exist") from None
@@ -191,6 +218,23 @@ def _bits_per_sample(image: Any, data: bytes) -> int:
         bits = max(image.tag_v2.get(258, (1,)))
         return 32 if image.mode == "F" else bits
     return 8
+
+
+def _orientation(image: Any) -> int:
+    """Return the EXIF orientation, 1 (upright) where the EXIF data is damaged: the pixels may be whole."""
+    try:
+        return int(image.getexif().get(0x0112, 1))
+    except Exception:
+        return 1
+
+
+def _resolution(dpi: Any) -> tuple[float, float] | None:
+    """Return a resolution as two floats, None where it is none: damaged, 0, or more than every format holds."""
+    try:
+        x, y = float(dpi[0]), float(dpi[1])
+    except (TypeError, ValueError, ArithmeticError, LookupError):
+        return None
+    return (x, y) if all(math.isfinite(value) and 0 < value <= 65535 for value in (x, y)) else None
 
 
 def _samples(image: Any, data: bytes, bits: int) -> tuple[npt.NDArray[Any], bool]:

@@ -86,7 +86,7 @@ class ColdPictureRestorer:
             The restored picture, with the input's alpha, bits, profile and resolution.
 
         Raises:
-            ImageError: the picture has no such degradation, or memory does not suffice.
+            ImageError: the picture has no such degradation.
         """
         x_0 = picture.pixels[None].to(self.device)
         if self.channels == 1:
@@ -99,14 +99,12 @@ class ColdPictureRestorer:
             raise
         except ValueError as error:
             raise ImageError(f"{picture.path or 'the picture'}: {error}") from error
-        except (MemoryError, torch.OutOfMemoryError) as error:
-            raise ImageError(
-                f"{picture.path or 'the picture'} needs more memory than there is, and pictures are restored "
-                "whole: make it smaller"
-            ) from error
         result = picture.with_pixels(restored[0].expand(3, -1, -1).cpu())
         # Colours come back into a grey file. The profile of a grey file is none of theirs.
         return replace(result, grey=False, icc=None) if picture.grey and self.recipe.name == "decolour" else result
+
+    def smaller(self, picture: Picture) -> None:
+        """There are no tiles: a degradation may reach across a picture."""
 
     def _sampled(self, x: Tensor, advance: Callable[[int, int], None] | None) -> tuple[Tensor, Tensor]:
         """Return the degraded picture and the restored one, in [0, 1]; `x` is the truth if one measures."""

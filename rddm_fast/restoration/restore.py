@@ -7,6 +7,9 @@ for outcome in restore_files(restorer, ["photos"], "restored"):
 
 from __future__ import annotations
 
+import copy
+import os
+import stat
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +24,9 @@ from ..fast.engine import FastSampler
 from ..images.find import PathOrText, images_of, plan_outputs
 from ..images.pairs import masks_of
 from ..images.picture import ImageError, Picture, read_image, sides, write_image
+from ..system.errors import one_line
+from ..system.files import remove_unfinished
+from ..system.memory import out_of_memory
 from ..system.processes import rank, share
 from .tiles import check_overlap, tiled
 
@@ -39,6 +45,13 @@ class PictureRestorer(Protocol):
     def __call__(
         self, picture: Picture, mask: Picture | None = None, advance: Callable[[int, int], None] | None = None
     ) -> Picture: ...
+
+    def smaller(self, picture: Picture) -> PictureRestorer | None:
+        """Return one that needs less memory for this picture, or None."""
+
+
+SMALLEST_TILE = 64
+"""The least side to which tiles are halved where memory runs out: below, the image costs more than its tiles."""
 
 
 class Restorer:
@@ -122,6 +135,16 @@ class Restorer:
         restored = tiled(restore, [image, *masks, *noise], self.tile, self.overlap, advance)
         return picture.with_pixels(restored[0].cpu())
 
+    def smaller(self, picture: Picture) -> Restorer | None:
+        """Return this restorer with tiles of half the side that this picture takes, or None below `SMALLEST_TILE`."""
+        side = max(picture.pixels.shape[1:])
+        tile = (side if self.tile is None else min(self.tile, side)) // 2
+        if tile < SMALLEST_TILE:
+            return None
+        other = copy.copy(self)
+        other.tile, other.overlap = tile, min(self.overlap, tile // 4)
+        return other
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -129,6 +152,8 @@ class Outcome:
 
     Attributes:
         scores: PSNR in dB and SSIM of each image that was compared with the clean one, by name; None without one.
+        note: how it was restored otherwise than asked for, such as in smaller tiles; None if as asked for.
+        cause: the exception that the error tells of, for its traceback.
     """
 
     source: Path
@@ -137,6 +162,8 @@ class Outcome:
     skipped: bool = False
     error: str | None = None
     scores: Mapping[str, tuple[float, float]] | None = None
+    note: str | None = None
+    cause: Exception | None = None
 
 
 @dataclass(frozen=True)
@@ -153,7 +180,8 @@ def plan(
 ) -> Plan:
     """Decide what to restore and where the results go, before any work is done.
 
-    An input that is missing or holds no image becomes a failure; the others are still planned.
+    An input that is missing or holds no image, and a folder that cannot be read, becomes a failure; the others are
+    still planned. An output folder inside an input is left out of it, as its pictures are results.
 
     Args:
         inputs: image files and folders.
@@ -166,12 +194,16 @@ def plan(
         ValueError: the model needs a mask and none is given, or the reverse; a mask has no image or an image no mask.
     """
     found: list[list[tuple[Path, Path]]] = []
-    failures = []
+    failures: list[Outcome] = []
+
+    def failed(path: Path, error: ImageError) -> None:
+        failures.append(Outcome(path, error=str(error), cause=error))
+
     for given in inputs:
         try:
-            found.append(images_of(given))
+            found.append(images_of(given, leave_out=Path(output), unusable=failed))
         except ImageError as error:
-            failures.append(Outcome(Path(given), error=str(error)))
+            failed(Path(given), error)
     if needs_mask and mask is None:
         raise ValueError("this model was trained with a mask (input_condition=True): pass a mask or a folder of masks")
     if mask is not None and not needs_mask:
@@ -212,16 +244,50 @@ def restore_files(
     """
     planned = plan(inputs, output, mask, needs_mask=restorer.needs_mask)
 
-    def work(picture: Picture, mask: Picture | None, target: Path) -> None:
-        write_image(target, restorer(picture, mask, advance))
+    def work(picture: Picture, mask: Picture | None, target: Path) -> Done:
+        used: PictureRestorer | None = restorer
+        while used is not None:
+            restored, failure = _within_memory(used, picture, mask, advance)
+            if restored is not None:
+                write_image(target, restored)
+                smaller = used is not restorer
+                note = f"in tiles of {used.tile}: larger ones need more memory than there is" if smaller else None
+                return Done(note=note)
+            used = used.smaller(picture)
+        raise MemoryError(failure)
 
-    advice = "use smaller tiles" if restorer.tile else "restore it in tiles"
-    yield from each_file(planned, work, overwrite=overwrite, on_start=on_start, advice=advice)
+    yield from each_file(planned, work, overwrite=overwrite, on_start=on_start, advice="make it smaller")
+
+
+def _within_memory(
+    restorer: PictureRestorer,
+    picture: Picture,
+    mask: Picture | None,
+    advance: Callable[[int, int], None] | None,
+) -> tuple[Picture | None, str]:
+    """Return the restored picture, or None and the message of the allocator.
+
+    The exception itself is not returned: its traceback would hold the memory that the next try needs.
+    """
+    try:
+        return restorer(picture, mask, advance), ""
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+        return None, str(error)
+
+
+@dataclass(frozen=True)
+class Done:
+    """What the work on one file tells: the scores and the note of its `Outcome`."""
+
+    scores: Mapping[str, tuple[float, float]] | None = None
+    note: str | None = None
 
 
 def each_file(
     planned: Plan,
-    work: Callable[[Picture, Picture | None, Path], Mapping[str, tuple[float, float]] | None],
+    work: Callable[[Picture, Picture | None, Path], Done],
     *,
     overwrite: bool,
     on_start: Callable[[int, int, Path], None] | None,
@@ -229,9 +295,11 @@ def each_file(
 ) -> Iterator[Outcome]:
     """Do `work` for each planned file of this process that is not done; yields one Outcome per file.
 
+    Whatever is raised for a file is its outcome, and the next one follows.
+
     Args:
         planned: from `plan`.
-        work: takes the picture, its mask and the path of its result; writes the result, and returns the scores.
+        work: takes the picture, its mask and the path of its result; writes the result, and tells of it.
         overwrite: also work on files whose result exists.
         on_start: as in `restore_files`.
         advice: what to do about a picture that needs too much memory.
@@ -239,22 +307,55 @@ def each_file(
     if rank() == 0:
         yield from planned.failures
     files = share(planned.files)
+    remove_unfinished(target for _, target in files)
     for number, (source, target) in enumerate(files):
         if on_start is not None:
             on_start(number, len(files), source)
-
-        # Skip what is done.
-        if target.exists() and not overwrite:
-            yield Outcome(source, target, skipped=True)
-            continue
-
-        # Restore the file.
         try:
-            started = time.perf_counter()
-            masked = read_image(planned.masks[source]) if source in planned.masks else None
-            scores = work(read_image(source), masked, target)
-            yield Outcome(source, target, seconds=time.perf_counter() - started, scores=scores)
+            outcome = _outcome(source, target, planned.masks.get(source), work, overwrite)
         except ImageError as error:
-            yield Outcome(source, error=str(error))
-        except (MemoryError, torch.OutOfMemoryError):
-            yield Outcome(source, error=f"{source} needs more memory than there is: {advice}")
+            outcome = Outcome(source, error=str(error), cause=error)
+        except Exception as error:
+            reason = f"was not restored: {type(error).__name__}: {one_line(error)}"
+            if isinstance(error, ImportError):
+                reason = f"was not restored: {one_line(error)}"
+            elif out_of_memory(error):
+                reason = f"needs more memory than there is: {advice}"
+            outcome = Outcome(source, error=f"{source} {reason}", cause=error)
+        yield outcome
+
+
+def _outcome(
+    source: Path,
+    target: Path,
+    mask: Path | None,
+    work: Callable[[Picture, Picture | None, Path], Done],
+    overwrite: bool,
+) -> Outcome:
+    if _is_result(target) and not overwrite:
+        return Outcome(source, target, skipped=True)
+    started = time.perf_counter()
+    masked = None if mask is None else read_image(mask)
+    done = work(read_image(source), masked, target)
+    return Outcome(source, target, seconds=time.perf_counter() - started, scores=done.scores, note=done.note)
+
+
+def _is_result(target: Path) -> bool:
+    """Return whether a file is in a result's place; an empty one is none, as results appear whole.
+
+    Raises:
+        ImageError: something is there that is no file, or it cannot be looked at.
+    """
+    try:
+        found = os.stat(target)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or one_line(error)
+        raise ImageError(f"{target} cannot be written: {reason}") from error
+    if not stat.S_ISREG(found.st_mode):
+        kind = "folder" if stat.S_ISDIR(found.st_mode) else "pipe, a socket or a device"
+        raise ImageError(
+            f"{target} is a {kind}, where the result should be written: remove it or choose another output"
+        )
+    return found.st_size > 0

@@ -7,6 +7,7 @@ for outcome in solve_files(solver, ["small"], "large"):
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +37,7 @@ from .measurement import (
     pixels_of,
 )
 from .metrics import psnr, ssim
-from .restore import Outcome, each_file, plan
+from .restore import Done, Outcome, each_file, plan
 
 Advance = Callable[[int, int], None]
 SMALLEST = 11
@@ -253,15 +254,15 @@ def solve_files(
     if degrade:
         _check_degraded(planned.files)
 
-    def work(picture: Picture, mask: Picture | None, target: Path) -> dict[str, tuple[float, float]] | None:
+    def work(picture: Picture, mask: Picture | None, target: Path) -> Done:
         if not degrade:
             write_image(target, solver(picture, mask, advance))
-            return None
+            return Done()
         trial = solver.trial(picture, mask, advance)
         # The result comes last: where it is, both are.
         write_image(degraded_path(target), trial.degraded)
         write_image(target, trial.restored)
-        return trial.scores
+        return Done(trial.scores)
 
     advice = "make it smaller"
     if solver.name in WINDOWED:
@@ -276,10 +277,10 @@ def degraded_path(target: Path) -> Path:
 
 def _check_degraded(files: Sequence[tuple[Path, Path]]) -> None:
     """Raise ImageError if the degraded picture of one file would be written over an input or another's result."""
-    taken = {path.resolve(): source for source, target in files for path in (source, target)}
+    taken = {os.path.realpath(path): source for source, target in files for path in (source, target)}
     for source, target in files:
         degraded = degraded_path(target)
-        if other := taken.get(degraded.resolve()):
+        if other := taken.get(os.path.realpath(degraded)):
             raise ImageError(
                 f"the degraded picture of {source} would be written to {degraded}, which belongs to {other}: "
                 f"rename one of them"

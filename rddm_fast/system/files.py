@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import re
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from os import PathLike
 from pathlib import Path
+
+LONGEST = 255
+"""The most bytes that a file's name can have on common file systems."""
+
+_UNFINISHED = re.compile(r"\.(?P<name>.+)\.[a-z0-9_]{8}(?P<suffix>(\.[^.]+)?)", re.DOTALL)
 
 
 def write_whole(path: str | PathLike[str], write: Callable[[Path], object]) -> None:
@@ -16,10 +23,10 @@ def write_whole(path: str | PathLike[str], write: Callable[[Path], object]) -> N
     fails, the temporary file is removed and the old file is untouched.
     """
     path = Path(path)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
-    os.close(handle)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{_shortened(path)}.", suffix=path.suffix)
     temporary = Path(name)
     try:
+        _locked(handle)
         write(temporary)
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
@@ -31,11 +38,63 @@ def write_whole(path: str | PathLike[str], write: Callable[[Path], object]) -> N
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    finally:
+        os.close(handle)
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)  # The rename survives a power cut only once the folder itself is on disk.
     finally:
         os.close(folder)
+
+
+def remove_unfinished(paths: Iterable[Path]) -> None:
+    """Remove the temporary files that killed writers of `paths` have left.
+
+    One whose writer still runs is kept: writers lock theirs, and the system unlocks what a killed one held.
+    """
+    names: dict[Path, set[tuple[str, str]]] = {}
+    for path in paths:
+        names.setdefault(path.parent, set()).add((_shortened(path), path.suffix))
+    for folder, expected in names.items():
+        try:
+            entries = [entry.name for entry in os.scandir(folder) if entry.name.startswith(".")]
+        except OSError:
+            continue  # no such folder yet, or one that nothing can be written to
+        for entry in entries:
+            found = _UNFINISHED.fullmatch(entry)
+            if found is not None and (found["name"], found["suffix"]) in expected:
+                _remove_if_left(folder / entry)
+
+
+def _remove_if_left(path: Path) -> None:
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return  # gone meanwhile, or not this user's
+    try:
+        if _locked(handle):
+            path.unlink(missing_ok=True)
+    except OSError:
+        pass  # it may not be removed: it does no harm
+    finally:
+        os.close(handle)
+
+
+def _locked(handle: int) -> bool:
+    """Lock an open file; return whether this worked. Some file systems have no locks."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _shortened(path: Path) -> str:
+    """Return the part of a name that leaves room for what a temporary file's name adds."""
+    name, added = path.name, len("..") + 8 + len(os.fsencode(path.suffix))
+    while len(os.fsencode(name)) > max(LONGEST - added, 0):
+        name = name[:-1]
+    return name
 
 
 def write_text_whole(path: str | PathLike[str], text: str) -> None:

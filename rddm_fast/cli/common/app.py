@@ -12,8 +12,6 @@ from typing import Annotated, Any, NoReturn
 
 try:
     import typer
-    from rich.console import Console
-    from rich.markup import escape
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 except ModuleNotFoundError as missing:
     sys.exit(f"error: rddm-fast needs {missing.name}: pip install 'rddm_fast[cli]'")
@@ -21,6 +19,7 @@ except ModuleNotFoundError as missing:
 import torch
 
 from ...system.version import __version__
+from .console import err, out, printable_streams, shown
 from .models import published_model
 
 app = typer.Typer(
@@ -28,8 +27,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Few-step image restoration with Residual Denoising Diffusion Models, fast.",
 )
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
 debug = False
 
 
@@ -73,7 +70,7 @@ def _options(
 
 def fail(sentence: object) -> NoReturn:
     """Print one sentence and end with exit code 1."""
-    err.print(f"[red]error:[/red] {escape(str(sentence))}")
+    err.print(f"[red]error:[/red] {shown(sentence)}")
     raise typer.Exit(1)
 
 
@@ -138,4 +135,5 @@ def size_of(text: str) -> tuple[int, int]:
 
 def main() -> None:
     """The entry point of `rddm-fast`."""
+    printable_streams()
     app()

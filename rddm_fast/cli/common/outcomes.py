@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
-from rich.markup import escape
 
-from .app import err, out
+from . import app
+from .console import err, out, shown
 
 if TYPE_CHECKING:  # a command's --help needs no restorer
     from ...restoration.restore import Outcome
@@ -24,10 +25,12 @@ class Tally:
     failed: int = 0
 
     def restores(self, outcome: Outcome) -> bool:
-        """Count an outcome and print its error; return whether its file was restored."""
+        """Count an outcome and print its error, with --debug its traceback; return whether it was restored."""
         if outcome.error:
             self.failed += 1
-            err.print(f"[red]error:[/red] {escape(outcome.error)}")
+            err.print(f"[red]error:[/red] {shown(outcome.error)}")
+            if app.debug and outcome.cause is not None:
+                err.print("".join(traceback.format_exception(outcome.cause)), markup=False)
         elif outcome.skipped:
             self.skipped += 1
         else:
@@ -41,6 +44,6 @@ class Tally:
             counts.append(f"{self.skipped} already in {output} (--overwrite restores them again)")
         if self.failed:
             counts.append(f"{self.failed} failed")
-        out.print(escape(", ".join(counts)))
+        out.print(shown(", ".join(counts)))
         if self.failed:
             raise typer.Exit(1)

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
 from ..common.app import Device, Precision, Where, command, device_of, dtype_of, out, progress_bar
+from ..common.console import shown
 from ..common.outcomes import Tally
 
 
@@ -56,12 +56,12 @@ def cold(
         files = bar.add_task("restoring", total=None)
 
         def on_start(number: int, count: int, path: Path) -> None:
-            bar.update(files, completed=number, total=count, description=escape(path.name))
+            bar.update(files, completed=number, total=count, description=shown(path.name))
 
         for outcome in restore_files(restorer, inputs, output, overwrite=overwrite, on_start=on_start):
             if tally.restores(outcome):
                 numbers = f"  {_text(measured[-1])}" if degrade else ""
-                out.print(f"{escape(str(outcome.target))}  {outcome.seconds:.2f} s{numbers}")
+                out.print(f"{shown(outcome.target)}  {outcome.seconds:.2f} s{numbers}")
     if len(measured) > 1:
         means = (sum(column) / len(measured) for column in zip(*(vars(m).values() for m in measured), strict=True))
         out.print(f"mean of {len(measured)}: {_text(Measured(*means))}")
