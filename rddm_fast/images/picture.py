@@ -14,6 +14,8 @@ import stat
 import struct
 import warnings
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
@@ -110,9 +112,7 @@ def read_image(path: str | PathLike[str]) -> Picture:
     data = _read_bytes(path)
     pil = require("PIL.Image", "cli")
     try:
-        # Pillow warns of damaged metadata, of which nothing but the orientation is used.
-        with warnings.catch_warnings(), pil.open(io.BytesIO(data), formats=FORMATS) as image:
-            warnings.simplefilter("ignore")
+        with _without_warnings(), pil.open(io.BytesIO(data), formats=FORMATS) as image:
             bits = _bits_per_sample(image, data)
             if bits not in (1, 2, 4, 8, 16):
                 raise ImageError(f"{path} has {bits}-bit or floating-point samples; use 8 or 16 bits")
@@ -208,6 +208,14 @@ def _read_bytes(path: Path) -> bytes:
     if not data:
         raise ImageError(f"{path} is empty (0 bytes)")
     return data
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Silence Pillow's warnings of damaged metadata, of which nothing but the orientation is used."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _bits_per_sample(image: Any, data: bytes) -> int:
