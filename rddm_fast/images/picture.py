@@ -15,7 +15,7 @@ import struct
 import warnings
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
@@ -30,6 +30,7 @@ from ..system.errors import one_line
 from ..system.extras import require
 from ..system.files import write_whole
 from ..system.memory import out_of_memory
+from ..system.silence import silent_stderr
 
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF")
 READ_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif"})
@@ -112,7 +113,7 @@ def read_image(path: str | PathLike[str]) -> Picture:
     data = _read_bytes(path)
     pil = require("PIL.Image", "cli")
     try:
-        with _without_warnings(), pil.open(io.BytesIO(data), formats=FORMATS) as image:
+        with _quiet(data), pil.open(io.BytesIO(data), formats=FORMATS) as image:
             bits = _bits_per_sample(image, data)
             if bits not in (1, 2, 4, 8, 16):
                 raise ImageError(f"{path} has {bits}-bit or floating-point samples; use 8 or 16 bits")
@@ -211,9 +212,9 @@ def _read_bytes(path: Path) -> bytes:
 
 
 @contextmanager
-def _without_warnings() -> Iterator[None]:
-    """Silence Pillow's warnings of damaged metadata, of which nothing but the orientation is used."""
-    with warnings.catch_warnings():
+def _quiet(data: bytes) -> Iterator[None]:
+    """Silence Pillow's warnings of damaged metadata, of which only the orientation is used, and libtiff's prints."""
+    with warnings.catch_warnings(), silent_stderr() if data[:2] in (b"II", b"MM") else nullcontext():
         warnings.simplefilter("ignore")
         yield
 
