@@ -135,9 +135,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.mark.parametrize(
-    ("encoding", "printed"), [("ascii", "pipe"), ("latin-1", "/dev/full"), ("utf-8", "gone"), ("utf-8", "closed")]
-)
+@pytest.mark.parametrize(("encoding", "printed"), [("ascii", "pipe"), ("latin-1", "/dev/full"), ("utf-8", "gone")])
 def test_twenty_are_restored_and_forty_are_named(encoding: str, printed: str, folder: Path) -> None:
     command = [sys.executable, "-P", "-m", "rddm_fast.cli", "restore", "in", "-o", "out", "-m", "model", "--steps", "1"]
     environment = {**os.environ, "PYTHONIOENCODING": encoding, "OMP_NUM_THREADS": "1"}
@@ -147,8 +145,6 @@ def test_twenty_are_restored_and_forty_are_named(encoding: str, printed: str, fo
     elif printed == "gone":
         reader, stdout = os.pipe()
         os.close(reader)
-    elif printed == "closed":
-        command = ["sh", "-c", 'exec "$@" >&-', "sh", *command]
     done = subprocess.run(
         [*command, "--overwrite"], stdout=stdout, stderr=subprocess.PIPE, cwd=folder, env=environment, timeout=120
     )
@@ -161,7 +157,7 @@ def test_twenty_are_restored_and_forty_are_named(encoding: str, printed: str, fo
     assert len(lines) == HOSTILE
     if printed == "pipe":
         assert f"{GOOD} restored, {HOSTILE} failed" in done.stdout.decode(encoding).splitlines()
-        assert "text\\xe9" in done.stderr.decode(encoding) or "text\\udce9" in done.stderr.decode(encoding)
+        assert "error: in/text\\udce9.png is not a readable" in done.stderr.decode(encoding)
     results = {path.name for path in (folder / "out").iterdir() if path.is_file()}
     assert results == {name.replace(".gif", ".png") for name in good_pictures()}
     for name in results:
