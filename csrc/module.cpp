@@ -6,9 +6,9 @@
 #include <algorithm>
 #include <stdexcept>
 
+#include "amx/bands.h"
 #include "common/cpu_blocks.h"
 #include "common/kernel_attributes.h"
-#include "amx/bands.h"
 #include "conv3x3/winograd_sets.h"
 
 namespace py = pybind11;
