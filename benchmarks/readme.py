@@ -20,19 +20,6 @@ from typing import Any
 
 from rddm_fast.system.files import write_text_whole
 
-RUNS = {
-    "sampler": ["sampler", "--sizes", "64", "128", "256", "--compile"],
-    "network-shared": ["network", "--networks", "shared"],
-    "network-one": ["network", "--networks", "one"],
-    "training": ["training"],
-    "conv3x3": ["conv3x3", "--device", "cpu"],
-    "ops": ["ops", "--quick", "--device", "cpu"],
-}
-"""What measures each file of figures: the benchmark and its options."""
-
-SIDE = 256
-"""Of the ops' images."""
-
 OPS = (
     ("reverse_step", "cpp", "`reverse_step`, noise given"),
     ("reverse_step", "cpp in place", "`reverse_step_`, in place, noise given"),
@@ -41,6 +28,19 @@ OPS = (
     ("joint_loss", "cpp", "`joint_loss`, forward and backward, noise given"),
 )
 NULL_STEPS = {"ddnm sr4": "super-resolution by 4", "ddnm inpaint": "inpainting", "ddnm colour": "colour"}
+
+RUNS = {
+    "sampler": ["sampler", "--sizes", "64", "128", "256", "--compile"],
+    "network-shared": ["network", "--networks", "shared"],
+    "network-one": ["network", "--networks", "one"],
+    "training": ["training"],
+    "conv3x3": ["conv3x3", "--device", "cpu"],
+    "ops": ["ops", "--quick", "--device", "cpu", "--ops", *dict.fromkeys(op for op, _, _ in OPS), *NULL_STEPS],
+}
+"""What measures each file of figures: the benchmark and its options."""
+
+SIDE = 256
+"""Of the ops' images."""
 
 Figures = dict[str, Any]
 
