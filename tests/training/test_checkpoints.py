@@ -23,6 +23,7 @@ from rddm_fast.system.files import write_whole
 from rddm_fast.training import checkpoints as run_folder
 from rddm_fast.training.checkpoints import CheckpointError, RunFolder
 from rddm_fast.training.settings import TrainSettings
+from rddm_fast.training.trainer import Trainer
 
 SETTINGS = TrainSettings(steps=10, batch_size=2, warmup=2, lr=1e-3, save_every=0.0, log_every=1, plot=False)
 
@@ -67,8 +68,13 @@ DEEDS = {
 }
 
 
+UNDISTURBED = "undisturbed"
+
+
 def _patched(moment: str, saves: int) -> None:
     """Let this process kill itself at `moment` of its checkpoint number `saves`; or wait there to be killed."""
+    if moment == UNDISTURBED:
+        return
     count, (name, deed) = [0], DEEDS[moment]
     original = getattr(run_folder, name)
 
@@ -106,15 +112,23 @@ def one_thread() -> Iterator[None]:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
     """The end of a run that nothing happens to."""
     folder = tmp_path_factory.mktemp("whole")
-    run = trained(folder, SETTINGS)
+    run = finished(folder)
     return weights(run), (folder / "model" / "model.safetensors").read_bytes()
+
+
+def finished(folder: Path) -> Trainer:
+    """The end of a run that a process of its own takes there, as a user's command does."""
+    process = _start(folder, UNDISTURBED, saves=0)
+    process.join(120)
+    assert process.exitcode == 0
+    return trainer(folder, SETTINGS)
 
 
 def assert_same_end(folder: Path, whole: Whole) -> None:
     """A run that resumes in `folder` ends where the undisturbed one did, to the bit."""
-    again = trainer(folder, SETTINGS)
-    assert 0 < again.step < SETTINGS.steps
-    again.train()
+    assert 0 < trainer(folder, SETTINGS).step < SETTINGS.steps
+    again = finished(folder)
+    assert again.step == SETTINGS.steps
     assert_same_bits(weights(again), whole[0])
     assert (folder / "model" / "model.safetensors").read_bytes() == whole[1]
     assert len(RunFolder(folder).checkpoints()) == SETTINGS.keep and not list(folder.glob(".*"))
