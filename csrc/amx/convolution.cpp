@@ -34,9 +34,8 @@ void pack(const float* weight, int64_t taps, int64_t result_channels, int64_t ch
   alignas(64) float scales[kAmxPanel] = {};
   for (int64_t k = 0; k < there; ++k) {
     const float largest = largest_magnitude(weight + (first + k) * own, own);
-    const float kept = largest > kSmallest ? largest : kSmallest;
-    scales[k] = kLevels / kept;
-    to[first + k] = largest < __builtin_inff() ? kept / kLevels : __builtin_nanf("");
+    scales[k] = scale_of(largest);
+    to[first + k] = unit_of(largest);
   }
   for (int64_t k = there; k < kAmxPanel; ++k) to[first + k] = 0;
   const __m512 scale = _mm512_load_ps(scales);
@@ -96,7 +95,7 @@ void split(const AmxConvolution& conv, AmxBand& band) {
       if (own > band.largest || own != own) band.largest = own;
     }
   }
-  const Vec scale = all(kLevels / (band.largest > kSmallest ? band.largest : kSmallest));
+  const Vec scale = all(scale_of(band.largest));
   const int64_t inner = conv.width * kPixel;
   const auto split_one = conv.before.factors ? split_row<true> : split_row<false>;
   for (int64_t block = 0; block < divided(conv.channels(), kAmxBlock); ++block) {

@@ -20,6 +20,16 @@ constexpr float kSmallest = 1e-30f;        // of a largest magnitude: kLevels ov
 
 constexpr int64_t divided(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+// By what values are multiplied to be whole numbers, and what one of those stands for: NaN if the
+// largest magnitude is not finite.
+RDDM_INLINE float scale_of(float largest) {
+  return kLevels / (largest > kSmallest ? largest : kSmallest);
+}
+RDDM_INLINE float unit_of(float largest) {
+  const float kept = largest > kSmallest ? largest : kSmallest;
+  return largest < __builtin_inff() ? kept / kLevels : __builtin_nanf("");
+}
+
 // Where a band's digits lie, in bytes.
 struct Layout {
   bool has_copies;            // one for each column of taps

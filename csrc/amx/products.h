@@ -57,10 +57,7 @@ class Finish {
         adds_(conv.added.factors),
         wants_moments_(conv.statistics) {
     const int64_t k = panel * kAmxPanel, channels = least(kAmxPanel, channels_ - k);
-    const bool is_finite = band.largest < __builtin_inff();
-    const float largest = band.largest > kSmallest ? band.largest : kSmallest;
-    high_ =
-        load(conv.packed + k) * all(is_finite ? largest / kLevels * 0x1p32f : __builtin_nanf(""));
+    high_ = load(conv.packed + k) * all(unit_of(band.largest) * 0x1p32f);
     middle_ = high_ * 0x1p-8f, low_ = high_ * 0x1p-16f;
     bias_ = !conv.bias          ? Vec{}
             : channels < kWidth ? load_some(conv.bias + k, channels)

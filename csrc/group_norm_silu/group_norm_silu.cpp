@@ -18,18 +18,6 @@ namespace {
 
 constexpr int64_t kPiece = 8192;  // values per piece: 32 KiB in float32
 
-struct Moments {
-  double count = 0, mean = 0, squares = 0;
-
-  void join(const Moments& other) {
-    if (other.count == 0) return;
-    const double total = count + other.count, apart = other.mean - mean;
-    mean += apart * (other.count / total);
-    squares += other.squares + apart * apart * (count * other.count / total);
-    count = total;
-  }
-};
-
 // sums[c] of x[p][c] over n pixels.
 RDDM_CLONES void sum_pixels(const float* __restrict x, int64_t n, int64_t channels,
                             float* __restrict sums) {

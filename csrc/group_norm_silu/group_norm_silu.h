@@ -54,4 +54,17 @@ RDDM_INLINE float exponential(float x) {
 
 RDDM_INLINE float silu(float x) { return x / (1.0f + exponential(-x)); }
 
+// The statistics of some values; Chan's formula joins those of others.
+struct Moments {
+  double count = 0, mean = 0, squares = 0;  // the sum of squared deviations from the mean
+
+  void join(const Moments& other) {
+    if (other.count == 0) return;
+    const double total = count + other.count, apart = other.mean - mean;
+    mean += apart * (other.count / total);
+    squares += other.squares + apart * apart * (count * other.count / total);
+    count = total;
+  }
+};
+
 }  // namespace rddm

@@ -45,17 +45,11 @@ struct Norm {
   int64_t scale_shift_stride;  // between images
 };
 
-struct Joined {
-  double count = 0, mean = 0, squares = 0, least = std::numeric_limits<double>::infinity(),
-         most = -std::numeric_limits<double>::infinity();
-
-  void join(const Joined& other) {
-    const double total = count + other.count, apart = other.mean - mean;
-    mean += apart * (other.count / total);
-    squares += other.squares + apart * apart * (count * other.count / total);
-    count = total;
-    least = std::min(least, other.least), most = std::max(most, other.most);
-  }
+// A channel's results in an image: their statistics, the least and the greatest.
+struct ChannelResults {
+  Moments moments;
+  float least = std::numeric_limits<float>::infinity();
+  float most = -std::numeric_limits<float>::infinity();
 };
 
 // The factors and terms that a norm gives every image's channels, from the statistics of the
@@ -69,20 +63,22 @@ class Activation {
         terms_(factors_),
         largest_(size_t(conv.batch), 0.f) {
     const int64_t of_group = channels_ / groups;
+    std::vector<ChannelResults> results(static_cast<size_t>(channels_));
     for (int64_t image = 0; image < conv.batch; ++image) {
+      for (int64_t c = 0; c < channels_; ++c) results[size_t(c)] = results_of(conv, image, c);
       const float* const row =
           norm.scale_shift ? norm.scale_shift + image * norm.scale_shift_stride : nullptr;
       for (int64_t group = 0; group < groups; ++group) {
         const int64_t first = group * of_group;
-        Joined all;
-        for (int64_t c = first; c < first + of_group; ++c) all.join(channel(conv, image, c));
+        Moments all;
+        for (int64_t c = first; c < first + of_group; ++c) all.join(results[size_t(c)].moments);
         const float rstd = float(1.0 / std::sqrt(all.squares / all.count + eps));
         for (int64_t c = first; c < first + of_group; ++c) {
           const Affine a = normalised(float(all.mean), rstd, norm.weight[c], norm.bias[c],
                                       row ? row[c] : 0, row ? row[channels_ + c] : 0);
           factors_[size_t(image * padded_ + c)] = a.factor;
           terms_[size_t(image * padded_ + c)] = a.term;
-          widen(largest_[size_t(image)], a, channel(conv, image, c));
+          widen(largest_[size_t(image)], a, results[size_t(c)]);
         }
       }
     }
@@ -94,22 +90,23 @@ class Activation {
   const float* largest() const { return largest_.data(); }
 
  private:
-  static Joined channel(const AmxConvolution& conv, int64_t image, int64_t c) {
-    const int64_t panels = divided(conv.result_channels, kAmxPanel);
-    Joined all;
+  static ChannelResults results_of(const AmxConvolution& conv, int64_t image, int64_t c) {
+    const int64_t panels = divided(conv.result_channels, kAmxPanel), i = c % kAmxPanel;
+    ChannelResults all;
     for (int64_t band = 0; band < conv.bands; ++band) {
       const AmxStatistics& s =
           conv.statistics[(image * conv.bands + band) * panels + c / kAmxPanel];
-      const int64_t i = c % kAmxPanel, rows = conv.first_row(band + 1) - conv.first_row(band);
-      all.join({double(rows * conv.width), s.mean[i], s.squares[i], s.least[i], s.most[i]});
+      const int64_t rows = conv.first_row(band + 1) - conv.first_row(band);
+      all.moments.join({double(rows * conv.width), s.mean[i], s.squares[i]});
+      all.least = std::min(all.least, s.least[i]), all.most = std::max(all.most, s.most[i]);
     }
     return all;
   }
 
   // SiLU is between -0.2785 and the positive part of its argument, and grows with that.
-  static void widen(float& largest, const Affine& a, const Joined& values) {
-    const float one = a.factor * float(values.least) + a.term;
-    const float other = a.factor * float(values.most) + a.term;
+  static void widen(float& largest, const Affine& a, const ChannelResults& results) {
+    const float one = a.factor * results.least + a.term;
+    const float other = a.factor * results.most + a.term;
     const float own = std::max(silu(std::max({one, other, 0.f})), 0.2785f);
     const bool is_finite = std::isfinite(one) && std::isfinite(other) && std::isfinite(largest);
     largest = is_finite ? std::max(largest, own) : std::numeric_limits<float>::quiet_NaN();
