@@ -48,22 +48,31 @@ def write_whole(path: str | PathLike[str], write: Callable[[Path], object]) -> N
 
 
 def remove_unfinished(paths: Iterable[Path]) -> None:
-    """Remove the temporary files that killed writers of `paths` have left.
-
-    One whose writer still runs is kept: writers lock theirs, and the system unlocks what a killed one held.
-    """
+    """Remove the temporary files that killed writers of `paths` have left, as `remove_unfinished_in` does."""
     names: dict[Path, set[tuple[str, str]]] = {}
     for path in paths:
         names.setdefault(path.parent, set()).add((_shortened(path), path.suffix))
     for folder, expected in names.items():
-        try:
-            entries = [entry.name for entry in os.scandir(folder) if entry.name.startswith(".")]
-        except OSError:
-            continue  # no such folder yet, or one that nothing can be written to
-        for entry in entries:
-            found = _UNFINISHED.fullmatch(entry)
-            if found is not None and (found["name"], found["suffix"]) in expected:
-                _remove_if_left(folder / entry)
+        remove_unfinished_in(folder, lambda name, suffix, expected=expected: (name, suffix) in expected)  # type: ignore[misc]
+
+
+def remove_unfinished_in(folder: Path, wanted: Callable[[str, str], bool]) -> None:
+    """Remove the temporary files in a folder that killed writers of `wanted` names have left.
+
+    One whose writer still runs is kept: writers lock theirs, and the system unlocks what a killed one held.
+
+    Args:
+        folder: the folder; it need not exist.
+        wanted: takes the name that a file was to have, shortened if it is very long, and its suffix.
+    """
+    try:
+        entries = [entry.name for entry in os.scandir(folder) if entry.name.startswith(".")]
+    except OSError:
+        return  # no such folder yet, or one that nothing can be written to
+    for entry in entries:
+        found = _UNFINISHED.fullmatch(entry)
+        if found is not None and wanted(found["name"], found["suffix"]):
+            _remove_if_left(folder / entry)
 
 
 def _remove_if_left(path: Path) -> None:

@@ -14,14 +14,13 @@ from typing import Any, BinaryIO
 import torch
 
 from ..system.errors import one_line
-from ..system.files import write_whole
+from ..system.files import remove_unfinished_in, write_whole
 
 _NAME = re.compile(r"checkpoint-(\d+)\.pt")
-_UNFINISHED = re.compile(
-    r"\.(checkpoint-\d+\.pt|log\.jsonl|settings\.json|loss\.png|model\.safetensors|config\.json|step-\d+\.png)"
-    r"\.\w{8}\.\w+"
+_WRITTEN = re.compile(
+    r"checkpoint-\d+\.pt|log\.jsonl|settings\.json|loss\.png|model\.safetensors|config\.json|step-\d+\.png"
 )
-"""Temporary names that `system.files.write_whole` gives to the files of a run."""
+"""The files that a run writes."""
 
 
 class CheckpointError(ValueError):
@@ -105,9 +104,8 @@ class RunFolder:
 
     def tidy(self) -> None:
         """Remove files that a process left unfinished when it was killed, the model's too."""
-        for unfinished in (*self.folder.glob(".*"), *self.folder.glob("model/.*"), *self.folder.glob("samples/.*")):
-            if _UNFINISHED.fullmatch(unfinished.name):
-                unfinished.unlink(missing_ok=True)
+        for folder in (self.folder, self.folder / "model", self.folder / "samples"):
+            remove_unfinished_in(folder, lambda name, suffix: _WRITTEN.fullmatch(name) is not None)
 
 
 def _write(path: Path, state: dict[str, Any]) -> None:
