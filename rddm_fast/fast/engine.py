@@ -178,7 +178,8 @@ class FastSampler:
         device, networks = self.diffusion.device, self.networks
         on_gpu = device.type == "cuda"
         at_once = self.loop.parallel and (on_gpu or can_be_together())
-        blocks = sum(isinstance(module, FoldedBlock | FusedBlock) for module in networks.modules())
+        fused = sum(isinstance(module, FusedBlock) for module in networks.modules())
+        blocks = fused + sum(isinstance(module, FoldedBlock) for module in networks.modules())
         lines = {
             "steps": f"{len(self.steps)}, eta {self.eta:g}",
             "networks": f"{networks.networks}, {str(networks.dtype).removeprefix('torch.')}, channels-last",
@@ -186,7 +187,7 @@ class FastSampler:
             "hoisted": f"standardised weights; the time of {blocks} blocks as tables of {len(self.steps)} rows; "
             f"the first convolution of the images that stay the same",
             "convolutions": self._convolutions(),
-            "group_norm_silu": GROUP_NORM_SILU.backend(None, device),
+            "group_norm_silu": "in the blocks" if fused == blocks else GROUP_NORM_SILU.backend(None, device),
             "channel_norm": implementation("channel_norm", device),
             "linear_attention": self._attention(),
             "reverse_step_": REVERSE_STEP_IN_PLACE.backend(None, device),

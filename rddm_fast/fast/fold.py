@@ -8,7 +8,7 @@
 * Everything runs channels-last, with the modules of `fast.folded`.
 * On the CPU the convolutions' weights are packed once: in float32 those of 3x3 convolutions for `ops.conv3x3`, the
   others into oneDNN's layout. Linear attention with its norms and residual is `ops.attention_layer`.
-  In float32 the decoder's blocks read the image and the skip where they lie.
+  In float32 the decoder's blocks read the image and the skip where they lie; in AMX a block is `ops.residual_block`.
 * On a GPU in bfloat16 and float16 a block's convolutions and norms are `ops.conv_norm_silu`, the stem is
   `ops.stem_conv`, linear attention `ops.attention_layer`, and nothing is enlarged or concatenated.
 """
@@ -190,7 +190,7 @@ def fold(
         times: the steps' times, `times[i]` (S,) for network i.
         dtype: the dtype of the folded networks; None keeps theirs.
         pack: pack the weights for our ops and oneDNN; None asks `packs`. An exported graph cannot hold packed weights.
-        exact: compute 3x3 convolutions directly, not by Winograd's filtering.
+        exact: compute 3x3 convolutions as sums of float32 products, not in AMX or by Winograd's filtering.
 
     Raises:
         TypeError: networks that are not ours.
@@ -255,11 +255,14 @@ def packs(device: torch.device, dtype: torch.dtype) -> bool:
 
 
 def _pack(networks: nn.Module, exact: bool) -> None:
+    if not exact:
+        for module in list(networks.modules()):
+            for name, child in module.named_children():
+                if FusedBlock.serves(child):
+                    setattr(module, name, FusedBlock(child))  # type: ignore[arg-type]
     for module in list(networks.modules()):
         for name, child in module.named_children():
-            if FusedBlock.serves(child) and not exact:
-                setattr(module, name, FusedBlock(child))  # type: ignore[arg-type]
-            elif AttentionLayer.serves(child):
+            if AttentionLayer.serves(child):
                 setattr(module, name, AttentionLayer(child.fn.fn, child.fn.norm))  # type: ignore[union-attr, arg-type]
             elif ImplicitConv2d.serves(child):
                 setattr(module, name, ImplicitConv2d(child))  # type: ignore[arg-type]
@@ -272,8 +275,8 @@ def _pack(networks: nn.Module, exact: bool) -> None:
             elif isinstance(module, SplitStem) and StemConv.serves(child):
                 setattr(module, name, StemConv(child))  # type: ignore[arg-type]
             elif isinstance(child, nn.Conv2d) and child.kernel_size != (1, 1) and not adds_bias_apart(child):
-                winograd = TiledConv2d.serves(child) and not exact
-                setattr(module, name, TiledConv2d(child) if winograd else PackedConv2d(child))
+                in_tiles = TiledConv2d.serves(child) and not exact
+                setattr(module, name, TiledConv2d(child) if in_tiles else PackedConv2d(child))
             elif isinstance(module, FoldedBlock) and PixelProducts.serves(child):
                 setattr(module, name, PixelProducts(child))  # type: ignore[arg-type]
     for unet in networks.modules():

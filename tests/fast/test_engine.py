@@ -210,6 +210,15 @@ def test_explain_says_how_the_convolutions_are_computed() -> None:
     assert "Winograd" not in exact and "AMX" not in exact
 
 
+@pytest.mark.skipif(1 not in tiles(), reason="this machine has no AMX")
+def test_explain_says_that_wide_blocks_hold_their_norms() -> None:
+    networks = ResidualUnets(64, networks="one", dim_mults=[1], channels=3, condition=True)
+    wide = ResidualDiffusion(networks, Schedule.triangular(1000), objective="pred_res", condition=True)
+    lines = dict(line.split(":", 1) for line in FastSampler(wide, steps=2).explain().splitlines())
+    assert lines["group_norm_silu"].strip() == "in the blocks"
+    assert "blocks of two with their norms in AMX" in lines["convolutions"]
+
+
 @pytest.mark.parametrize("steps", [5, 10])
 def test_the_convolutions_error_does_not_grow_over_the_steps(steps: int) -> None:
     """Two networks of four stages: fast images are 1e-5 from the eager ones at each step, exact ones 4e-6."""

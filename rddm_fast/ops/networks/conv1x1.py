@@ -8,6 +8,7 @@ from torch import Tensor
 
 from .. import backends
 from ..checks import check_convolution, check_no_gradient
+from .conv3x3 import fake_convolution
 
 
 def conv1x1_reference(
@@ -18,16 +19,11 @@ def conv1x1_reference(
     return F.conv2d(both, weight[:, :, None, None], bias).contiguous(memory_format=torch.channels_last)
 
 
-def _fake(x: Tensor, x_2: Tensor | None, weight: Tensor, packed: Tensor | None, bias: Tensor | None) -> Tensor:
-    shape = (x.shape[0], weight.shape[0], *x.shape[2:])
-    return x.new_empty(shape).contiguous(memory_format=torch.channels_last)
-
-
 CONV1X1 = backends.define(
     "conv1x1",
     "(Tensor x, Tensor? x_2, Tensor weight, Tensor? packed, Tensor? bias) -> Tensor",
     reference=conv1x1_reference,
-    fake=_fake,
+    fake=fake_convolution,
     lacking=("cuda",),
 )
 

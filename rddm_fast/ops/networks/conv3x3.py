@@ -36,6 +36,12 @@ def conv3x3_reference(
     return F.conv2d(both, weight.to(x.dtype), bias, padding=1).contiguous(memory_format=torch.channels_last)
 
 
+def fake_convolution(x: Tensor, x_2: Tensor | None, weight: Tensor, *_: object) -> Tensor:
+    """Return an empty result of an op whose first arguments are these and that keeps the images' size, for tracing."""
+    shape = (x.shape[0], weight.shape[0], *x.shape[2:])
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+
+
 def _fake(
     x: Tensor,
     x_2: Tensor | None,
@@ -44,9 +50,7 @@ def _fake(
     bias: Tensor | None,
     upsample: bool = False,
 ) -> Tensor:
-    factor = 2 if upsample else 1
-    shape = (x.shape[0], weight.shape[0], factor * x.shape[2], factor * x.shape[3])
-    return x.new_empty(shape).contiguous(memory_format=torch.channels_last)
+    return fake_convolution(x.new_empty(*x.shape[:2], 2 * x.shape[2], 2 * x.shape[3]) if upsample else x, x_2, weight)
 
 
 CONV3X3 = backends.define(

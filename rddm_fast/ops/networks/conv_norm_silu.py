@@ -8,7 +8,7 @@ from torch import Tensor
 from .. import backends
 from ..backends import HALVES_CAPABILITY
 from ..checks import HALVES, check_convolution, check_device, check_no_gradient
-from .conv3x3 import conv3x3_reference, pack_conv3x3_taps
+from .conv3x3 import conv3x3_reference, fake_convolution, pack_conv3x3_taps
 from .group_norm_silu import check_norm, group_norm_silu_reference
 
 
@@ -30,11 +30,6 @@ def conv_norm_silu_reference(
     return group_norm_silu_reference(y, None, norm_weight, norm_bias, groups, eps, scale_shift, residual)
 
 
-def _fake(x: Tensor, x_2: Tensor | None, weight: Tensor, *_: object) -> Tensor:
-    shape = (x.shape[0], weight.shape[0], *x.shape[2:])
-    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
-
-
 CONV_NORM_SILU = backends.define(
     "conv_norm_silu",
     "(Tensor x, Tensor? x_2, Tensor weight, Tensor? packed, Tensor? conv_bias, Tensor norm_weight, Tensor norm_bias, "
@@ -42,7 +37,7 @@ CONV_NORM_SILU = backends.define(
     reference=conv_norm_silu_reference,
     triton="networks.conv_norm_silu:conv_norm_silu",
     capability=HALVES_CAPABILITY,
-    fake=_fake,
+    fake=fake_convolution,
     lacking=("cpp", "cuda"),
 )
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from .. import backends
 from ..checks import check_convolution, check_device, check_no_gradient
 from .conv1x1 import conv1x1_reference
-from .conv3x3 import conv3x3_reference, tiles
+from .conv3x3 import conv3x3_reference, fake_convolution, tiles
 from .group_norm_silu import check_norm, group_norm_silu_reference
 
 
@@ -40,18 +40,13 @@ def residual_block_reference(
     return group_norm_silu_reference(h, None, norm_2_weight, norm_2_bias, groups, eps, None, residual)
 
 
-def _fake(x: Tensor, x_2: Tensor | None, weight_1: Tensor, *_: object) -> Tensor:
-    shape = (x.shape[0], weight_1.shape[0], *x.shape[2:])
-    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
-
-
 RESIDUAL_BLOCK = backends.define(
     "residual_block",
     "(Tensor x, Tensor? x_2, Tensor weight_1, Tensor weight_2, Tensor? res_weight, Tensor? packed, Tensor? bias_1, "
     "Tensor? bias_2, Tensor? res_bias, Tensor norm_1_weight, Tensor norm_1_bias, Tensor norm_2_weight, "
     "Tensor norm_2_bias, int groups, float eps, Tensor? scale_shift) -> Tensor",
     reference=residual_block_reference,
-    fake=_fake,
+    fake=fake_convolution,
     lacking=("cuda",),
 )
 
