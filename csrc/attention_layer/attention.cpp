@@ -3,7 +3,7 @@
 // from it.
 #include "attention_layer/attention.h"
 
-#include "vectors/pixels.h"
+#include "attention_layer/attention_pixels.h"
 
 namespace rddm {
 namespace {
@@ -39,11 +39,18 @@ RDDM_INLINE void store_image(void* image, int64_t at, Vec x) {
   }
 }
 
-// The pixels' values less their mean, divided by their standard deviation over the channels.
+// The pixels' values; with norms less their mean, divided by their standard deviation over the
+// channels.
 template <bool Half>
-RDDM_INLINE void normalise(const Attention& a, const void* x, int64_t first, int64_t n, float* to) {
+RDDM_INLINE void take(const Attention& a, const void* x, int64_t first, int64_t n, float* to) {
   for (int64_t p = 0; p < n; ++p) {
     const int64_t at = (first + p) * a.channels;
+    if (!a.has_norms) {
+      for (int64_t c = 0; c < a.channels; c += kWidth) {
+        store(to + c * kPixels + p * kWidth, load_image<Half>(x, at + c));
+      }
+      continue;
+    }
     Vec sum{}, squares{};
     for (int64_t c = 0; c < a.channels; c += kWidth) sum += load_image<Half>(x, at + c);
     const Vec mean = all(sum_of(sum) / float(a.channels));
@@ -66,32 +73,6 @@ RDDM_INLINE const float* next_pixels(const Attention& a, const AttentionImage& i
   return reinterpret_cast<const float*>(static_cast<const char*>(image.x) + at * (Half ? 2 : 4));
 }
 
-// values += sums over n pixels of Rows keys times two vectors of values.
-template <int Rows>
-RDDM_INLINE void outer_products(const float* keys, const float* values, int64_t n, float* to,
-                                int64_t stride) {
-  Vec sums[Rows][2];
-#pragma GCC unroll 8
-  for (int r = 0; r < Rows; ++r) {
-    sums[r][0] = load(to + r * stride);
-    sums[r][1] = load(to + r * stride + kWidth);
-  }
-  for (int64_t p = 0; p < n; ++p, keys += kWidth, values += kWidth) {
-    const Vec v0 = load(values), v1 = load(values + kGroup);
-#pragma GCC unroll 8
-    for (int r = 0; r < Rows; ++r) {
-      const Vec k = all(keys[r]);
-      sums[r][0] += k * v0;
-      sums[r][1] += k * v1;
-    }
-  }
-#pragma GCC unroll 8
-  for (int r = 0; r < Rows; ++r) {
-    store(to + r * stride, sums[r][0]);
-    store(to + r * stride + kWidth, sums[r][1]);
-  }
-}
-
 void scale_row(float* row, int64_t n, float scale) {
   for (int64_t i = 0; i < n; i += kWidth) store(row + i, load(row + i) * scale);
 }
@@ -99,7 +80,6 @@ void scale_row(float* row, int64_t n, float scale) {
 template <bool Half>
 void gather_pixels(const Attention& a, const AttentionImage& image, int64_t first, int64_t last,
                    AttentionContext context) {
-  constexpr int kAtOnce = kWidth < 8 ? kWidth : 8;  // rows of outer products
   const int64_t inner = a.inner();
   float* const v =
       context.values + a.heads * a.features * a.features;  // scratch behind the context
@@ -107,7 +87,7 @@ void gather_pixels(const Attention& a, const AttentionImage& image, int64_t firs
   for (int64_t c = 0; c < inner; c += kWidth) store(context.largest + c, all(-3e38f));
   for (int64_t done = first; done < last; done += kPixels) {
     const int64_t n = least(kPixels, last - done);
-    normalise<Half>(a, image.x, done, n, v);
+    take<Half>(a, image.x, done, n, v);
     project({a.channels, 0}, v, n, a.keys_values, 2 * inner, keys,
             next_pixels<Half>(a, image, done), kPixels * a.channels / (Half ? 2 : 1));
     for (int64_t c = 0; c < inner; c += kWidth) {
@@ -134,8 +114,8 @@ void gather_pixels(const Attention& a, const AttentionImage& image, int64_t firs
       const float* const own = keys + c / kWidth * kGroup + c % kWidth;
       const int64_t head = c / a.features * a.features;
       for (int64_t e = 0; e < a.features; e += kPanel) {
-        outer_products<kAtOnce>(own, values + (head + e) * kPixels, n,
-                                context.values + c * a.features + e, a.features);
+        outer_products<kAtOnce, 2>(own, values + (head + e) * kPixels, n,
+                                   context.values + c * a.features + e, a.features);
       }
     }
   }
@@ -183,28 +163,6 @@ void finish(const Attention& a, AttentionContext context, float* to) {
   }
 }
 
-// Softmax over a head's features, pixel by pixel.
-RDDM_INLINE void softmax(const Attention& a, int64_t n, float* queries) {
-  for (int64_t head = 0; head < a.inner(); head += a.features) {
-    for (int64_t p = 0; p < n; ++p) {
-      float* const own = queries + head * kPixels + p * kWidth;
-      Vec top = load(own), total{};
-      for (int64_t c = kWidth; c < a.features; c += kWidth)
-        top = larger(load(own + c * kPixels), top);
-      const Vec largest = all(largest_of(top));
-      for (int64_t c = 0; c < a.features; c += kWidth) {
-        const Vec e = exp_of(load(own + c * kPixels) - largest);
-        store(own + c * kPixels, e);
-        total += e;
-      }
-      const Vec scale = all(1 / sum_of(total));
-      for (int64_t c = 0; c < a.features; c += kWidth) {
-        store(own + c * kPixels, load(own + c * kPixels) * scale);
-      }
-    }
-  }
-}
-
 template <bool Half>
 void apply_pixels(const Attention& a, const AttentionImage& image, int64_t first, int64_t last,
                   const float* projection, float* scratch) {
@@ -212,14 +170,20 @@ void apply_pixels(const Attention& a, const AttentionImage& image, int64_t first
   float* const queries = v + (a.channels + kPanel - 1) / kPanel * kPanel * kPixels;
   for (int64_t done = first; done < last; done += kPixels) {
     const int64_t n = least(kPixels, last - done);
-    normalise<Half>(a, image.x, done, n, v);
+    take<Half>(a, image.x, done, n, v);
     project({a.channels, 0}, v, n, a.queries, a.inner(), queries, next_pixels<Half>(a, image, done),
             kPixels * a.channels / (Half ? 2 : 1));
-    softmax(a, n, queries);
+    softmax(a.inner(), a.features, n, queries);
     project({a.inner(), 0}, queries, n, projection, a.channels, v, projection, 0);
     for (int64_t p = 0; p < n; ++p) {
       float* const own = v + p * kWidth;
       const int64_t at = (done + p) * a.channels;
+      if (!a.has_norms) {
+        for (int64_t c = 0; c < a.channels; c += kWidth) {
+          store_image<Half>(image.result, at + c, load(own + c * kPixels) + load(a.bias + c));
+        }
+        continue;
+      }
       Vec sum{}, squares{};
       for (int64_t c = 0; c < a.channels; c += kWidth) {
         const Vec y = load(own + c * kPixels) + load(a.bias + c);

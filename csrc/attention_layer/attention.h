@@ -10,6 +10,7 @@ namespace rddm {
 struct Attention {
   int64_t pixels = 0, channels = 0;    // of an image
   int64_t heads = 0, features = 0;     // features of a head
+  bool has_norms = true;               // and the residual; without, the attention alone
   float eps = 0;                       // of both norms
   float scale = 0;                     // of the context
   const float* keys_values = nullptr;  // packed: keys' weights, then values'

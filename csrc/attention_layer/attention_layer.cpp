@@ -1,8 +1,5 @@
 // attention_layer on the CPU: channel norm, linear attention with its projections, channel norm and
 // the residual, in two walks over the pixels that keep all between them in the cache.
-//
-// The first walk gathers what the keys and values of all pixels say: it takes chunks of a fixed
-// size, each with the largest key so far, and joins them in order. The second computes the results.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -10,31 +7,13 @@
 #include <algorithm>
 #include <cmath>
 #include <optional>
-#include <vector>
 
-#include "attention_layer/attention.h"
-#include "vectors/instruction_sets.h"
-#include "vectors/packed_weights.h"
+#include "attention_layer/attention_walks.h"
 
 namespace rddm {
 namespace {
 
 using torch::headeronly::ScalarType;
-
-constexpr int64_t kChunk = 2048;  // pixels of one gathering: fixed, so that threads change no bit
-
-// The widest vectors that the channels and the features of a head divide into; null if none.
-const AttentionSteps* steps_for(int64_t channels, int64_t features, int64_t width) {
-  static const auto sets = supported<AttentionSteps>({
-      &kAttentionBaseline,
-#if defined(__x86_64__)
-      &kAttentionAvx2,
-      &kAttentionAvx512,
-#endif
-  });
-  return widest(sets, width,
-                [&](int64_t own) { return channels % own == 0 && features % (2 * own) == 0; });
-}
 
 struct Sizes {
   int64_t channels, inner, features, panel;
@@ -58,7 +37,7 @@ Tensor pack_attention_layer_cpu(const Tensor& norm_g, const Tensor& to_qkv, cons
                   "pack_attention_layer: weights must be float32: norm_g (C,), to_qkv (3 heads "
                   "features, C), to_out (C, heads features)");
   const int64_t channels = to_out.size(0), inner = to_out.size(1);
-  const AttentionSteps* const steps = steps_for(channels, inner / heads, width);
+  const AttentionSteps* const steps = attention_steps(channels, inner / heads, width);
   STD_TORCH_CHECK(steps, "pack_attention_layer: the channels and features divide into no vectors");
   const Sizes sizes{channels, inner, inner / heads, 2 * steps->width};
   Tensor packed = torch::stable::new_empty(to_out, {sizes.packed()});
@@ -75,50 +54,6 @@ Tensor pack_attention_layer_cpu(const Tensor& norm_g, const Tensor& to_qkv, cons
   return packed;
 }
 
-void run(const AttentionSteps& steps, Attention a, const Sizes& sizes, AttentionImage image,
-         int64_t batch, int64_t element) {
-  const int64_t chunks = divided(a.pixels, kChunk);
-  const int64_t own = a.inner() * (2 + a.features);  // of a context
-  const int64_t scratch = steps.pixels * (sizes.out_channels() + 2 * a.inner());
-  std::vector<float> contexts(batch * chunks * own + batch * a.inner() * sizes.out_channels());
-  const auto context = [&](float* data) {
-    return AttentionContext{data, data + a.inner(), data + 2 * a.inner()};
-  };
-  const auto of_image = [&](int64_t i) {
-    const int64_t bytes = i * a.pixels * a.channels * element;
-    return AttentionImage{static_cast<const char*>(image.x) + bytes,
-                          static_cast<char*>(image.result) + bytes, image.is_bfloat16};
-  };
-  torch::stable::parallel_for(0, batch * chunks, 1, [&](int64_t begin, int64_t end) {
-    std::vector<float> work(own + scratch);
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t first = i % chunks * kChunk;
-      std::fill_n(work.data(), own, 0.f);
-      steps.gather(a, of_image(i / chunks), first, std::min(first + kChunk, a.pixels),
-                   context(work.data()));
-      std::copy_n(work.data(), own, contexts.data() + i * own);
-    }
-  });
-  float* const projections = contexts.data() + batch * chunks * own;
-  const int64_t projection = a.inner() * sizes.out_channels();
-  for (int64_t n = 0; n < batch; ++n) {
-    float* const first = contexts.data() + n * chunks * own;
-    for (int64_t i = 1; i < chunks; ++i) {
-      steps.join(a, context(first), context(first + i * own));
-    }
-    steps.finish(a, context(first), projections + n * projection);
-  }
-  const int64_t parts = divided(a.pixels, 512);
-  torch::stable::parallel_for(0, batch * parts, 1, [&](int64_t begin, int64_t end) {
-    std::vector<float> work(scratch);
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t first = i % parts * 512;
-      steps.apply(a, of_image(i / parts), first, std::min<int64_t>(first + 512, a.pixels),
-                  projections + i / parts * projection, work.data());
-    }
-  });
-}
-
 Tensor attention_layer_cpu(const Tensor& x, const Tensor& norm_g, const Tensor& to_qkv,
                            const Tensor& to_out, const Tensor& bias, const Tensor& g, int64_t heads,
                            double eps, const std::optional<Tensor>& packed) {
@@ -132,7 +67,7 @@ Tensor attention_layer_cpu(const Tensor& x, const Tensor& norm_g, const Tensor& 
   const float* const data = static_cast<const float*>(weights.const_data_ptr());
   const int64_t channels = x.size(1), inner = int64_t(data[2]);
   const AttentionSteps* const steps =
-      inner % heads ? nullptr : steps_for(channels, inner / heads, int64_t(data[0]));
+      inner % heads ? nullptr : attention_steps(channels, inner / heads, int64_t(data[0]));
   STD_TORCH_CHECK(steps && data[1] == float(channels) && data[3] == float(heads) && inner > 0,
                   "attention_layer: packed must come from pack_attention_layer, of these weights "
                   "and on this machine");
@@ -154,8 +89,10 @@ Tensor attention_layer_cpu(const Tensor& x, const Tensor& norm_g, const Tensor& 
   a.out = a.keys_values + 2 * inner * channels;
   a.bias = static_cast<const float*>(bias.const_data_ptr());
   a.gain = static_cast<const float*>(g.const_data_ptr());
-  run(*steps, a, sizes, {images.const_data_ptr(), result.mutable_data_ptr(), is_bfloat16},
-      x.size(0), is_bfloat16 ? 2 : 4);
+  AttentionWalks walks(*steps, a, {images.const_data_ptr(), result.mutable_data_ptr(), is_bfloat16},
+                       x.size(0));
+  walks.gather();
+  walks.apply();
   return result;
 }
 

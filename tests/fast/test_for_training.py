@@ -8,10 +8,9 @@ from small_models import assert_same_bits, perturbed_unets, seeded, small_model
 from torch import Tensor, nn
 
 from rddm_fast.diffusion.residual_unets import ResidualUnets
-from rddm_fast.diffusion.unet import ChannelNorm, LinearAttention, WeightStandardizedConv2d
+from rddm_fast.diffusion.unet import ChannelNorm, WeightStandardizedConv2d
 from rddm_fast.fast import FastSampler
-from rddm_fast.fast import for_training as training
-from rddm_fast.fast.for_training import Conv3x3, PixelAttention, for_training
+from rddm_fast.fast.for_training import Conv3x3, for_training
 from rddm_fast.ops.networks.conv3x3 import tiles
 
 
@@ -40,23 +39,6 @@ def test_outputs_and_gradients_are_the_reference_s(kind: str) -> None:
     assert distance(double[1], exact[1]) < 1e-9
     torch.testing.assert_close(single[1][0], single[0][0], rtol=0, atol=1e-5)
     assert distance(single[1][1], single[0][1]) < 1e-3
-
-
-def test_the_attention_s_gradient_is_that_of_finite_differences() -> None:
-    arguments = [torch.randn(*shape, dtype=torch.float64) for shape in ((3, 6, 5), (24, 5), (8, 5), (5,))]
-    for argument in arguments:
-        argument.requires_grad_()
-    assert torch.autograd.gradcheck(lambda *given: PixelAttention.apply(*given, 2, 0.5), arguments)
-
-
-@pytest.mark.parametrize("at_once", [1, 240, 10_000])
-def test_it_does_not_matter_how_many_images_are_attended_to_at_once(
-    at_once: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    attention, x = LinearAttention(8), torch.randn(5, 8, 12, 10)
-    expected = attention(x)
-    monkeypatch.setattr(training, "PIXELS_AT_ONCE", at_once)
-    torch.testing.assert_close(for_training(attention)(x), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_in_bfloat16_it_is_as_close_to_float32_as_the_reference() -> None:
