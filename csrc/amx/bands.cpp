@@ -28,15 +28,13 @@ const AmxSteps* amx_steps() {
 #endif
 }
 
-void pack_amx(const AmxSteps& steps, const float* weight, int64_t taps, int64_t result_channels,
-              int64_t channels, float* to) {
-  STD_TORCH_CHECK(channels <= kAmxChannels, "in AMX a weight has at most ", kAmxChannels,
-                  " channels, and this has ", channels);
-  torch::stable::parallel_for(0, divided(result_channels, kAmxPanel), 4,
+void pack_amx(const AmxSteps& steps, const AmxWeight& weight, float* to) {
+  STD_TORCH_CHECK(weight.channels <= kAmxChannels, "in AMX a weight has at most ", kAmxChannels,
+                  " channels, and this has ", weight.channels);
+  torch::stable::parallel_for(0, divided(weight.result_channels, kAmxPanel), 4,
                               [&](int64_t begin, int64_t end) {
-                                for (int64_t panel = begin; panel < end; ++panel) {
-                                  steps.pack(weight, taps, result_channels, channels, panel, to);
-                                }
+                                for (int64_t panel = begin; panel < end; ++panel)
+                                  steps.pack(weight, panel, to);
                               });
 }
 

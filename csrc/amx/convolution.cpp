@@ -27,33 +27,75 @@ int64_t packed_size(int64_t taps, int64_t result_channels, int64_t channels) {
   return panels * (kAmxPanel + divided(channels, kAmxBlock) * taps * kStep / 4);
 }
 
-void pack(const float* weight, int64_t taps, int64_t result_channels, int64_t channels,
-          int64_t panel, float* to) {
-  const int64_t blocks = divided(channels, kAmxBlock), first = panel * kAmxPanel;
-  const int64_t there = least(kAmxPanel, result_channels - first), own = channels * taps;
-  alignas(64) float scales[kAmxPanel] = {};
-  for (int64_t k = 0; k < there; ++k) {
-    const float largest = largest_magnitude(weight + (first + k) * own, own);
-    scales[k] = scale_of(largest);
-    to[first + k] = unit_of(largest);
+// Reads a weight of 16 output channels.
+class WeightLanes {
+ public:
+  WeightLanes(const AmxWeight& w, int64_t panel)
+      : first_(w.data + panel * kAmxPanel * w.result_channel),
+        w_(w),
+        there_(least(kAmxPanel, w.result_channels - panel * kAmxPanel)),
+        here_(__mmask16((1u << there_) - 1)) {
+    const __m512i numbers = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+    lanes_ = _mm512_mullo_epi32(numbers, _mm512_set1_epi32(int(w.result_channel)));
   }
-  for (int64_t k = there; k < kAmxPanel; ++k) to[first + k] = 0;
+
+  // Zero for input channels beyond the last.
+  RDDM_INLINE __m512 load(int64_t channel, int64_t tap) const {
+    const __mmask16 own = channel < w_.channels ? here_ : 0;
+    const float* const at = first_ + channel * w_.channel + tap * w_.tap;
+    if (w_.result_channel == 1) return _mm512_maskz_loadu_ps(own, at);
+    return _mm512_mask_i32gather_ps(_mm512_setzero_ps(), own, lanes_, at, 4);
+  }
+
+  // The largest magnitude of each output channel's weights.
+  __m512 largest() const {
+    alignas(64) float largest[kAmxPanel] = {};
+    if (w_.is_by_result()) {
+      const float* const start = w_.tap < 0 ? first_ + (w_.taps - 1) * w_.tap : first_;
+      for (int64_t k = 0; k < there_; ++k) {
+        largest[k] = largest_magnitude(start + k * w_.result_channel, w_.channels * w_.taps);
+      }
+      return _mm512_load_ps(largest);
+    }
+    const __m512i sign = _mm512_set1_epi32(0x7fffffff);
+    __m512i most = _mm512_setzero_si512();  // Of bits: NaN is the last.
+    for (int64_t c = 0; c < w_.channels; ++c) {
+      for (int64_t tap = 0; tap < w_.taps; ++tap) {
+        most = _mm512_max_epi32(most, _mm512_and_si512(sign, _mm512_castps_si512(load(c, tap))));
+      }
+    }
+    return _mm512_castsi512_ps(most);
+  }
+
+  int64_t there() const { return there_; }
+
+ private:
+  const float* first_;
+  const AmxWeight& w_;
+  int64_t there_;
+  __mmask16 here_;
+  __m512i lanes_;
+};
+
+void pack(const AmxWeight& w, int64_t panel, float* to) {
+  const int64_t blocks = divided(w.channels, kAmxBlock), first = panel * kAmxPanel;
+  const WeightLanes weights(w, panel);
+  alignas(64) float scales[kAmxPanel] = {}, largest[kAmxPanel];
+  _mm512_store_ps(largest, weights.largest());
+  for (int64_t k = 0; k < kAmxPanel; ++k) {
+    const bool is_there = k < weights.there();
+    scales[k] = is_there ? scale_of(largest[k]) : 0;
+    to[first + k] = is_there ? unit_of(largest[k]) : 0;
+  }
   const __m512 scale = _mm512_load_ps(scales);
-  const __mmask16 here = __mmask16((1u << there) - 1);
-  const __m512i lanes =
-      _mm512_mullo_epi32(_mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0),
-                         _mm512_set1_epi32(int(own)));
-  char* bytes = reinterpret_cast<char*>(to + divided(result_channels, kAmxPanel) * kAmxPanel) +
-                panel * blocks * taps * kStep;
+  char* bytes = reinterpret_cast<char*>(to + divided(w.result_channels, kAmxPanel) * kAmxPanel) +
+                panel * blocks * w.taps * kStep;
   for (int64_t c = 0; c < blocks * kAmxBlock; c += kAmxBlock) {
-    for (int64_t tap = 0; tap < taps; ++tap, bytes += kStep) {
+    for (int64_t tap = 0; tap < w.taps; ++tap, bytes += kStep) {
       for (int64_t four = 0; four < kAmxBlock; four += 4) {
         __m512i digits[3] = {};  // middle, high, low: in the order of their use
         for (int i = 0; i < 4; ++i) {
-          const __mmask16 own_lanes = c + four + i < channels ? here : 0;
-          const float* const at = weight + first * own + (c + four + i) * taps + tap;
-          const __m512 values =
-              _mm512_mask_i32gather_ps(_mm512_setzero_ps(), own_lanes, lanes, at, 4);
+          const __m512 values = weights.load(c + four + i, tap);
           const __m512i whole =
               _mm512_add_epi32(_mm512_cvtps_epi32(values * scale), _mm512_set1_epi32(kDigitsBias));
           constexpr unsigned kShifts[] = {8, 16, 0};

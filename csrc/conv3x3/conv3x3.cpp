@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <optional>
+#include <utility>
 
 #include "amx/bands.h"
 #include "conv3x3/winograd_sets.h"
@@ -31,7 +32,28 @@ int64_t best_tile(int64_t channels) {
   return amx_steps() && channels <= kAmxChannels ? kAmxTile : 4;
 }
 
-Tensor pack_conv3x3_cpu(const Tensor& weight, int64_t tile, int64_t instruction_set) {
+// Weights (K, C, 3, 3) as they lie in memory, contiguous or channels-last. Turned, they are those
+// of the gradient of the images: by half, with the channels exchanged.
+AmxWeight amx_weight(const Tensor& weight, bool is_channels_last, bool turned) {
+  const int64_t result_channels = weight.size(0), channels = weight.size(1);
+  AmxWeight w = contiguous_weight(static_cast<const float*>(weight.const_data_ptr()),
+                                  result_channels, channels, 9);
+  if (is_channels_last) w.channel = 1, w.tap = channels;
+  if (turned) {
+    std::swap(w.result_channels, w.channels);
+    std::swap(w.result_channel, w.channel);
+    w.data += 8 * w.tap, w.tap = -w.tap;
+  }
+  return w;
+}
+
+bool is_channels_last(const Tensor& weight) {
+  const int64_t channels = weight.size(1);
+  return weight.stride(1) == 1 && weight.stride(3) == channels &&
+         weight.stride(2) == 3 * channels && weight.stride(0) == 9 * channels;
+}
+
+Tensor pack_conv3x3_cpu(const Tensor& weight, int64_t tile, int64_t instruction_set, bool turned) {
   const auto& sets = winograd_sets();
   STD_TORCH_CHECK(tile == kAmxTile || tile == 2 || tile == 4,
                   "pack_conv3x3: tile must be 1, 2 or 4");
@@ -41,9 +63,11 @@ Tensor pack_conv3x3_cpu(const Tensor& weight, int64_t tile, int64_t instruction_
   STD_TORCH_CHECK(weight.dim() == 4 && weight.size(2) == 3 && weight.size(3) == 3 &&
                       weight.numel() > 0 && weight.scalar_type() == ScalarType::Float,
                   "pack_conv3x3: weight must be float32 of shape (K, C, 3, 3)");
+  STD_TORCH_CHECK(!turned || tile == kAmxTile, "pack_conv3x3: turned is for a tile of 1");
   const WinogradSteps& steps = *(instruction_set < 0 ? sets.back() : sets[size_t(instruction_set)]);
-  const Tensor plain = torch::stable::contiguous(weight);
-  const int64_t result_channels = weight.size(0), channels = weight.size(1);
+  const bool as_it_is = tile == kAmxTile && is_channels_last(weight);
+  const Tensor plain = as_it_is ? weight : torch::stable::contiguous(weight);
+  const int64_t result_channels = weight.size(turned), channels = weight.size(!turned);
   const int width = tile == kAmxTile ? kAmxPanel : steps.width;
   Tensor packed = torch::stable::new_empty(
       weight, {packed_values(int(tile), width, result_channels, channels)});
@@ -51,10 +75,10 @@ Tensor pack_conv3x3_cpu(const Tensor& weight, int64_t tile, int64_t instruction_
   std::fill_n(to, kHeader, 0.f);
   *reinterpret_cast<Header*>(to) = {float(tile), float(width), float(result_channels),
                                     float(channels)};
-  const float* const from = static_cast<const float*>(plain.const_data_ptr());
   if (tile == kAmxTile) {
-    pack_amx(*amx_steps(), from, 9, result_channels, channels, to + kHeader);
+    pack_amx(*amx_steps(), amx_weight(plain, as_it_is, turned), to + kHeader);
   } else {
+    const float* const from = static_cast<const float*>(plain.const_data_ptr());
     steps.pack(int(tile), from, result_channels, channels, to + kHeader);
   }
   return packed;
@@ -98,7 +122,7 @@ Tensor conv3x3_cpu(const Tensor& x, const std::optional<Tensor>& x_2, const Tens
   ConvolutionData data;
   const ConvolutionTensors tensors("conv3x3", x, x_2, weight, bias, data);
   const Tensor weights =
-      packed ? *packed : pack_conv3x3_cpu(weight, best_tile(data.channels()), -1);
+      packed ? *packed : pack_conv3x3_cpu(weight, best_tile(data.channels()), -1, false);
   STD_TORCH_CHECK(is_packed(weights) && weights.numel() >= kHeader,
                   "conv3x3: packed must come from pack_conv3x3");
   const float* const values = static_cast<const float*>(weights.const_data_ptr());

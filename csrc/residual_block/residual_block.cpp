@@ -154,8 +154,8 @@ void pack_one(const AmxSteps& steps, const Tensor& weight, int64_t taps, float* 
                   "pack_residual_block: weights must be float32 of shapes (K, C, 3, 3), (K, K, 3, "
                   "3) and (K, C, 1, 1)");
   const Tensor plain = torch::stable::contiguous(weight);
-  pack_amx(steps, static_cast<const float*>(plain.const_data_ptr()), taps, weight.size(0),
-           weight.size(1), to);
+  const float* const data = static_cast<const float*>(plain.const_data_ptr());
+  pack_amx(steps, contiguous_weight(data, weight.size(0), weight.size(1), taps), to);
 }
 
 Tensor pack_residual_block_cpu(const Tensor& weight_1, const Tensor& weight_2,

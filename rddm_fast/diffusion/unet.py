@@ -78,7 +78,10 @@ class Block(nn.Module):
         self.act = nn.SiLU()
 
     def forward(self, x: Tensor, scale_shift: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        x = self.norm(self.proj(x))
+        return self.activated(self.proj(x), scale_shift)
+
+    def activated(self, x: Tensor, scale_shift: tuple[Tensor, Tensor] | None) -> Tensor:
+        x = self.norm(x)
         if scale_shift is not None:
             scale, shift = scale_shift
             x = x * (scale + 1) + shift

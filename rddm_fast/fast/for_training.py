@@ -5,6 +5,7 @@
   kernels forwards and more backwards, and torch's variance alone takes longer than its whole layer norm.
 * Linear attention is `ops.pixel_attention`: on a CPU one op forwards and one backwards, whose queries, keys and values
   stay in the processor's cache and take no memory.
+* On a CPU all that follows a block's convolution is `ops.group_norm_silu_training`.
 * Full attention is `scaled_dot_product_attention`.
 * On a CPU with AMX the 3x3 convolutions and their gradients are in AMX, in float32: `ops.conv3x3` and
   `ops.conv3x3_weight_gradient`.
@@ -20,9 +21,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..diffusion.unet import Attention, ChannelNorm, LinearAttention, WeightStandardizedConv2d, standardisation_eps
+from ..diffusion.unet import (
+    Attention,
+    Block,
+    ChannelNorm,
+    LinearAttention,
+    WeightStandardizedConv2d,
+    standardisation_eps,
+)
 from ..ops.networks.conv3x3 import AMX_CHANNELS, conv3x3, pack_conv3x3, tiles
 from ..ops.networks.conv3x3_weight_gradient import conv3x3_weight_gradient
+from ..ops.networks.group_norm_silu_training import group_norm_silu_training
 from ..ops.networks.pixel_attention import pixel_attention
 from .folded.attention import attend
 from .folded.convolutions import is_3x3
@@ -32,16 +41,28 @@ class _StandardizedConv2d(WeightStandardizedConv2d):
     def forward(self, x: Tensor) -> Tensor:
         filters = self.weight.permute(0, 2, 3, 1)  # in memory order
         weight = F.layer_norm(filters, filters.shape[1:], eps=standardisation_eps(x)).permute(0, 3, 1, 2)
-        if self.gains_from_amx(x):
-            return Conv3x3.apply(x, weight, self.bias)
-        return F.conv2d(x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+        return _convolved(self, x, weight)
 
-    def gains_from_amx(self, x: Tensor) -> bool:
-        """Return whether `Conv3x3` serves: for fewer than 32 channels torch is faster (`rddm-fast bench conv3x3`)."""
-        if x.device.type != "cpu" or torch.is_autocast_enabled("cpu") or not is_3x3(self) or 1 not in tiles():
-            return False
-        channels = self.in_channels, self.out_channels
-        return x.dtype == self.weight.dtype == torch.float32 and min(channels) >= 32 and max(channels) <= AMX_CHANNELS
+
+class _Conv2d(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return _convolved(self, x, self.weight)
+
+
+def _convolved(conv: nn.Conv2d, x: Tensor, weight: Tensor) -> Tensor:
+    """Return what `conv` makes of images with this weight, by the fastest way there is."""
+    if x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu"):
+        if _gains_from_amx(conv):
+            return Conv3x3.apply(x, weight, conv.bias)
+        if conv.kernel_size == conv.stride == (1, 1) and conv.padding == (0, 0) and conv.groups == 1:
+            return F.linear(x.permute(0, 2, 3, 1), weight.flatten(1), conv.bias).permute(0, 3, 1, 2)
+    return F.conv2d(x, weight, conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups)
+
+
+def _gains_from_amx(conv: nn.Conv2d) -> bool:
+    """Return whether `Conv3x3` serves: for fewer than 32 channels torch is faster (`rddm-fast bench conv3x3`)."""
+    channels = conv.in_channels, conv.out_channels
+    return is_3x3(conv) and 1 in tiles() and min(channels) >= 32 and max(channels) <= AMX_CHANNELS
 
 
 class Conv3x3(torch.autograd.Function):
@@ -64,11 +85,20 @@ class Conv3x3(torch.autograd.Function):
         needs_x, *others = ctx.needs_input_grad
         x_grad = weight_grad = bias_grad = None
         if needs_x:
-            turned = weight.flip(2, 3).transpose(0, 1)
-            x_grad = conv3x3(grad, turned, packed=pack_conv3x3(turned, tile=1))
+            turned = pack_conv3x3(weight, tile=1, turned=True)
+            x_grad = conv3x3(grad, weight.transpose(0, 1), packed=turned)  # The view has the shape alone.
         if any(others):
             weight_grad, bias_grad = conv3x3_weight_gradient(grad, x)
         return x_grad, weight_grad, bias_grad if ctx.has_bias else None
+
+
+class _Block(Block):
+    def activated(self, x: Tensor, scale_shift: tuple[Tensor, Tensor] | None) -> Tensor:
+        norm = self.norm
+        if x.device.type != "cpu" or not x.dtype == norm.weight.dtype == torch.float32:
+            return super().activated(x, scale_shift)
+        table = None if scale_shift is None else torch.cat([part.flatten(1) for part in scale_shift], dim=1)
+        return group_norm_silu_training(x, norm.weight, norm.bias, norm.num_groups, eps=norm.eps, scale_shift=table)
 
 
 class _ChannelNorm(ChannelNorm):
@@ -100,8 +130,10 @@ class _Attention(Attention):
 
 
 _FASTER: dict[type[nn.Module], type[nn.Module]] = {
+    nn.Conv2d: _Conv2d,
     WeightStandardizedConv2d: _StandardizedConv2d,
     ChannelNorm: _ChannelNorm,
+    Block: _Block,
     LinearAttention: _LinearAttention,
     Attention: _Attention,
 }

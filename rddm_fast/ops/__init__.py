@@ -14,6 +14,7 @@ from .networks.conv3x3 import conv3x3, conv3x3_reference, pack_conv3x3, pack_con
 from .networks.conv3x3_weight_gradient import conv3x3_weight_gradient, conv3x3_weight_gradient_reference
 from .networks.conv_norm_silu import conv_norm_silu, conv_norm_silu_reference
 from .networks.group_norm_silu import group_norm_silu, group_norm_silu_reference
+from .networks.group_norm_silu_training import group_norm_silu_training, group_norm_silu_training_reference
 from .networks.linear_attention import linear_attention, linear_attention_reference
 from .networks.pixel_attention import pixel_attention, pixel_attention_reference
 from .networks.residual_block import pack_residual_block, residual_block, residual_block_reference
@@ -41,6 +42,8 @@ __all__ = [
     "forward_diffuse_reference",
     "group_norm_silu",
     "group_norm_silu_reference",
+    "group_norm_silu_training",
+    "group_norm_silu_training_reference",
     "joint_loss",
     "joint_loss_reference",
     "linear_attention",

@@ -28,6 +28,7 @@ def test_the_networks_ops_name_what_they_were_not_written_for():
         *("group_norm_silu", "channel_norm", "linear_attention", "attention_layer", "conv1x1", "conv3x3"),
         *("stem_conv", "conv_norm_silu", "residual_block", "conv3x3_weight_gradient"),
         *("pixel_attention", "pixel_attention_backward"),
+        *("group_norm_silu_training", "group_norm_silu_backward"),
         *("range_null_step", "range_null_step_", "spectral_step_", "tacos_step", "walsh_hadamard"),
     }
     assert found["group_norm_silu"]["cuda"]["others"]["cuda"] == "this op has no such kernel"

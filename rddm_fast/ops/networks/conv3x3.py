@@ -63,7 +63,7 @@ CONV3X3 = backends.define(
     lacking=("cuda",),
 )
 
-backends.library.define("pack_conv3x3(Tensor weight, int tile, int instruction_set) -> Tensor")
+backends.library.define("pack_conv3x3(Tensor weight, int tile, int instruction_set, bool turned) -> Tensor")
 
 
 AMX_CHANNELS = 4096
@@ -85,7 +85,9 @@ def tiles() -> tuple[int, ...]:
     return (1, 4, 2) if backends.build_info["amx"] else (4, 2)
 
 
-def pack_conv3x3(weight: Tensor, *, tile: int | None = None, instruction_set: str | None = None) -> Tensor:
+def pack_conv3x3(
+    weight: Tensor, *, tile: int | None = None, instruction_set: str | None = None, turned: bool = False
+) -> Tensor:
     """Arrange a weight for `conv3x3` on this machine.
 
     Args:
@@ -102,6 +104,8 @@ def pack_conv3x3(weight: Tensor, *, tile: int | None = None, instruction_set: st
 
             None takes the first of `tiles()` that serves the weight.
         instruction_set: for tiles of 4 and 2 one of `instruction_sets()`; None takes the fastest.
+        turned: pack the weights of the convolution that has the gradient of the images, (C, K, 3, 3): these turned by
+            half, with their channels exchanged.
 
     Returns:
         packed: float32, of one axis. It serves machines whose vectors are as long as this one's.
@@ -113,22 +117,24 @@ def pack_conv3x3(weight: Tensor, *, tile: int | None = None, instruction_set: st
     """
     _check_weight(weight, (torch.float32,))
     backends.check_compiled()
+    channels = weight.shape[0 if turned else 1]
     if tile is not None and tile not in tiles():
         choices = ", ".join(map(str, tiles()))
         raise ValueError(f"tile is {tile}: this machine has {choices}" + " (1 needs AMX)" * (tile == 1))
-    if tile == 1 and weight.shape[1] > AMX_CHANNELS:
-        raise ValueError(
-            f"tile is 1: in AMX a weight has at most {AMX_CHANNELS} channels, and this has {weight.shape[1]}"
-        )
+    if tile == 1 and channels > AMX_CHANNELS:
+        raise ValueError(f"tile is 1: in AMX a weight has at most {AMX_CHANNELS} channels, and this has {channels}")
     if tile is None:
-        tile = next(t for t in tiles() if t > 1 or weight.shape[1] <= AMX_CHANNELS)
+        tile = next(t for t in tiles() if t > 1 or channels <= AMX_CHANNELS)
     sets = instruction_sets()
     if instruction_set is not None and tile == 1:
         raise ValueError(f"instruction_set is {instruction_set!r}: it is for tiles of 4 and 2, and tile is 1")
     if instruction_set is not None and instruction_set not in sets:
         raise ValueError(f"instruction_set is {instruction_set!r}: this machine has {', '.join(sets)}")
     chosen = -1 if instruction_set is None else sets.index(instruction_set)
-    return torch.ops.rddm_fast.pack_conv3x3(weight.detach(), tile, chosen)
+    weight = weight.detach()
+    if turned and tile > 1:
+        weight, turned = weight.flip(2, 3).transpose(0, 1), False
+    return torch.ops.rddm_fast.pack_conv3x3(weight, tile, chosen, turned)
 
 
 def pack_conv3x3_taps(weight: Tensor, dtype: torch.dtype, upsample: bool = False) -> Tensor:

@@ -175,6 +175,22 @@ def test_no_images_and_no_weights_packed_before() -> None:
     assert torch.equal(conv3x3(x, weight), conv3x3(x, weight, packed=pack_conv3x3(weight)))
 
 
+@pytest.mark.parametrize("tile", TILES)
+@pytest.mark.parametrize("shape", [(24, 70), (70, 24), (1, 3), (5, 1)])
+def test_a_weight_is_packed_from_any_layout_and_turned(tile: int, shape: tuple[int, int]) -> None:
+    def packed(weight: Tensor, turned: bool = False) -> Tensor:
+        return pack_conv3x3(weight, tile=tile, turned=turned).view(torch.int32)  # digits may look like NaN
+
+    weight = weights(*shape)
+    turned = weight.flip(2, 3).transpose(0, 1).contiguous()
+    for layout in (torch.contiguous_format, torch.channels_last):
+        own = weight.contiguous(memory_format=layout)
+        assert torch.equal(packed(own), packed(weight))
+        assert torch.equal(packed(own, turned=True), packed(turned))
+    sliced = torch.cat((weight, weight), dim=1)[:, : shape[1]]
+    assert torch.equal(packed(sliced, turned=True), packed(turned))
+
+
 def whole_numbers(*shape: int, seed: int) -> Tensor:
     """Values whose sums are exact in every dtype."""
     return torch.randint(-4, 5, shape, generator=torch.Generator().manual_seed(seed)).float()
