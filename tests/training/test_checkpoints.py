@@ -11,6 +11,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from multiprocessing import forkserver as server
 from pathlib import Path
 from typing import Any
 
@@ -91,9 +92,23 @@ def _train(folder: str, moment: str, saves: int) -> None:
     trained(Path(folder), SETTINGS)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def forkserver(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Start the server of the runs' processes in an empty folder.
+
+    Python 3.11's server imports from its current folder first: in a checkout, what is not compiled.
+    """
+    before = Path.cwd()
+    os.chdir(tmp_path_factory.mktemp("empty"))
+    try:
+        server.set_forkserver_preload(["rddm_fast.training.trainer", "accelerate"])
+        server.ensure_running()
+    finally:
+        os.chdir(before)
+
+
 def _start(folder: Path, moment: str, saves: int) -> Any:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["rddm_fast.training.trainer", "accelerate"])
     process = context.Process(target=_train, args=(str(folder), moment, saves))
     process.start()
     return process
