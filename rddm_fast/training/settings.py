@@ -13,15 +13,15 @@ from __future__ import annotations
 
 import json
 import math
-import types
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, get_type_hints
 
 from ..system.errors import one_line
 from ..system.extras import require
+from ..system.typed import check_range, checked
 
 
 class SettingsError(ValueError):
@@ -66,11 +66,15 @@ class Settings:
     section = ""
 
     def __post_init__(self) -> None:
-        for name, hint in get_type_hints(type(self)).items():
-            value = _checked(getattr(self, name), hint, f"{self.section}.{name}")
-            object.__setattr__(self, name, value)
+        hints = get_type_hints(type(self))
         for f in fields(self):  # type: ignore[arg-type]
-            _check_range(getattr(self, f.name), f.metadata["least"], f.metadata["most"], f"{self.section}.{f.name}")
+            name, (least, most) = f"{self.section}.{f.name}", (f.metadata["least"], f.metadata["most"])
+            try:
+                value = checked(getattr(self, f.name), hints[f.name], name)
+                check_range(value, least, most, name)
+            except ValueError as error:
+                raise SettingsError(str(error)) from None
+            object.__setattr__(self, f.name, value)
 
     @classmethod
     def of(cls: type[S], values: Mapping[str, Any]) -> S:
@@ -79,48 +83,6 @@ class Settings:
         if unknown := [name for name in values if name not in names]:
             raise SettingsError(f"there is no setting {cls.section}.{unknown[0]}: choose one of {', '.join(names)}")
         return cls(**values)
-
-
-def _check_range(value: Any, least: int | None, most: int | None, name: str) -> None:
-    if value is None or least is None:
-        return
-    if most is not None and not least <= value <= most:
-        raise SettingsError(f"{name} is {value}: it must be between {least} and {most}")
-    if not (math.isfinite(value) and value >= least):
-        raise SettingsError(f"{name} is {value}: it must be at least {least}")
-
-
-_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", type(None): "nothing"}
-
-
-def _checked(value: Any, hint: Any, name: str) -> Any:
-    """`value` as the type `hint` says, or SettingsError."""
-    origin, parts = get_origin(hint), get_args(hint)
-    if origin is Literal:
-        if value not in parts:
-            raise SettingsError(f"{name} is {value!r}: choose one of {', '.join(parts)}")
-        return value
-    if origin in (Union, types.UnionType):
-        if value is None:
-            return None
-        (inner,) = (part for part in parts if part is not type(None))
-        return _checked(value, inner, name)
-    if origin is tuple:
-        if not isinstance(value, (list, tuple)):
-            raise SettingsError(f"{name} is {value!r}: write a list, such as [1, 2, 4]")
-        if parts[-1] is not Ellipsis and len(value) != len(parts):
-            raise SettingsError(f"{name} has {len(value)} numbers: it takes {len(parts)}")
-        return tuple(_checked(entry, parts[0], name) for entry in value)
-    if hint is float and isinstance(value, (int, str)) and not isinstance(value, bool):
-        try:
-            return float(value)  # YAML reads 4e-4 as a text, because it has no point
-        except ValueError:
-            pass
-    if hint is str and isinstance(value, PathLike):
-        return str(value)
-    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-        raise SettingsError(f"{name} is {value!r}: it must be {_WORDS[hint]}")
-    return value
 
 
 @documented
