@@ -6,7 +6,6 @@ file does not store comes with the experiment's name (`identity`).
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from ..diffusion.residual import ResidualDiffusion
 from ..system.errors import one_line
+from ..system.saved import NotOnlyTensors, load_saved
 from ..theory.experiments import DIFFUIR, Experiment
 from ..theory.schedule import Schedule
 from .architecture import architecture, built_networks, check_dtypes, networks_of
@@ -183,13 +183,13 @@ def published_state(path: Path, weights: str) -> tuple[dict[str, Tensor], bool |
     if not path.is_file():
         raise ModelError(f"there is no file {path}")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ModelError(
-            f"{path} holds more than tensors and plain values and is not loaded: {one_line(error)}"
-        ) from error
+        content = load_saved(path)
+    except NotOnlyTensors as error:
+        raise ModelError(str(error)) from error
     except Exception as error:
-        raise ModelError(f"{path} cannot be read as a checkpoint: {one_line(error)}") from error
+        raise ModelError(
+            f"{path} cannot be read as a checkpoint: it is damaged, or no file of torch.save ({one_line(error)})"
+        ) from error
     if not isinstance(content, dict) or weights not in content:
         raise ModelError(f"{path} is not a published training checkpoint: it has no entry {weights!r}")
     entries = content[weights] if content[weights] is not None else {}
