@@ -14,6 +14,7 @@
 
 #include "amx/bands.h"
 #include "amx/weight_gradients.h"
+#include "common/check.h"
 #include "vectors/packed_weights.h"
 #include "vectors/scratch.h"
 
@@ -67,12 +68,12 @@ void run(const AmxWeightGradientSteps& steps, const AmxWeightGradients& g, float
 
 std::tuple<Tensor, Tensor> conv3x3_weight_gradient_cpu(const Tensor& grad, const Tensor& x) {
   const AmxWeightGradientSteps* const steps = weight_gradient_steps();
-  STD_TORCH_CHECK(steps, "conv3x3_weight_gradient: this machine has no AMX");
-  STD_TORCH_CHECK(grad.dim() == 4 && x.dim() == 4 && grad.scalar_type() == ScalarType::Float &&
-                      x.scalar_type() == ScalarType::Float && grad.size(0) == x.size(0) &&
-                      grad.size(2) == x.size(2) && grad.size(3) == x.size(3),
-                  "conv3x3_weight_gradient: grad (B, K, H, W) and x (B, C, H, W) must be float32 "
-                  "images of one size");
+  RDDM_CHECK(steps, "conv3x3_weight_gradient: this machine has no AMX");
+  RDDM_CHECK(grad.dim() == 4 && x.dim() == 4 && grad.scalar_type() == ScalarType::Float &&
+                 x.scalar_type() == ScalarType::Float && grad.size(0) == x.size(0) &&
+                 grad.size(2) == x.size(2) && grad.size(3) == x.size(3),
+             "conv3x3_weight_gradient: grad (B, K, H, W) and x (B, C, H, W) must be float32 "
+             "images of one size");
   constexpr auto kChannelsLast = torch::headeronly::MemoryFormat::ChannelsLast;
   Tensor weight = torch::stable::empty({grad.size(1), x.size(1), 3, 3}, ScalarType::Float,
                                        std::nullopt, x.device(), std::nullopt, kChannelsLast);

@@ -8,6 +8,7 @@
 
 #include <tuple>
 
+#include "common/check.h"
 #include "group_norm_silu/group_norm_silu_walks.h"
 
 namespace rddm {
@@ -60,16 +61,16 @@ float* values_to(Tensor& x) { return static_cast<float*>(x.mutable_data_ptr()); 
 
 void check_arguments(const char* op, const Tensor& x, const Tensor& weight, const Tensor& bias,
                      int64_t groups, const std::optional<Tensor>& scale_shift) {
-  STD_TORCH_CHECK(
+  RDDM_CHECK(
       x.dim() == 4 && x.scalar_type() == ScalarType::Float && groups > 0 && x.size(1) % groups == 0,
       op, ": x must be float32 images whose channels divide into the groups");
   const auto is_row = [&](const Tensor& t, int64_t dim, int64_t size) {
     return t.dim() == dim && t.scalar_type() == ScalarType::Float && t.is_contiguous() &&
            t.size(dim - 1) == size;
   };
-  STD_TORCH_CHECK(is_row(weight, 1, x.size(1)) && is_row(bias, 1, x.size(1)), op,
-                  ": weight and bias must be float32, one value a channel");
-  STD_TORCH_CHECK(
+  RDDM_CHECK(is_row(weight, 1, x.size(1)) && is_row(bias, 1, x.size(1)), op,
+             ": weight and bias must be float32, one value a channel");
+  RDDM_CHECK(
       !scale_shift || (is_row(*scale_shift, 2, 2 * x.size(1)) && scale_shift->size(0) == x.size(0)),
       op, ": scale_shift must be float32, (B, 2 C)");
 }
@@ -125,12 +126,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> group_norm_silu_backward_cpu(
     const Tensor& grad, const Tensor& x, const Tensor& weight, const Tensor& bias, int64_t groups,
     const std::optional<Tensor>& scale_shift, const Tensor& statistics) {
   check_arguments("group_norm_silu_backward", x, weight, bias, groups, scale_shift);
-  STD_TORCH_CHECK(grad.dim() == 4 && grad.numel() == x.numel() && grad.size(1) == x.size(1) &&
-                      grad.scalar_type() == ScalarType::Float &&
-                      statistics.numel() == 2 * x.size(0) * groups && statistics.is_contiguous() &&
-                      statistics.scalar_type() == ScalarType::Float,
-                  "group_norm_silu_backward: grad must have x's shape, and statistics be those of "
-                  "group_norm_silu_training");
+  RDDM_CHECK(grad.dim() == 4 && grad.numel() == x.numel() && grad.size(1) == x.size(1) &&
+                 grad.scalar_type() == ScalarType::Float &&
+                 statistics.numel() == 2 * x.size(0) * groups && statistics.is_contiguous() &&
+                 statistics.scalar_type() == ScalarType::Float,
+             "group_norm_silu_backward: grad must have x's shape, and statistics be those of "
+             "group_norm_silu_training");
   const Tensor image = torch::stable::contiguous(x, kChannelsLast);
   const Tensor grads = torch::stable::contiguous(grad, kChannelsLast);
   const int64_t samples = x.size(0), channels = x.size(1), of_group = channels / groups;

@@ -17,7 +17,9 @@ def convert(
     checkpoint: Annotated[
         Path, typer.Argument(help="A published training checkpoint, model-N.pt.", show_default=False)
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for model.safetensors and config.json.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", file_okay=False, help="Folder for model.safetensors and config.json.")
+    ],
     **published: Any,
 ) -> None:
     """Save a published checkpoint's EMA weights as a model folder, which needs no further options."""

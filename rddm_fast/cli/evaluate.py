@@ -34,7 +34,8 @@ def evaluate(
         Path | None, typer.Option(help="Masks of the same names, white in the shadow: measure inside and outside, too.")
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder for metrics.csv, summary.json and worst.png.")
+        Path | None,
+        typer.Option("--output", "-o", file_okay=False, help="Folder for metrics.csv, summary.json and worst.png."),
     ] = None,
     space: Annotated[
         Space, typer.Option(help="PSNR, SSIM and RMSE on colour, or on luma (deraining, low light).")
@@ -69,7 +70,7 @@ def evaluate(
         raise ValueError(f"{pred} names no ground truth: pass its folder as the second argument")
     evaluator = Evaluator(
         space=space.value,
-        resize=None if resize is None else size_of(resize),
+        resize=None if resize is None else size_of(resize, "--resize"),
         lpips=lpips,
         fid=fid,
         inception=inception,

@@ -66,7 +66,7 @@ def check_range(value: Any, least: float | None, most: float | None, name: str) 
         return
     if value is None or least is None:
         return
-    if most is not None and not least <= value <= most:
+    if most is not None and value > most:
         raise ValueError(f"{name} is {value}: it must be between {least} and {most}")
     if not (math.isfinite(value) and value >= least):
         raise ValueError(f"{name} is {value}: it must be at least {least}")

@@ -82,6 +82,10 @@ class Prediction(NamedTuple):
     pred_x_start: Tensor
 
 
+MODES = ("res_noise", "res", "noise", "x0_noise", "x0")
+"""The values of the published `test_res_or_noise`; an objective without modes takes and ignores them all."""
+
+
 def at_test(objective: Objective | str, test_res_or_noise: str | None) -> tuple[Objective, tuple[int, ...]]:
     """Apply the published `test_res_or_noise`, which changes the read-out of a two-network model.
 
@@ -110,11 +114,12 @@ def at_test(objective: Objective | str, test_res_or_noise: str | None) -> tuple[
         }
     else:
         modes = {}
-    if test_res_or_noise in (None, "None") or not modes:
+    if test_res_or_noise in (None, "None") or (not modes and test_res_or_noise in MODES):
         return objective, both
     if test_res_or_noise not in modes:
         raise ValueError(
-            f"test_res_or_noise={test_res_or_noise!r} is no mode of {objective.name}: choose one of {', '.join(modes)}"
+            f"test_res_or_noise={test_res_or_noise!r} is no mode of {objective.name}: choose one of "
+            f"{', '.join(modes or MODES)}"
         )
     return modes[test_res_or_noise]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict
 from os import PathLike
 from typing import Any
@@ -178,7 +179,7 @@ def trainer_of(run: RunSettings, folder: str | PathLike[str], *, new_data: bool 
     Raises SettingsError for settings that contradict each other, DataError and ImageError for unusable images.
     """
     model, data, train = run.model, run.data, run.train
-    length = train.steps * train.batch_size * train.accumulate
+    length = min(train.steps * train.batch_size * train.accumulate, sys.maxsize)
     recipe = _cold_recipe(data)
     # A cold restorer learns from clean images alone, as a generating model does.
     kind = model.kind if recipe is None else "generate"

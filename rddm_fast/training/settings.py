@@ -28,6 +28,9 @@ class SettingsError(ValueError):
     """A setting that is not understood; one sentence names it and says what it may be."""
 
 
+_MOST = 1_000_000_000
+
+
 def setting(
     default: Any,
     help: str,
@@ -43,9 +46,12 @@ def setting(
         default: its value where it is left out.
         help: one sentence, for the command and for the section's docstring.
         flag: the option of `rddm-fast train`, such as "--lr" or "--faster/--no-faster"; None for `--set` alone.
-        least, most: the range of a number, ends included; None is unbounded.
+        least, most: the range of a number, ends included; None is unbounded, but for whole numbers with a `least`,
+            which have an end where torch's own would overflow.
         free: whether a run may resume with another value, because the weights do not depend on it.
     """
+    if most is None and least is not None and not isinstance(default, float):
+        most = _MOST
     meta = {"help": help, "flag": flag, "least": least, "most": most, "free": free}
     return field(default=default, metadata=meta)
 
@@ -104,7 +110,7 @@ class TrainSettings(Settings):
     optimizers: Literal["one", "each"] = setting(
         "one", "one for all weights, or each: one per network, as in the path-independent experiment.", "--optimizers"
     )
-    betas: tuple[float, float] = setting((0.9, 0.99), "Betas of the optimiser.")
+    betas: tuple[float, float] = setting((0.9, 0.99), "Betas of the optimiser.", least=0, most=1)
     weight_decay: float = setting(0.0, "Weight decay of the optimiser.", least=0)
     lam: float = setting(
         0.5,
@@ -125,7 +131,7 @@ class TrainSettings(Settings):
         "Take the same steps (up to rounding) in fewer kernels, with a fused optimiser.",
         "--faster/--no-faster",
     )
-    seed: int = setting(0, "Seed of weights, patches, times and noise.", "--seed", least=0)
+    seed: int = setting(0, "Seed of weights, patches, times and noise.", "--seed", least=0, most=2**63 - 1)
     workers: int = setting(0, "Processes that read images; 0 reads them in the training process.", least=0, free=True)
     save_every: float = setting(60.0, "Seconds between checkpoints.", free=True)
     keep: int = setting(2, "Checkpoints to keep.", least=1, free=True)
