@@ -48,7 +48,7 @@ def check_apart(output: PathOrText, *sources: PathOrText | None) -> None:
         sources: what `find_pairs` is given; a folder stands for all below it, a pattern for its matches.
     """
     folder = Path(output).resolve()
-    for source in filter(None, sources):
+    for source in (source for source in sources if source is not None):
         own = Path(source).resolve()
         matched = glob.glob(str(source), recursive=True) if glob.has_magic(str(source)) else ()
         if (own.is_dir() and folder.is_relative_to(own)) or folder in {Path(path).resolve().parent for path in matched}:
