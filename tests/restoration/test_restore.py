@@ -118,7 +118,7 @@ def test_a_failed_write_leaves_nothing(model: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     output.write_text("a file where the folder should be")
     told = restore(model, output, photo(tmp_path / "a.png"))
-    assert told.exit_code == 2 and "'--output'" in told.stderr and "is a file" in " ".join(told.stderr.split())
+    assert told.exit_code == 2 and "Invalid value for '--output'" in told.stderr
     assert output.read_text().startswith("a file")
 
 
