@@ -14,7 +14,7 @@
 
 #include "amx/bands.h"
 #include "amx/weight_gradients.h"
-#include "common/check.h"
+#include "check.h"
 #include "vectors/packed_weights.h"
 #include "vectors/scratch.h"
 

@@ -8,7 +8,7 @@
 
 #include <tuple>
 
-#include "common/check.h"
+#include "check.h"
 #include "group_norm_silu/group_norm_silu_walks.h"
 
 namespace rddm {
