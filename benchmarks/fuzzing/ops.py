@@ -1,20 +1,16 @@
-"""Random calls of the ops that write in place, whose arguments lie anywhere in memory, also in each other's.
-
-    python -m benchmarks.fuzz --calls 100000 [--seed 0]
+"""Calls of the ops that write in place, whose arguments lie anywhere in memory, also in each other's.
 
 Each result is compared with the definition in plain torch on clones of the arguments. A call is right, refused with a
-sentence, or wrong. Call number i of seed s is the same as call 0 of seed s + i.
+sentence, or wrong.
 """
 
 from __future__ import annotations
 
-import argparse
 import math
 import random
-import sys
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +18,8 @@ from torch import Tensor
 
 from rddm_fast.ops import StepTable, range_null_step_, reverse_step_, spectral_step_
 from rddm_fast.theory.objective import Objective
+
+from .contract import Found
 
 F32, BF16, F16 = torch.float32, torch.bfloat16, torch.float16
 PAIRS = ((F32, F32), (F32, BF16), (F32, F16), (BF16, BF16), (F16, F16))
@@ -192,27 +190,8 @@ def verdict(rng: random.Random, op: str, impl: str | None) -> tuple[str, Call]:
     return "right", call
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the calls, print how many were right, refused and wrong, and exit with 1 if one was wrong."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--calls", type=int, default=10_000)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args(argv)
-    if options.calls < 1:
-        parser.error("--calls must be at least 1")
-    counts: Counter[tuple[str, str]] = Counter()
-    for seed in range(options.seed, options.seed + options.calls):
-        rng = random.Random(seed)
-        op, impl = rng.choice(list(CALLS)), rng.choice((None, "reference"))
-        found, call = verdict(rng, op, impl)
-        counts[op, found] += 1
-        if found == "wrong":
-            print(f"wrong: {call}, impl={impl}\n  repeat it with --calls 1 --seed {seed}", flush=True)
-    print(f"{options.calls} calls from seed {options.seed}")
-    for op in CALLS:
-        print(f"  {op:21}" + ", ".join(f"{counts[op, found]} {found}" for found in ("right", "refused", "wrong")))
-    sys.exit(1 if any(found == "wrong" and n for (_, found), n in counts.items()) else 0)
-
-
-if __name__ == "__main__":
-    main()
+def call(rng: random.Random, folder: Path) -> Found:
+    """Make a call of a drawn op, on the best implementation or on the definition; it needs no folder."""
+    op, impl = rng.choice(list(CALLS)), rng.choice((None, "reference"))
+    answer, made = verdict(rng, op, impl)
+    return Found(op, answer, f"{made}, impl={impl}" if answer == "wrong" else "")
