@@ -133,13 +133,15 @@ class TrainSettings(Settings):
         "Take the same steps (up to rounding) in fewer kernels, with a fused optimiser.",
         "--faster/--no-faster",
     )
-    seed: int = setting(0, "Seed of weights, patches, times and noise.", "--seed", least=0, most=2**63 - 1)
-    workers: int = setting(0, "Processes that read images; 0 reads them in the training process.", least=0, free=True)
+    seed: int = setting(0, "Seed of weights, patches, times and noise.", "--seed", least=0, most=(1 << 32) - 1)
+    workers: int = setting(
+        0, "Processes that read images; 0 reads them in the training process.", least=0, most=1000, free=True
+    )
     save_every: float = setting(60.0, "Seconds between checkpoints.", free=True)
     keep: int = setting(2, "Checkpoints to keep.", least=1, free=True)
     log_every: int = setting(10, "Steps between lines of log.jsonl.", least=1, free=True)
     sample_every: int = setting(0, "Steps between sheets of samples; 0 for none.", "--sample-every", least=0, free=True)
-    samples: int = setting(4, "Images on a sheet.", least=1, free=True)
+    samples: int = setting(4, "Images on a sheet.", least=1, most=1000, free=True)
     plot: bool = setting(True, "Draw loss.png from the log when training ends.", free=True)
     tensorboard: bool = setting(False, "Write TensorBoard's events too.", "--tensorboard", free=True)
 
@@ -147,6 +149,8 @@ class TrainSettings(Settings):
         super().__post_init__()
         if not self.save_every >= 0:
             raise SettingsError(f"train.save_every is {self.save_every}: it is seconds, at least 0")
+        if self.steps * self.batch_size * self.accumulate >= 1 << 63:
+            raise SettingsError("train.steps times batch_size times accumulate is more than 2^63 images: take fewer")
 
     def lr_at(self, step: int) -> float:
         """The factor on `lr` at `step`, 0 to 1."""

@@ -48,6 +48,13 @@ def test_the_rate_rises_and_falls_as_a_cosine() -> None:
             {"steps": 10**5000},
             "train.steps is a number of 16610 bits: it must be a whole number of at most 64",
         ),
+        (
+            "train",
+            {"steps": 1 << 60, "batch_size": 8},
+            "train.steps times batch_size times accumulate is more than 2^63",
+        ),
+        ("train", {"seed": 1 << 62}, "train.seed is 4611686018427387904: it must be between 0 and 4294967295"),
+        ("train", {"workers": 1 << 62}, "train.workers is 4611686018427387904: it must be between 0 and 1000"),
         ("train", {"betas": [0.9, float("nan")]}, "train.betas is nan: it must be a number"),
         ("model", {"clip_res": float("nan")}, "model.clip_res is nan: it must be a number"),
         ("train", {"lam": 1.5}, "train.lam is 1.5: it must be between 0 and 1"),
