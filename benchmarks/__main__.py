@@ -28,6 +28,8 @@ BENCHMARKS = {
         "fuzz",
         "damaged files, settings and memory that overlaps, at random: is all that is refused refused well?",
     ),
+    "kills": ("kills", "a training of several processes, killed at random moments: does it end at the same bits?"),
+    "soak": ("soak", "what users do, repeated for minutes: do memory, open files or threads grow?"),
     "sanitize": ("end_to_end.sanitize", "every GPU kernel on small and odd images, for compute-sanitizer"),
     "draw": ("draw", "plots from a benchmark's JSON"),
     "readme": ("readme", "the README's tables of CPU figures, measured and written"),
