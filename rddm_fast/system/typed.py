@@ -61,7 +61,8 @@ def checked(value: Any, hint: Any, name: str) -> Any:
 def check_range(value: Any, least: float | None, most: float | None, name: str) -> None:
     """Raise ValueError unless a number is finite and in a range, ends included; each number, if it is a tuple.
 
-    A `least` of None leaves the number free, but not NaN, a `most` of None the range unbounded above. None is in every range.
+    A `least` of None leaves the number free, but for NaN, a `most` of None the range unbounded above. None is in every
+    range.
     """
     if isinstance(value, tuple):
         for entry in value:
