@@ -19,11 +19,17 @@ from rddm_fast.benchmarks.fuzzing.contract import Found, kept
 from rddm_fast.images.picture import ImageError
 from rddm_fast.theory.objective import Objective
 
-CALLS = {"images": 400, "pairs": 250, "settings": 300}
+CALLS = {"images": 400, "pairs": 250, "settings": 300, "config": 150, "checkpoints": 150}
 """How many of each target; `rddm-fast bench fuzz` makes as many as one likes."""
 
 
-@pytest.mark.parametrize("target", CALLS)
+# To be switched on with the loaders that are mended on the branch of the attacks.
+LATER = pytest.mark.skip(reason="the loaders of config.json and .pt are mended on another branch")
+
+
+@pytest.mark.parametrize(
+    "target", [pytest.param(name, marks=[LATER] if name in ("config", "checkpoints") else []) for name in CALLS]
+)
 def test_files_are_read_or_refused_well(target: str) -> None:
     answers = set()
 
