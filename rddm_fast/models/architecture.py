@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..diffusion.residual_unets import ResidualUnets
+from ..system.errors import quoted
 from .errors import MissingArgument, ModelError
 
 WEIGHTS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -65,6 +66,8 @@ def architecture(
     dim = time.shape[1]
     downs = [key for key in keys if re.fullmatch(re.escape(prefix) + r"downs\.\d+\.3\.weight", key)]
     widths = [keys[f"{prefix}downs.{i}.3.weight"].shape[0] for i in range(len(downs))]
+    if any(width == 0 or width % dim for width in widths):
+        raise ModelError(f"{source} is not an RDDM U-Net: its stages are {widths} wide, not multiples of {dim}")
     inputs = stem.shape[1] // channels
 
     # Inputs: the stem's channels say how many images are concatenated, but not which. Ask if it is ambiguous.
@@ -114,8 +117,8 @@ def built_networks(arguments: Mapping[str, Any], state: Mapping[str, Tensor], so
     with torch.device("meta"):
         expected = {name: t.shape for name, t in ResidualUnets(**arguments).state_dict().items()}
     problems = [
-        *(f"{name} is missing" for name in expected.keys() - state.keys()),
-        *(f"{name} is not part of this network" for name in state.keys() - expected.keys()),
+        *(f"{quoted(name)} is missing" for name in expected.keys() - state.keys()),
+        *(f"{quoted(name)} is not part of this network" for name in state.keys() - expected.keys()),
         *(
             f"{name} has shape {tuple(state[name].shape)} instead of {tuple(shape)}"
             for name, shape in expected.items()
@@ -133,12 +136,12 @@ def built_networks(arguments: Mapping[str, Any], state: Mapping[str, Tensor], so
 def check_dtypes(state: Mapping[str, Tensor], source: str) -> None:
     """Raise ModelError for a tensor that weights cannot be read from."""
     for name, value in state.items():
-        if value.dtype not in WEIGHTS or value.layout != torch.strided or value.is_meta:
-            kind = (
-                value.dtype if value.dtype not in WEIGHTS else value.layout if not value.is_meta else "without values"
-            )
+        empty = value.is_meta or value.numel() == 0
+        if value.dtype not in WEIGHTS or value.layout != torch.strided or empty:
+            kind = value.dtype if value.dtype not in WEIGHTS else value.layout
+            how = "without values" if empty else f"as {str(kind).removeprefix('torch.')}"
             names = ", ".join(str(dtype).removeprefix("torch.") for dtype in WEIGHTS[:-1])
             raise ModelError(
-                f"{source} holds {name} as {str(kind).removeprefix('torch.')}: save its weights as dense {names} or "
+                f"{source} holds {quoted(name)} {how}: save its weights as dense {names} or "
                 f"{str(WEIGHTS[-1]).removeprefix('torch.')}"
             )

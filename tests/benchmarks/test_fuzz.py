@@ -23,13 +23,7 @@ CALLS = {"images": 400, "pairs": 250, "settings": 300, "config": 150, "checkpoin
 """How many of each target; `rddm-fast bench fuzz` makes as many as one likes."""
 
 
-# To be switched on with the loaders that are mended on the branch of the attacks.
-LATER = pytest.mark.skip(reason="the loaders of config.json and .pt are mended on another branch")
-
-
-@pytest.mark.parametrize(
-    "target", [pytest.param(name, marks=[LATER] if name in ("config", "checkpoints") else []) for name in CALLS]
-)
+@pytest.mark.parametrize("target", CALLS)
 def test_files_are_read_or_refused_well(target: str) -> None:
     answers = set()
 

@@ -160,6 +160,9 @@ PUBLISHED: dict[str, Any] = {
     "one table": lambda state: {k: v for k, v in state.items() if not k.endswith("betas_cumsum")},
     "two weights of AOSA": of_shape("alpha_res", 2),
     "delta": of_shape("delta_cumsum", 3),
+    "a stage of no channels": of_shape("model.unet0.downs.0.3.weight", 0, 8, 4, 4),
+    "a stage that is no multiple": of_shape("model.unet0.downs.0.3.weight", 9, 8, 4, 4),
+    "a name of two lines": of_shape("model.unet0.two\nlines", 8),
 }
 
 
@@ -186,7 +189,7 @@ def test_a_malformed_checkpoint_is_one_sentence(
         ("number", "its entry 'ema' is of type int, not a dict of weights by name"),
         ("list", "its entry 'ema' is of type list, not a dict of weights by name"),
         ("numbers for names", "m.pt holds no weights under 'ema'"),
-        ("no channels", "unet0.final_conv.weight makes 0 channels"),
+        ("no channels", "holds model.unet0.final_conv.weight without values"),
         ("nan", "m.pt: a schedule has numbers that are not finite"),
     ],
 )
