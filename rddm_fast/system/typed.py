@@ -68,7 +68,7 @@ def check_range(value: Any, least: float | None, most: float | None, name: str) 
         for entry in value:
             check_range(entry, least, most, name)
         return
-    if least is None and isinstance(value, float) and math.isnan(value):
+    if isinstance(value, float) and math.isnan(value):
         raise ValueError(f"{name} is nan: it must be a number")
     if value is None or least is None:
         return

@@ -193,7 +193,7 @@ class ModelSettings(Settings):
     schedule: Literal["triangular", "power", "ddim"] = setting(
         "triangular", "triangular, power or ddim, as published.", "--schedule"
     )
-    timesteps: int = setting(1000, "T, the number of times.", least=1)
+    timesteps: int = setting(1000, "T, the number of times.", least=1, most=1_000_000)
     sum_scale: float = setting(0.01, "Variance of the noise at the last time.", "--sum-scale", least=0)
     path_independent: bool = setting(False, "Whether the networks see alpha_bar_t T and beta_bar_t T as their times.")
     self_condition: bool = setting(False, "Whether the networks see their previous estimate.")

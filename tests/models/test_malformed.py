@@ -97,7 +97,7 @@ def test_every_argument_has_its_field() -> None:
         (("network", "dim_mults"), [], "a U-Net has an even dim of at least 4 and some dim_mults, not 8 and []"),
         (("network", "padding_factor"), 3, "padding_factor is 3: 2 stages need a multiple of 2"),
         (("diffusion", "condition"), False, '"network" takes 6 channels and "diffusion" gives it 3: their condition'),
-        (("schedule", "sum_scale"), float("nan"), "schedule.sum_scale is nan: it must be at least 0"),
+        (("schedule", "sum_scale"), float("nan"), "schedule.sum_scale is nan: it must be a number"),
         (("schedule", "timesteps"), 10**12, "schedule.timesteps is 1000000000000: it must be between 1 and 1000000"),
         (("objective",), 3, "config.json: objective is 3: it must be text"),
     ],

@@ -41,7 +41,7 @@ def test_the_rate_rises_and_falls_as_a_cosine() -> None:
         ("train", {"steps": True}, "train.steps is True: it must be a whole number"),
         ("train", {"steps": 0}, "train.steps is 0: it must be at least 1"),
         ("train", {"lr": "fast"}, "train.lr is 'fast': it must be a number"),
-        ("train", {"lr": float("nan")}, "train.lr is nan: it must be at least 0"),
+        ("train", {"lr": float("nan")}, "train.lr is nan: it must be a number"),
         ("train", {"lr": 10**400}, "train.lr is a number of 1329 bits: it must be a number"),
         (
             "train",
@@ -50,7 +50,7 @@ def test_the_rate_rises_and_falls_as_a_cosine() -> None:
         ),
         (
             "train",
-            {"steps": 1 << 60, "batch_size": 8},
+            {"steps": 10**9, "batch_size": 10**9, "accumulate": 10},
             "train.steps times batch_size times accumulate is more than 2^63",
         ),
         ("train", {"seed": 1 << 62}, "train.seed is 4611686018427387904: it must be between 0 and 4294967295"),
