@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import typer
 from rich import box
 from rich.markup import escape
@@ -35,6 +34,8 @@ def demo(
     ] = None,
 ) -> None:
     """Degrade and restore the package's photographs; compare quality and time with the eager reference."""
+    import torch
+
     from ..restoration import demo as demonstration
 
     results = []
