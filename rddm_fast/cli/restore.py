@@ -31,8 +31,8 @@ def restore(
         typer.Option(
             "--output",
             "-o",
-            file_okay=False,
-            help="Folder for the results, which keep their names. If it lies in an input folder, it is left out there.",
+            help="Folder for the results, which keep their names, or the one input's result, such as restored.png. If "
+            "the folder lies in an input folder, it is left out there.",
         ),
     ],
     model: Model = "derain",
@@ -131,7 +131,15 @@ def restore(
         def advance(done: int, count: int) -> None:
             bar.update(tiles, completed=done, total=count, visible=True)
 
-        for outcome in work(inputs, output, mask=mask, overwrite=overwrite, on_start=on_start, advance=advance):
+        for outcome in work(
+            inputs,
+            output,
+            mask=mask,
+            overwrite=overwrite,
+            on_left_out=tally.leaves_out,
+            on_start=on_start,
+            advance=advance,
+        ):
             if tally.restores(outcome):
                 note = f", {outcome.note}" if outcome.note else ""
                 out.print(f"{shown(outcome.target)}  {outcome.seconds:.2f} s{note}")

@@ -17,7 +17,7 @@ from os import PathLike
 from pathlib import Path
 
 from .find import images_below
-from .picture import READ_SUFFIXES
+from .formats import read_suffixes
 
 LIST_SUFFIXES = frozenset({".flist", ".txt"})
 
@@ -121,7 +121,7 @@ def _find(source: str | PathLike[str]) -> list[_Found]:
         found = [_Found(path, path.stem)]
     elif glob.has_magic(str(source)):
         matches = sorted(Path(match) for match in glob.glob(str(source), recursive=True))
-        images = [match for match in matches if match.suffix.lower() in READ_SUFFIXES and match.is_file()]
+        images = [match for match in matches if match.suffix.lower() in read_suffixes() and match.is_file()]
         found = _named(images, [""] * len(images))
     else:
         raise DataError(f"{source} does not exist")

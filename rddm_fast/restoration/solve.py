@@ -224,6 +224,7 @@ def solve_files(
     mask: PathOrText | None = None,
     degrade: bool = False,
     overwrite: bool = False,
+    on_left_out: Callable[[Sequence[Path]], None] | None = None,
     on_start: Callable[[int, int, Path], None] | None = None,
     advance: Advance | None = None,
 ) -> Iterator[Outcome]:
@@ -232,11 +233,12 @@ def solve_files(
     Args:
         solver: the method with its settings.
         inputs: image files, and folders, which stand for every image below them.
-        output: the folder for the results.
+        output: the folder for the results, or the name of the one input's result.
         mask: the mask's file, or the folder of masks matched by name, white where pixels are missing.
         degrade: take the images as clean: degrade, restore and measure them. A⁺y is written beside each result
             (`degraded_path`), and the outcomes have scores.
         overwrite: also restore files whose result exists.
+        on_left_out: as in `restore_files`.
         on_start: called before each file with its number from 0, how many there are, and its path.
         advance: called after each step of a file with the number done and the number in all.
 
@@ -250,7 +252,7 @@ def solve_files(
         require("torchmetrics.functional.image", "metrics")
     else:
         check_measurable(solver.operator)
-    planned = plan(inputs, output, mask, needs_mask=mask is not None)
+    planned = plan(inputs, output, mask, needs_mask=mask is not None, on_left_out=on_left_out)
     if degrade:
         _check_degraded(planned.files)
 
