@@ -13,7 +13,8 @@ import typer
 from rich.markup import escape
 
 from ..system.files import write_text_whole
-from .common.app import Device, Where, command, device_of, out, progress_bar
+from .common.app import Device, Where, command, device_of, out
+from .common.progress import progress_bar
 
 if TYPE_CHECKING:
     import torch

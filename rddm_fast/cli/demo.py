@@ -12,7 +12,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..system.files import write_text_whole
-from .common.app import MOST_SEED, command, out, progress_bar
+from .common.app import MOST_SEED, command, out
+from .common.progress import progress_bar
 
 
 @command

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from .common.app import Device, Where, command, device_of, err, out, progress_bar, size_of
+from .common.app import Device, Where, command, device_of, err, out, size_of
 from .common.console import shown
+from .common.progress import progress_bar
 
 if TYPE_CHECKING:
     import torch

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .common.app import MOST_SEED, Device, Model, Precision, Where, command, device_of, dtype_of, out, progress_bar
+from .common.app import MOST_SEED, Device, Model, Precision, Where, command, device_of, dtype_of, out
 from .common.console import shown
 from .common.models import model_named
 from .common.outcomes import Tally
+from .common.progress import progress_bar
 from .inverse.solve import Degrade, Eta, EtaB, Method, Official, OperatorName, Prior, SigmaY, Travel, solver_of
 
 if TYPE_CHECKING:
@@ -124,12 +125,17 @@ def restore(
         files = bar.add_task("restoring", total=None)
         tiles = bar.add_task("tiles" if method is None else "steps", total=None, visible=False)
 
+        begun = 0
+
         def on_start(number: int, count: int, path: Path) -> None:
+            nonlocal begun
+            begun = number
             bar.update(files, completed=number, total=count, description=shown(path.name))
             bar.update(tiles, visible=False)
 
         def advance(done: int, count: int) -> None:
             bar.update(tiles, completed=done, total=count, visible=True)
+            bar.update(files, completed=begun + done / count)
 
         for outcome in work(
             inputs,
@@ -140,6 +146,8 @@ def restore(
             on_start=on_start,
             advance=advance,
         ):
+            if outcome.skipped:
+                bar.begin_after(files, begun + 1)
             if tally.restores(outcome):
                 note = f", {outcome.note}" if outcome.note else ""
                 out.print(f"{shown(outcome.target)}  {outcome.seconds:.2f} s{note}")

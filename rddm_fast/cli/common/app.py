@@ -11,8 +11,8 @@ from enum import Enum
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 try:
+    import rich  # noqa: F401
     import typer
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 except ModuleNotFoundError as missing:
     sys.exit(f"error: rddm-fast needs {missing.name}: pip install 'rddm_fast[cli]'")
 
@@ -149,19 +149,6 @@ def _signature(function: Callable[..., object]) -> inspect.Signature:
     """Return a signature with the annotations of its parameters evaluated; what is returned may be a class of torch."""
     returned = {"ResidualDiffusion": object}
     return inspect.signature(function, eval_str=True, locals=returned)
-
-
-def progress_bar() -> Progress:
-    """Make a progress bar on stderr that disappears when done, and is not drawn unless stderr is a terminal."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=err,
-        transient=True,
-        disable=not err.is_terminal,
-    )
 
 
 def device_of(choice: Device) -> torch.device:

@@ -8,9 +8,10 @@ from typing import Annotated
 
 import typer
 
-from ..common.app import MOST_SEED, Device, Precision, Where, command, device_of, dtype_of, out, progress_bar
+from ..common.app import MOST_SEED, Device, Precision, Where, command, device_of, dtype_of, out
 from ..common.console import shown
 from ..common.outcomes import Tally
+from ..common.progress import progress_bar
 
 
 class Algorithm(str, Enum):
