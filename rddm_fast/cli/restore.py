@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .common.app import MOST_SEED, Device, Model, Precision, Where, command, device_of, dtype_of, out
+from .common.app import MOST_SEED, Device, Model, Precision, Where, command, device_of, dtype_of
 from .common.console import shown
 from .common.models import model_named
 from .common.outcomes import Tally
@@ -64,6 +64,13 @@ def restore(
         typer.Option(min=0, help="Overlap of neighbouring tiles in pixels; with --method the default is a quarter."),
     ] = 32,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Also restore files whose result exists.")] = False,
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="Print one JSON object per line: for each file, and in the end the counts."),
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Print nothing but errors, and what --json prints.")
+    ] = False,
     device: Where = Device.auto,
     dtype: Precision = None,
     compile: Annotated[
@@ -119,9 +126,9 @@ def restore(
         solver = solver_of(device_of(device), published, method=method, **formula, **settings)
         work = partial(solve_files, solver, degrade=degrade)
 
-    tally = Tally()
+    tally = Tally(quiet=quiet, as_json=as_json)
     measured: list[Scores] = []
-    with progress_bar() as bar:
+    with progress_bar(quiet=quiet) as bar:
         files = bar.add_task("restoring", total=None)
         tiles = bar.add_task("tiles" if method is None else "steps", total=None, visible=False)
 
@@ -150,12 +157,12 @@ def restore(
                 bar.begin_after(files, begun + 1)
             if tally.restores(outcome):
                 note = f", {outcome.note}" if outcome.note else ""
-                out.print(f"{shown(outcome.target)}  {outcome.seconds:.2f} s{note}")
+                tally.says(f"{shown(outcome.target)}  {outcome.seconds:.2f} s{note}")
                 if outcome.scores is not None:
                     measured.append(outcome.scores)
-                    out.print(f"  {_text(outcome.scores)}")
+                    tally.says(f"  {_text(outcome.scores)}")
     if len(measured) > 1:
-        out.print(f"mean of {len(measured)}: {_text(_means(measured))}")
+        tally.says(f"mean of {len(measured)}: {_text(_means(measured))}")
     tally.finish(output)
 
 
