@@ -64,6 +64,9 @@ def restore(
         typer.Option(min=0, help="Overlap of neighbouring tiles in pixels; with --method the default is a quarter."),
     ] = 32,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Also restore files whose result exists.")] = False,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Also write FILE.compare.png beside each result: before and after.")
+    ] = False,
     as_json: Annotated[
         bool,
         typer.Option("--json", help="Print one JSON object per line: for each file, and in the end the counts."),
@@ -149,6 +152,7 @@ def restore(
             output,
             mask=mask,
             overwrite=overwrite,
+            compare=compare,
             on_left_out=tally.leaves_out,
             on_start=on_start,
             advance=advance,

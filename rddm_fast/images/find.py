@@ -153,6 +153,26 @@ def named_file(inputs: Sequence[PathOrText], output: PathOrText) -> Path | None:
     return path
 
 
+def check_beside(plan: Sequence[tuple[Path, Path]], beside: Callable[[Path], Path], what: str) -> None:
+    """Check that a second file beside each result is written over no input and no other result.
+
+    Args:
+        plan: from `plan_outputs`.
+        beside: takes the path of a result, and returns that of the second file; results differ, and so must these.
+        what: what it is, for the error, such as "comparison".
+
+    Raises:
+        ImageError: it would be.
+    """
+    taken = {os.path.realpath(path): source for source, target in plan for path in (source, target)}
+    for source, target in plan:
+        path = beside(target)
+        if other := taken.get(os.path.realpath(path)):
+            raise ImageError(
+                f"the {what} of {source} would be written to {path}, which belongs to {other}: rename one of them"
+            )
+
+
 def plan_outputs(
     found: Sequence[tuple[Path, Path]], out_dir: PathOrText, file: Path | None = None
 ) -> list[tuple[Path, Path]]:

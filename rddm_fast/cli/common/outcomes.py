@@ -88,14 +88,16 @@ class Tally:
             name: {"psnr": psnr if math.isfinite(psnr) else None, "ssim": ssim}
             for name, (psnr, ssim) in (outcome.scores or {}).items()
         }
-        facts = {"source": str(outcome.source), "target": outcome.target and str(outcome.target)}
         told = {
+            "source": str(outcome.source),
+            "target": outcome.target and str(outcome.target),
+            "comparison": outcome.comparison and str(outcome.comparison),
             "seconds": round(outcome.seconds, 3),
             "scores": scores or None,
             "note": outcome.note,
             "error": outcome.error,
         }
-        _print_json({"status": status, **facts, **told})
+        _print_json({"status": status, **told})
 
 
 def _print_json(line: dict[str, Any]) -> None:
