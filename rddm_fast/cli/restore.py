@@ -14,6 +14,7 @@ from .common.app import MOST_SEED, Device, Model, Precision, Where, command, dev
 from .common.console import shown
 from .common.models import model_named
 from .common.outcomes import Tally
+from .common.page import Page
 from .common.progress import progress_bar
 from .inverse.solve import Degrade, Eta, EtaB, Method, Official, OperatorName, Prior, SigmaY, Travel, solver_of
 
@@ -67,6 +68,10 @@ def restore(
     compare: Annotated[
         bool, typer.Option("--compare", help="Also write FILE.compare.png beside each result: before and after.")
     ] = False,
+    html: Annotated[
+        Path | None,
+        typer.Option(dir_okay=False, help="Also write one page of all results, such as report.html, to slide between."),
+    ] = None,
     as_json: Annotated[
         bool,
         typer.Option("--json", help="Print one JSON object per line: for each file, and in the end the counts."),
@@ -129,6 +134,7 @@ def restore(
         solver = solver_of(device_of(device), published, method=method, **formula, **settings)
         work = partial(solve_files, solver, degrade=degrade)
 
+    page = None if html is None else Page(html, degrade=degrade)
     tally = Tally(quiet=quiet, as_json=as_json)
     measured: list[Scores] = []
     with progress_bar(quiet=quiet) as bar:
@@ -157,6 +163,8 @@ def restore(
             on_start=on_start,
             advance=advance,
         ):
+            if page is not None:
+                page.add(outcome)
             if outcome.skipped:
                 bar.begin_after(files, begun + 1)
             if tally.restores(outcome):
@@ -167,7 +175,10 @@ def restore(
                     tally.says(f"  {_text(outcome.scores)}")
     if len(measured) > 1:
         tally.says(f"mean of {len(measured)}: {_text(_means(measured))}")
-    tally.finish(output)
+    if page is not None:
+        page.write(model if method is None else f"{method}, {operator}")
+        tally.says(f"page: {shown(page.path)}")
+    tally.finish(output, **({} if page is None else {"page": str(page.path)}))
 
 
 def _text(scores: Scores) -> str:

@@ -30,19 +30,21 @@ def write_comparison(path: Path, views: Sequence[View]) -> None:
     """Write pictures side by side as a PNG, each with its caption and its size, whole or not at all.
 
     All are shown in the size of the largest; the others are enlarged, bicubic. What is transparent is white.
+    The colour profile is kept if all have the same.
 
     Raises:
         ImageError: a picture cannot be read, or the PNG cannot be written.
     """
-    captions, images = [], []
-    for caption, source in views:
-        images.append(opaque(read_image(source)))
-        captions.append(f"{caption}, {sides(images[-1])}")
+    pictures = [read_image(source) for _, source in views]
+    captions = [f"{caption}, {sides(picture.pixels)}" for (caption, _), picture in zip(views, pictures, strict=True)]
+    images = [opaque(picture) for picture in pictures]
+    profiles = {None if picture.grey else picture.icc for picture in pictures}  # a grey one does not fit colour
     _, height, width = max((image.shape for image in images), key=lambda shape: shape[1] * shape[2])
     row = [
         captioned(resized(image, (height, width)), [caption]) for image, caption in zip(images, captions, strict=True)
     ]
-    write_image(path, Picture(pixels=sheet([row], gap=GAP, margin=GAP)))
+    drawn = sheet([row], gap=GAP, margin=GAP)
+    write_image(path, Picture(pixels=drawn, icc=profiles.pop() if len(profiles) == 1 else None))
 
 
 def opaque(picture: Picture) -> Tensor:

@@ -6,10 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 from commands import error_of, run, succeeded
+from PIL import ImageCms
 from small_models import small_model
 
 from rddm_fast.images.picture import Picture, read_image, write_image
 from rddm_fast.models.folder import save_model
+
+PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +27,7 @@ def photo(tmp_path: Path) -> Path:
     """A picture with a transparent lower half, 200 wide and 40 high."""
     alpha = torch.ones(1, 40, 200)
     alpha[:, 20:] = 0
-    write_image(tmp_path / "in" / "a.png", Picture(pixels=torch.rand(3, 40, 200) * 0.5, alpha=alpha))
+    write_image(tmp_path / "in" / "a.png", Picture(pixels=torch.rand(3, 40, 200) * 0.5, alpha=alpha, icc=PROFILE))
     return tmp_path / "in" / "a.png"
 
 
@@ -41,6 +44,7 @@ def test_both_stand_side_by_side_and_opaque(model: Path, photo: Path, tmp_path: 
     beside = tmp_path / "out" / "a.png.compare.png"
     assert json.loads(told.stdout.splitlines()[0])["comparison"] == str(beside)
     sheet = read_image(beside)
+    assert sheet.icc == PROFILE
     assert sheet.pixels.shape == (3, 8 + 16 + 40 + 8, 8 + 200 + 8 + 200 + 8)
     for path, left in ((photo, 8), (tmp_path / "out" / "a.png", 216)):
         upper = read_image(path).pixels[:, :20]
