@@ -14,9 +14,9 @@ from .common.app import MOST_SEED, Device, Model, Precision, Where, command, dev
 from .common.console import shown
 from .common.models import model_named
 from .common.outcomes import Tally
-from .common.page import Page
 from .common.progress import progress_bar
 from .inverse.solve import Degrade, Eta, EtaB, Method, Official, OperatorName, Prior, SigmaY, Travel, solver_of
+from .seeing.page import Page
 
 if TYPE_CHECKING:
     from ..restoration.restore import Outcome
