@@ -70,7 +70,9 @@ def restore(
     ] = False,
     html: Annotated[
         Path | None,
-        typer.Option(dir_okay=False, help="Also write one page of all results, such as report.html, to slide between."),
+        typer.Option(
+            dir_okay=False, help="Also write one page, such as report.html, with a before/after slider for each result."
+        ),
     ] = None,
     as_json: Annotated[
         bool,

@@ -82,7 +82,12 @@ class Device(str, Enum):
 
 
 # Options that several commands have.
-Model = Annotated[str, typer.Option("--model", "-m", help="A built-in model, a model folder, or a published .pt.")]
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model", "-m", help="A built-in model (rddm-fast models lists them), a model folder, or a published .pt."
+    ),
+]
 Steps = Annotated[int | None, typer.Option(min=1, help="Sampling steps; default: the model's own.")]
 MOST_SEED = 2**63 - 1
 """Every generator takes seeds up to this one."""
