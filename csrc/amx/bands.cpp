@@ -4,7 +4,7 @@
 // it lies in the second-level cache. Threads take bands of their own. Where there are fewer bands
 // than threads, several share a band: each takes it apart for itself, and computes some panels.
 #include "amx/bands.h"
-#include "common/check.h"
+#include "check.h"
 
 #include <torch/csrc/stable/ops.h>
 

@@ -9,7 +9,7 @@
 #include <optional>
 
 #include "attention_layer/attention_walks.h"
-#include "common/check.h"
+#include "check.h"
 
 namespace rddm {
 namespace {

@@ -19,7 +19,7 @@
 #include <type_traits>
 #include <vector>
 
-#include "common/check.h"
+#include "check.h"
 #include "common/divisor.cuh"
 #include "common/kernel_attributes.h"
 #include "common/noise.h"

@@ -8,7 +8,7 @@
 #include <type_traits>
 #include <utility>
 
-#include "common/check.h"
+#include "check.h"
 #include "common/objective.h"
 
 namespace rddm {

@@ -8,7 +8,7 @@
 #include <cstdlib>
 #include <initializer_list>
 
-#include "common/check.h"
+#include "check.h"
 #include "common/tensors.h"
 
 namespace rddm {

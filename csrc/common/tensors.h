@@ -8,7 +8,7 @@
 
 #include <optional>
 
-#include "common/check.h"
+#include "check.h"
 
 namespace rddm {
 

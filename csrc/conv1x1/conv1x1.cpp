@@ -8,7 +8,7 @@
 #include <optional>
 #include <vector>
 
-#include "common/check.h"
+#include "check.h"
 #include "conv1x1/pixel_products.h"
 #include "vectors/convolution_tensors.h"
 #include "vectors/instruction_sets.h"

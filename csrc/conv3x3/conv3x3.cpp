@@ -9,7 +9,7 @@
 #include <utility>
 
 #include "amx/bands.h"
-#include "common/check.h"
+#include "check.h"
 #include "conv3x3/winograd_sets.h"
 #include "vectors/convolution_tensors.h"
 

@@ -1,6 +1,6 @@
 // forward_diffuse on the CPU.
 #include "forward_diffuse/forward_diffuse.h"
-#include "common/check.h"
+#include "check.h"
 
 #include <torch/csrc/stable/library.h>
 

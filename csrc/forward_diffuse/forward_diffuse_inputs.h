@@ -1,7 +1,7 @@
 // What both launchers of forward_diffuse do before their loops.
 #pragma once
 
-#include "common/check.h"
+#include "check.h"
 #include "common/tensors.h"
 
 namespace rddm {

@@ -1,7 +1,7 @@
 // group_norm_silu on the CPU.
 #include <torch/csrc/stable/library.h>
 
-#include "common/check.h"
+#include "check.h"
 #include "group_norm_silu/group_norm_silu_walks.h"
 
 namespace rddm {

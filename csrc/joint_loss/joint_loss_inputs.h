@@ -1,7 +1,7 @@
 // What both launchers of joint_loss do before their loops.
 #pragma once
 
-#include "common/check.h"
+#include "check.h"
 #include "common/overlap.h"
 #include "common/tensors.h"
 #include "joint_loss/joint_loss.h"

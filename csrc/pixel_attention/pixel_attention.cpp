@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "attention_layer/attention_walks.h"
-#include "common/check.h"
+#include "check.h"
 #include "pixel_attention/attention_gradients.h"
 #include "vectors/instruction_sets.h"
 

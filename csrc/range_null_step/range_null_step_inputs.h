@@ -3,7 +3,7 @@
 
 #include <vector>
 
-#include "common/check.h"
+#include "check.h"
 #include "common/overlap.h"
 #include "common/tensors.h"
 #include "range_null_step/range_null_step.h"

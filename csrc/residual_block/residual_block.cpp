@@ -14,7 +14,7 @@
 #include <vector>
 
 #include "amx/bands.h"
-#include "common/check.h"
+#include "check.h"
 #include "group_norm_silu/group_norm_silu.h"
 #include "vectors/convolution_tensors.h"
 

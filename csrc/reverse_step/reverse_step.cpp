@@ -1,7 +1,7 @@
 // reverse_step on the CPU. Storage dtypes do not multiply with objectives and terms: cpu_blocks.h
 // has 3 loops that widen and 3 that round, and 35 loops here compute.
 #include "reverse_step/reverse_step.h"
-#include "common/check.h"
+#include "check.h"
 
 #include <torch/csrc/stable/library.h>
 

@@ -1,6 +1,6 @@
 // spectral_step_ on the CPU.
 #include "spectral_step/spectral_step.h"
-#include "common/check.h"
+#include "check.h"
 
 #include <torch/csrc/stable/library.h>
 

@@ -3,7 +3,7 @@
 
 #include <vector>
 
-#include "common/check.h"
+#include "check.h"
 #include "common/tensors.h"
 #include "tacos_step/tacos_step.h"
 

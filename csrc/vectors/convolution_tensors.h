@@ -6,7 +6,7 @@
 
 #include <optional>
 
-#include "common/check.h"
+#include "check.h"
 #include "vectors/convolution_data.h"
 #include "vectors/packed_weights.h"
 

@@ -4,7 +4,7 @@
 // of their indices' 12 bits. Of a larger image's values, every 4096th is still to be combined. The
 // second walk takes a panel of adjacent columns of these, through such buffers again.
 #include "walsh_hadamard/walsh_hadamard.h"
-#include "common/check.h"
+#include "check.h"
 
 #include <torch/csrc/stable/library.h>
 

@@ -71,7 +71,7 @@ def images_of(
     others: list[Path] = []
     images = _walked(path, leave_out, tell, others.append)
     if unusable is None:
-        images = [image for image in images if image.is_file()]
+        images = [image for image in images if os.path.isfile(image)]
     if not images and told and unusable is None:
         raise told[0]
     if not images and not told:
@@ -85,7 +85,7 @@ def images_of(
 
 def images_below(folder: Path) -> list[Path]:
     """The images in a folder and below it, sorted, without hidden files (`._photo.jpg` is not a photo)."""
-    return [path for path in _walked(folder, None, lambda folder, error: None) if path.is_file()]
+    return [path for path in _walked(folder, None, lambda folder, error: None) if os.path.isfile(path)]
 
 
 def _walked(
@@ -143,13 +143,17 @@ def named_file(inputs: Sequence[PathOrText], output: PathOrText) -> Path | None:
         return None
     if not is_picture(path):
         if os.path.isfile(path):
-            raise ImageError(f"{path} is a file: name a folder for the results, or one result, such as restored.png")
+            raise ImageError(
+                f"output is {path}, a file: name a folder for the results, or one result, such as restored.png"
+            )
         return None
     if path.suffix.lower() not in WRITE_SUFFIXES:
-        raise ImageError(f"{path} cannot be written: use one of {', '.join(sorted(WRITE_SUFFIXES))}")
+        raise ImageError(f"output is {path}, which cannot be written: use one of {', '.join(sorted(WRITE_SUFFIXES))}")
     if len(inputs) != 1 or os.path.isdir(inputs[0]):
         given = f"{len(inputs)} inputs" if len(inputs) != 1 else f"the folder {inputs[0]}"
-        raise ImageError(f"{path} is the name of one result, not of a folder for those of {given}: name a folder")
+        raise ImageError(
+            f"output is {path}, the name of one result and not of a folder for those of {given}: name a folder"
+        )
     return path
 
 
@@ -203,6 +207,7 @@ def plan_outputs(
     originals = {os.path.realpath(source) for source in plan}
     for source, target in plan.items():
         if os.path.realpath(target) in originals:
-            other_one = "output folder" if file is None else "name"
-            raise ImageError(f"the result of {source} would overwrite {target}; choose another {other_one}")
+            if file is not None:
+                raise ImageError(f"output is {file}, the image that it would be the result of: choose another name")
+            raise ImageError(f"the result of {source} would overwrite {target}; choose another output folder")
     return list(plan.items())

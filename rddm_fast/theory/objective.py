@@ -23,6 +23,7 @@ computed from the clamped ones. This order is part of the published behaviour.
 
 from __future__ import annotations
 
+import reprlib
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -46,7 +47,7 @@ class Objective(IntEnum):
         """Return the objective of this name or code. Raises ValueError, with the choices, for an unknown name."""
         if isinstance(name, str):
             if name not in _NAMED:
-                raise ValueError(f"unknown objective {name!r}: choose one of {', '.join(_NAMED)}")
+                raise ValueError(f"unknown objective {reprlib.repr(name)}: choose one of {', '.join(_NAMED)}")
             return _NAMED[name]
         return cls(name)
 

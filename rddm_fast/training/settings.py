@@ -19,7 +19,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_type_hints
 
-from ..system.errors import one_line
+from ..system.errors import one_line, quoted, quoted_value
 from ..system.extras import require
 from ..system.typed import check_range, checked
 
@@ -87,7 +87,9 @@ class Settings:
         """The section with these fields; SettingsError for an unknown name or a wrong value."""
         names = [f.name for f in fields(cls)]  # type: ignore[arg-type]
         if unknown := [name for name in values if name not in names]:
-            raise SettingsError(f"there is no setting {cls.section}.{unknown[0]}: choose one of {', '.join(names)}")
+            raise SettingsError(
+                f"there is no setting {cls.section}.{quoted(unknown[0])}: choose one of {', '.join(names)}"
+            )
         return cls(**values)
 
 
@@ -131,13 +133,15 @@ class TrainSettings(Settings):
         "Take the same steps (up to rounding) in fewer kernels, with a fused optimiser.",
         "--faster/--no-faster",
     )
-    seed: int = setting(0, "Seed of weights, patches, times and noise.", "--seed", least=0, most=2**63 - 1)
-    workers: int = setting(0, "Processes that read images; 0 reads them in the training process.", least=0, free=True)
+    seed: int = setting(0, "Seed of weights, patches, times and noise.", "--seed", least=0, most=(1 << 32) - 1)
+    workers: int = setting(
+        0, "Processes that read images; 0 reads them in the training process.", least=0, most=1000, free=True
+    )
     save_every: float = setting(60.0, "Seconds between checkpoints.", free=True)
     keep: int = setting(2, "Checkpoints to keep.", least=1, free=True)
     log_every: int = setting(10, "Steps between lines of log.jsonl.", least=1, free=True)
     sample_every: int = setting(0, "Steps between sheets of samples; 0 for none.", "--sample-every", least=0, free=True)
-    samples: int = setting(4, "Images on a sheet.", least=1, free=True)
+    samples: int = setting(4, "Images on a sheet.", least=1, most=1000, free=True)
     plot: bool = setting(True, "Draw loss.png from the log when training ends.", free=True)
     tensorboard: bool = setting(False, "Write TensorBoard's events too.", "--tensorboard", free=True)
 
@@ -145,6 +149,8 @@ class TrainSettings(Settings):
         super().__post_init__()
         if not self.save_every >= 0:
             raise SettingsError(f"train.save_every is {self.save_every}: it is seconds, at least 0")
+        if self.steps * self.batch_size * self.accumulate >= 1 << 63:
+            raise SettingsError("train.steps times batch_size times accumulate is more than 2^63 images: take fewer")
 
     def lr_at(self, step: int) -> float:
         """The factor on `lr` at `step`, 0 to 1."""
@@ -249,9 +255,13 @@ class RunSettings:
         for layer in layers:
             for section, values in layer.items():
                 if section not in merged:
-                    raise SettingsError(f"there is no section {section!r}: choose one of {', '.join(merged)}")
+                    raise SettingsError(
+                        f"there is no section {quoted_value(section)}: choose one of {', '.join(merged)}"
+                    )
                 if not isinstance(values, Mapping):
-                    raise SettingsError(f"{section} is {values!r}: it must be a section of names and values")
+                    raise SettingsError(
+                        f"{section} is {quoted_value(values)}: it must be a section of names and values"
+                    )
                 merged[section].update(values)
         return cls(
             ModelSettings.of(merged["model"]), DataSettings.of(merged["data"]), TrainSettings.of(merged["train"])
@@ -278,17 +288,10 @@ def read_settings(path: str | PathLike[str]) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise SettingsError(f"{path} cannot be read: {error.strerror}") from error
-    if path.suffix.lower() == ".json":
-        try:
-            content = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise SettingsError(f"{path}, line {error.lineno}: not JSON: {error.msg}") from error
-    else:
-        yaml = require("yaml", "train")
-        try:
-            content = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise SettingsError(f"{path} is not YAML: {one_line(error)}") from error
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise SettingsError(f"{path}, line {line}: not UTF-8 text") from None
+    content = _json(text, str(path)) if path.suffix.lower() == ".json" else _yaml(text, str(path))
     if content is None:
         return {}
     if not isinstance(content, dict):
@@ -296,10 +299,31 @@ def read_settings(path: str | PathLike[str]) -> dict[str, Any]:
     return content
 
 
+def _json(text: str, name: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise SettingsError(f"{name}, line {error.lineno}: not JSON: {error.msg}") from error
+    except (ValueError, RecursionError) as error:  # a number of too many digits, or too many brackets
+        raise SettingsError(f"{name} is not understood: {one_line(error)}") from error
+
+
+def _yaml(text: str, name: str) -> Any:
+    yaml = require("yaml", "train")
+    try:
+        return yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = name if mark is None else f"{name}, line {mark.line + 1}"
+        raise SettingsError(f"{place}: not YAML: {quoted(error.problem or error.context)}") from error
+    except Exception as error:  # PyYAML lets through what Python raises of a date, a number or a nested value
+        raise SettingsError(f"{name} is not YAML: {quoted(one_line(error))}") from error
+
+
 def setting_of(text: str) -> dict[str, dict[str, Any]]:
     """Parse `SECTION.NAME=VALUE`, the value in YAML, into the file's form."""
     name, equals, value = text.partition("=")
     section, dot, key = name.strip().partition(".")
     if not (equals and dot and key):
-        raise SettingsError(f"{text!r} is not a setting: write SECTION.NAME=VALUE, such as train.warmup=10")
-    return {section: {key: require("yaml", "train").safe_load(value)}}
+        raise SettingsError(f"{quoted_value(text)} is not a setting: write SECTION.NAME=VALUE, such as train.warmup=10")
+    return {section: {key: _yaml(value, f"the value of {quoted(name)}")}}

@@ -42,7 +42,7 @@ def test_json_has_a_line_for_each_file_and_one_for_all(model: Path, photos: Path
     told = run(*command)
     assert told.exit_code == 1 and "error: " in told.stderr
     notes, a, b, bad, finished = lines(told.stdout)
-    assert notes["status"] == "left out" and notes["note"] == "no image by its suffix" and notes["target"] is None
+    assert notes["status"] == "left_out" and notes["note"] == "no image by its suffix" and notes["target"] is None
     assert notes["source"] == str(photos / "notes.txt")
     assert a["status"] == b["status"] == "restored" and a["target"] == str(tmp_path / "out" / "a.png")
     assert a["seconds"] > 0 and a["error"] is None and a["scores"] is None
@@ -50,7 +50,7 @@ def test_json_has_a_line_for_each_file_and_one_for_all(model: Path, photos: Path
     assert finished.items() >= {"status": "finished", "restored": 2, "skipped": 0, "left_out": 1, "failed": 1}.items()
     (photos / "bad.png").unlink()
     again = lines(succeeded(run(*command)).stdout)
-    assert [line["status"] for line in again] == ["left out", "skipped", "skipped", "finished"]
+    assert [line["status"] for line in again] == ["left_out", "skipped", "skipped", "finished"]
 
 
 def test_json_of_measured_files(tmp_path: Path) -> None:

@@ -118,7 +118,7 @@ def test_a_failed_write_leaves_nothing(model: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     output.write_text("a file where the folder should be")
     line = error_of(restore(model, output, photo(tmp_path / "a.png")))
-    assert "out is a file: name a folder for the results, or one result, such as restored.png" in line
+    assert f"--output is {output}, a file: name a folder for the results, or one result, such as restored.png" in line
     assert output.read_text().startswith("a file")
 
 

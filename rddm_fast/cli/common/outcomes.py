@@ -59,7 +59,7 @@ class Tally:
 
         self.left_out = len(paths)
         for path in paths if self.as_json else ():
-            self._line("left out", Outcome(path, note=why_not_read(path)))
+            self._line("left_out", Outcome(path, note=why_not_read(path)))
         for line in () if self.quiet else left_out_lines(paths):
             err.print(f"[yellow]left out:[/yellow] {shown(line)}")
 

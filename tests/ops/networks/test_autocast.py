@@ -8,6 +8,12 @@ from cases import GRIDS
 
 from rddm_fast.ops.networks.conv1x1 import conv1x1_reference
 from rddm_fast.ops.networks.residual_block import residual_block_reference
+from rddm_fast.ops.training.conv3x3_weight_gradient import conv3x3_weight_gradient_reference
+from rddm_fast.ops.training.group_norm_silu_training import (
+    group_norm_silu_backward_reference,
+    group_norm_silu_training_reference,
+)
+from rddm_fast.ops.training.pixel_attention import pixel_attention_backward_reference, pixel_attention_reference
 
 AUTOCAST = [torch.bfloat16, torch.float16]
 
@@ -40,4 +46,29 @@ def test_convolutions_are_those_of_float32_under_autocast(dtype: torch.dtype) ->
     plain = both()
     with torch.autocast("cpu", dtype=dtype):
         under = both()
+    assert all(torch.equal(a, b) and a.dtype == b.dtype for a, b in zip(plain, under, strict=True))
+
+
+@pytest.mark.parametrize("dtype", AUTOCAST)
+def test_training_s_ops_are_those_of_float32_under_autocast(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    x, one, images, statistics = draw(2, 9, 8), torch.ones(8), draw(2, 8, 4, 4), draw(2, 2, 2)
+    weights, context = (draw(24, 8), draw(8, 8)), (draw(2, 8), draw(2, 8, 4))
+
+    def all_of_them() -> list[torch.Tensor]:
+        return [
+            *pixel_attention_reference(x, *weights, one, 2, 0.5),
+            *pixel_attention_backward_reference(x.sin(), x, *weights, *context, 2, 0.5),
+            *group_norm_silu_training_reference(images, one, one, 2, 1e-5, None),
+            *group_norm_silu_backward_reference(images.sin(), images, one, one, 2, None, statistics),
+            *conv3x3_weight_gradient_reference(images.sin(), images),
+        ]
+
+    plain = all_of_them()
+    with torch.autocast("cpu", dtype=dtype):
+        under = all_of_them()
     assert all(torch.equal(a, b) and a.dtype == b.dtype for a, b in zip(plain, under, strict=True))

@@ -57,15 +57,15 @@ def test_one_result_has_the_name_that_was_given(model: Path, photo: Path, tmp_pa
 
 def test_several_results_need_a_folder(model: Path, photo: Path, tmp_path: Path) -> None:
     target = tmp_path / "restored.png"
-    ending = "name of one result, not of a folder for those of {}: name a folder"
-    assert ending.format("2 inputs") in error_of(restore(model, target, photo, photo))
-    assert ending.format(f"the folder {photo.parent}") in error_of(restore(model, target, photo.parent))
-    assert "restored.gif cannot be written: use one of .bmp" in error_of(
+    for given, named in (((photo, photo), "2 inputs"), ((photo.parent,), f"the folder {photo.parent}")):
+        line = error_of(restore(model, target, *given))
+        ending = f"the name of one result and not of a folder for those of {named}: name a folder"
+        assert line == f"error: --output is {target}, {ending}"
+    assert "restored.gif, which cannot be written: use one of .bmp" in error_of(
         restore(model, target.with_suffix(".gif"), photo)
     )
-    assert "would overwrite" in error_of(restore(model, photo, photo)) and "choose another name" in error_of(
-        restore(model, photo, photo)
-    )
+    line = error_of(restore(model, photo, photo))
+    assert line == f"error: --output is {photo}, the image that it would be the result of: choose another name"
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
     target.mkdir()  # a folder that is named like a picture is a folder
     succeeded(restore(model, target, photo))
