@@ -10,6 +10,7 @@ import base64
 import hashlib
 import html
 import io
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -28,6 +29,7 @@ PAGE = Path(__file__).parent / "page"
 MOST_SIDE = 1600
 """Pictures are scaled down to this side: sharp on a screen, and a hundred of them make a file that a browser opens."""
 MOST_PICTURES = 500
+_NO_TEXT = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -144,5 +146,5 @@ def _part(name: str) -> str:
 
 
 def _text(text: str) -> str:
-    """Return a text for HTML; a character that none can be, such as half of a pair, is written as an escape."""
-    return html.escape(text.encode("utf-8", "backslashreplace").decode())
+    r"""Return a text for HTML; what no text holds, such as a byte that is no UTF-8, is written as an escape, \x1b."""
+    return html.escape(_NO_TEXT.sub(lambda found: found[0].encode("unicode_escape").decode(), text))

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -34,7 +35,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    for name in ("a.png", "<b> & $c.png"):
+    for name in ("a.png", "<b> & $c\x1b.png"):
         write_image(tmp_path / "in" / name, Picture(pixels=torch.rand(3, 20, 30)))
     return tmp_path / "in"
 
@@ -74,7 +75,7 @@ def test_the_page_of_a_folder(model: Path, photos: Path, tmp_path: Path) -> None
     assert told.exit_code == 1 and f"page: {page}" in told.stdout
     text = page.read_text(encoding="utf-8")
     found = Elements(text)
-    assert found.texts["figcaption"] == ["<b> & $c.png", "a.png"]
+    assert found.texts["figcaption"] == [r"<b> & $c\x1b.png", "a.png"]
     assert re.fullmatch(r"30x20, \d+\.\d s", found.texts["small"][0])
     assert "bad.png is not a readable JPEG" in "".join(found.texts["li"]) and "1 failed" in found.texts["p"][0]
     images = found.attributes("img")
@@ -118,9 +119,10 @@ def test_large_pictures_and_profiles_and_many(photos: Path, tmp_path: Path, monk
     write_image(tmp_path / "large.png", Picture(pixels=torch.rand(3, 20, 40), icc=profile))
     monkeypatch.setattr(report, "MOST_SIDE", 20)
     monkeypatch.setattr(report, "MOST_PICTURES", 1)
-    pairs = [Pair("large", tmp_path / "large.png", tmp_path / "large.png", "3 s")] * 3
+    pairs = [Pair(os.fsdecode(b"large\xe9"), tmp_path / "large.png", tmp_path / "large.png", "3 s")] * 3
     write_report(tmp_path / "page.html", pairs, title="T")
     found = Elements((tmp_path / "page.html").read_text(encoding="utf-8"))
+    assert found.texts["figcaption"] == [r"large\udce9"]
     assert found.texts["small"][0] == "40x20, shown smaller, 3 s"
     assert "2 more pictures are not shown: a page holds 1" in found.texts["li"]
     after = found.attributes("img")[0]
