@@ -179,7 +179,15 @@ def main() -> None:
             ),
         ],
         package_dir={"rddm_fast.kernels": "kernels", "rddm_fast.benchmarks": "benchmarks"},
-        package_data={"rddm_fast": ["py.typed", "models/NOTICE.md", "models/built_in/**", "restoration/photos/**"]},
+        package_data={
+            "rddm_fast": [
+                "py.typed",
+                "models/NOTICE.md",
+                "models/built_in/**",
+                "restoration/photos/**",
+                "restoration/page/*",
+            ]
+        },
         ext_modules=[Extension("rddm_fast._C", sources=[])],
         cmdclass={"build_ext": CMakeBuild, "build_py": CleanBuildPy},
     )

@@ -9,16 +9,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
-import torch
 import typer
 from rich.markup import escape
-from torch import Tensor
 
 from ..system.files import write_text_whole
-from .common.app import Device, Where, command, device_of, out, progress_bar
+from .common.app import Device, Where, command, device_of, out
+from .common.progress import progress_bar
 
 if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
     from ..diffusion.noise_network import NoiseDiffusion
     from ..theory.steps import Step
 
@@ -149,6 +150,9 @@ def steps_of(model: NoiseDiffusion, settings: dict[str, Any]) -> list[Step]:
 
 def generator_of_batch(seed: int, number: int) -> torch.Generator:
     """Make the generator of a batch's noise, on the CPU: the same noise for every device."""
+    import numpy as np
+    import torch
+
     state = np.random.SeedSequence([seed, number]).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(state[0]))
 
@@ -160,6 +164,8 @@ def images_of_batch(
 
     The noise is drawn for all `batch` images, so that it does not depend on `count`. `options` are those of `sample`.
     """
+    import torch
+
     generator = generator_of_batch(seed, number)
     side = model.image_size
     assert side is not None
@@ -180,6 +186,8 @@ def _write(path: Path, image: Tensor) -> None:
 
 def _digest(model: NoiseDiffusion, folder: Path) -> str:
     """Return a hash of everything that the images depend on in the folder: the weights and the two configurations."""
+    import torch
+
     found = hashlib.sha256()
     for name in ("unet/config.json", "scheduler/scheduler_config.json"):
         found.update((folder / name).read_bytes())

@@ -6,14 +6,14 @@ import json
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import typer
 from rich import box
 from rich.markup import escape
 from rich.table import Table
 
 from ..system.files import write_text_whole
-from .common.app import MOST_SEED, command, out, progress_bar
+from .common.app import MOST_SEED, command, out
+from .common.progress import progress_bar
 
 
 @command
@@ -35,6 +35,8 @@ def demo(
     ] = None,
 ) -> None:
     """Degrade and restore the package's photographs; compare quality and time with the eager reference."""
+    import torch
+
     from ..restoration import demo as demonstration
 
     results = []

@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
 import typer
 from rich.table import Table
 
-from .common.app import Device, Where, command, device_of, err, out, progress_bar, size_of
+from .common.app import Device, Where, command, device_of, err, out, size_of
 from .common.console import shown
+from .common.progress import progress_bar
+
+if TYPE_CHECKING:
+    import torch
 
 
 class Space(str, Enum):
@@ -99,6 +102,8 @@ def evaluate(
 
 def _device(choice: Device) -> torch.device:
     """Choose the device; with several processes and several GPUs each process has its own GPU."""
+    import torch
+
     device = device_of(choice)
     if device.type == "cuda":
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())

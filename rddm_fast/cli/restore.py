@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .common.app import MOST_SEED, Device, Model, Precision, Where, command, device_of, dtype_of, out, progress_bar
+from .common.app import MOST_SEED, Device, Model, Precision, Where, command, device_of, dtype_of
 from .common.console import shown
 from .common.models import model_named
 from .common.outcomes import Tally
+from .common.progress import progress_bar
 from .inverse.solve import Degrade, Eta, EtaB, Method, Official, OperatorName, Prior, SigmaY, Travel, solver_of
+from .seeing.page import Page
 
 if TYPE_CHECKING:
     from ..restoration.restore import Outcome
@@ -31,8 +33,8 @@ def restore(
         typer.Option(
             "--output",
             "-o",
-            file_okay=False,
-            help="Folder for the results, which keep their names. If it lies in an input folder, it is left out there.",
+            help="Folder for the results, which keep their names, or the one input's result, such as restored.png. If "
+            "the folder lies in an input folder, it is left out there.",
         ),
     ],
     model: Model = "derain",
@@ -63,6 +65,22 @@ def restore(
         typer.Option(min=0, help="Overlap of neighbouring tiles in pixels; with --method the default is a quarter."),
     ] = 32,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Also restore files whose result exists.")] = False,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Also write FILE.compare.png beside each result: before and after.")
+    ] = False,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            dir_okay=False, help="Also write one page, such as report.html, with a before/after slider for each result."
+        ),
+    ] = None,
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="Print one JSON object per line: for each file, and in the end the counts."),
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Print nothing but errors, and what --json prints.")
+    ] = False,
     device: Where = Device.auto,
     dtype: Precision = None,
     compile: Annotated[
@@ -118,29 +136,51 @@ def restore(
         solver = solver_of(device_of(device), published, method=method, **formula, **settings)
         work = partial(solve_files, solver, degrade=degrade)
 
-    tally = Tally()
+    page = None if html is None else Page(html, degrade=degrade)
+    tally = Tally(quiet=quiet, as_json=as_json)
     measured: list[Scores] = []
-    with progress_bar() as bar:
+    with progress_bar(quiet=quiet) as bar:
         files = bar.add_task("restoring", total=None)
         tiles = bar.add_task("tiles" if method is None else "steps", total=None, visible=False)
 
+        begun = 0
+
         def on_start(number: int, count: int, path: Path) -> None:
+            nonlocal begun
+            begun = number
             bar.update(files, completed=number, total=count, description=shown(path.name))
             bar.update(tiles, visible=False)
 
         def advance(done: int, count: int) -> None:
             bar.update(tiles, completed=done, total=count, visible=True)
+            bar.update(files, completed=begun + done / count)
 
-        for outcome in work(inputs, output, mask=mask, overwrite=overwrite, on_start=on_start, advance=advance):
+        for outcome in work(
+            inputs,
+            output,
+            mask=mask,
+            overwrite=overwrite,
+            compare=compare,
+            on_left_out=tally.leaves_out,
+            on_start=on_start,
+            advance=advance,
+        ):
+            if page is not None:
+                page.add(outcome)
+            if outcome.skipped:
+                bar.begin_after(files, begun + 1)
             if tally.restores(outcome):
                 note = f", {outcome.note}" if outcome.note else ""
-                out.print(f"{shown(outcome.target)}  {outcome.seconds:.2f} s{note}")
+                tally.says(f"{shown(outcome.target)}  {outcome.seconds:.2f} s{note}")
                 if outcome.scores is not None:
                     measured.append(outcome.scores)
-                    out.print(f"  {_text(outcome.scores)}")
+                    tally.says(f"  {_text(outcome.scores)}")
     if len(measured) > 1:
-        out.print(f"mean of {len(measured)}: {_text(_means(measured))}")
-    tally.finish(output)
+        tally.says(f"mean of {len(measured)}: {_text(_means(measured))}")
+    if page is not None:
+        page.write(model if method is None else f"{method}, {operator}")
+        tally.says(f"page: {shown(page.path)}")
+    tally.finish(output, **({} if page is None else {"page": str(page.path)}))
 
 
 def _text(scores: Scores) -> str:

@@ -16,7 +16,8 @@ from rich.markup import escape
 
 from ..system.processes import rank
 from ..training.settings import DataSettings, ModelSettings, Settings, SettingsError, TrainSettings
-from .common.app import command, err, out, progress_bar
+from .common.app import command, err, out
+from .common.progress import progress_bar
 
 _PANELS: dict[type[Settings], str | None] = {DataSettings: None, ModelSettings: "Network", TrainSettings: "Run"}
 
@@ -93,7 +94,7 @@ def train(
         raise ValueError("a run needs a folder for its checkpoints and its model: pass --output")
     with _warnings_as_sentences():
         trainer = trainer_of(run, output, new_data=new_data)
-    with trainer.alone(), progress_bar() as bar, _warnings_as_sentences():
+    with trainer.alone(), progress_bar(lines=False) as bar, _warnings_as_sentences():
         if rank() == 0:
             write_text_whole(output / "settings.json", run.text("json"))
         task = bar.add_task("training", total=run.train.steps, completed=trainer.step)

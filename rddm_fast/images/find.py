@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from os import PathLike
 from pathlib import Path
 
-from .picture import READ_SUFFIXES, WRITE_SUFFIXES, ImageError
+from .formats import WRITE_SUFFIXES, is_picture, left_out_lines, read_suffixes
+from .picture import ImageError
 
 PathOrText = str | PathLike[str]
 
@@ -17,7 +18,8 @@ def find_images(inputs: PathOrText | Iterable[PathOrText]) -> list[Path]:
 
     Args:
         inputs: a file or folder, or several. A folder stands for all images in it and below it, recognised by their
-            suffix (`READ_SUFFIXES`, in upper or lower case), without hidden files. A file is taken whatever its suffix.
+            suffix (`formats.read_suffixes`, in upper or lower case), without hidden files. A file is taken whatever
+            its suffix.
 
     Raises:
         ImageError: an input does not exist, a folder holds no image, or nothing is given.
@@ -30,7 +32,11 @@ def find_images(inputs: PathOrText | Iterable[PathOrText]) -> list[Path]:
 
 
 def images_of(
-    given: PathOrText, *, leave_out: Path | None = None, unusable: Callable[[Path, ImageError], None] | None = None
+    given: PathOrText,
+    *,
+    leave_out: Path | None = None,
+    unusable: Callable[[Path, ImageError], None] | None = None,
+    no_image: Callable[[Path], None] | None = None,
 ) -> list[tuple[Path, Path]]:
     """Find the images of one file or folder, each with its root, the folder that its name is relative to.
 
@@ -41,6 +47,7 @@ def images_of(
         leave_out: a folder whose images are left out if it lies below `given`.
         unusable: called for each folder below `given` that cannot be read. With it what is named like an image and is
             no file, such as a link to nowhere, counts as an image, so that reading it says what it is.
+        no_image: called for each file below `given` that its suffix excludes, hidden ones aside, in sorted order.
 
     Raises:
         ImageError: as `find_images` does.
@@ -61,13 +68,18 @@ def images_of(
         if unusable is not None:
             unusable(folder, error)
 
-    images = _walked(path, leave_out, tell)
+    others: list[Path] = []
+    images = _walked(path, leave_out, tell, others.append)
     if unusable is None:
         images = [image for image in images if os.path.isfile(image)]
     if not images and told and unusable is None:
         raise told[0]
     if not images and not told:
-        raise ImageError(f"{path} holds no image ({', '.join(sorted(READ_SUFFIXES))})")
+        pictures = [other for other in others if is_picture(other)]
+        told_of = f"; {'; '.join(left_out_lines(pictures))}" if pictures else ""
+        raise ImageError(f"{path} holds no image ({', '.join(sorted(read_suffixes()))}){told_of}")
+    for other in others if no_image is not None else ():
+        no_image(other)  # type: ignore[misc]
     return [(image, path) for image in images]
 
 
@@ -76,7 +88,12 @@ def images_below(folder: Path) -> list[Path]:
     return [path for path in _walked(folder, None, lambda folder, error: None) if os.path.isfile(path)]
 
 
-def _walked(folder: Path, leave_out: Path | None, unusable: Callable[[Path, ImageError], None]) -> list[Path]:
+def _walked(
+    folder: Path,
+    leave_out: Path | None,
+    unusable: Callable[[Path, ImageError], None],
+    no_image: Callable[[Path], object] = lambda path: None,
+) -> list[Path]:
     """List what is named like an image in a folder and below it, sorted; linked folders are not entered."""
 
     def failed(error: OSError) -> None:
@@ -92,7 +109,13 @@ def _walked(folder: Path, leave_out: Path | None, unusable: Callable[[Path, Imag
             if not name.startswith(".") and (avoided is None or os.path.realpath(os.path.join(here, name)) != avoided)
         )
         found += [Path(here, name) for name in files if not name.startswith(".")]
-    return sorted(path for path in found if path.suffix.lower() in READ_SUFFIXES)
+    suffixes, images = read_suffixes(), []
+    for path in sorted(found):
+        if path.suffix.lower() in suffixes:
+            images.append(path)
+        else:
+            no_image(path)
+    return images
 
 
 def output_path(source: PathOrText, root: PathOrText, out_dir: PathOrText) -> Path:
@@ -106,12 +129,63 @@ def output_path(source: PathOrText, root: PathOrText, out_dir: PathOrText) -> Pa
     return target if source.suffix.lower() in WRITE_SUFFIXES else target.with_suffix(".png")
 
 
-def plan_outputs(found: Sequence[tuple[Path, Path]], out_dir: PathOrText) -> list[tuple[Path, Path]]:
+def named_file(inputs: Sequence[PathOrText], output: PathOrText) -> Path | None:
+    """Return `output` if it is the name of the one input's result, such as restored.png; None if it is a folder.
+
+    It names a result if it ends as a picture's name does, and no folder of that name is there.
+
+    Raises:
+        ImageError: it names one result and there are several inputs or a folder, a format that is not written, or a
+            file that is no picture.
+    """
+    path = Path(output)
+    if os.path.isdir(path):
+        return None
+    if not is_picture(path):
+        if os.path.isfile(path):
+            raise ImageError(
+                f"output is {path}, a file: name a folder for the results, or one result, such as restored.png"
+            )
+        return None
+    if path.suffix.lower() not in WRITE_SUFFIXES:
+        raise ImageError(f"output is {path}, which cannot be written: use one of {', '.join(sorted(WRITE_SUFFIXES))}")
+    if len(inputs) != 1 or os.path.isdir(inputs[0]):
+        given = f"{len(inputs)} inputs" if len(inputs) != 1 else f"the folder {inputs[0]}"
+        raise ImageError(
+            f"output is {path}, the name of one result and not of a folder for those of {given}: name a folder"
+        )
+    return path
+
+
+def check_beside(plan: Sequence[tuple[Path, Path]], beside: Callable[[Path], Path], what: str) -> None:
+    """Check that a second file beside each result is written over no input and no other result.
+
+    Args:
+        plan: from `plan_outputs`.
+        beside: takes the path of a result, and returns that of the second file; results differ, and so must these.
+        what: what it is, for the error, such as "comparison".
+
+    Raises:
+        ImageError: it would be.
+    """
+    taken = {os.path.realpath(path): source for source, target in plan for path in (source, target)}
+    for source, target in plan:
+        path = beside(target)
+        if other := taken.get(os.path.realpath(path)):
+            raise ImageError(
+                f"the {what} of {source} would be written to {path}, which belongs to {other}: rename one of them"
+            )
+
+
+def plan_outputs(
+    found: Sequence[tuple[Path, Path]], out_dir: PathOrText, file: Path | None = None
+) -> list[tuple[Path, Path]]:
     """Decide where each result goes, before any work is done.
 
     Args:
         found: (image, root) as `images_of` returns them; an image that appears twice counts once.
         out_dir: the folder below which results keep their names relative to the root.
+        file: where the result of the only image goes instead.
 
     Returns:
         (image, where its result goes) for each image.
@@ -124,7 +198,7 @@ def plan_outputs(found: Sequence[tuple[Path, Path]], out_dir: PathOrText) -> lis
     for source, root in found:
         if source in plan:
             continue
-        target = output_path(source, root, out_dir)
+        target = output_path(source, root, out_dir) if file is None else file
         if other := sources.get(target):
             raise ImageError(f"{other} and {source} would both be written to {target}; rename one of them")
         plan[source] = target
@@ -133,5 +207,7 @@ def plan_outputs(found: Sequence[tuple[Path, Path]], out_dir: PathOrText) -> lis
     originals = {os.path.realpath(source) for source in plan}
     for source, target in plan.items():
         if os.path.realpath(target) in originals:
+            if file is not None:
+                raise ImageError(f"output is {file}, the image that it would be the result of: choose another name")
             raise ImageError(f"the result of {source} would overwrite {target}; choose another output folder")
     return list(plan.items())

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from ..system.errors import one_line, quoted
 from .find import images_below
-from .picture import READ_SUFFIXES
+from .formats import read_suffixes
 
 LIST_SUFFIXES = frozenset({".flist", ".txt"})
 
@@ -122,7 +122,7 @@ def _find(source: str | PathLike[str]) -> list[_Found]:
         found = [_Found(path, path.stem)]
     elif glob.has_magic(str(source)):
         matches = sorted(map(Path, _matching(str(source))))
-        images = [match for match in matches if match.suffix.lower() in READ_SUFFIXES and os.path.isfile(match)]
+        images = [match for match in matches if match.suffix.lower() in read_suffixes() and os.path.isfile(match)]
         found = _named(images, [""] * len(images))
     else:
         raise DataError(f"{quoted(source)} does not exist")

@@ -31,10 +31,7 @@ from ..system.extras import require
 from ..system.files import write_whole
 from ..system.memory import out_of_memory
 from ..system.silence import silent_stderr
-
-FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF")
-READ_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif"})
-WRITE_SUFFIXES = READ_SUFFIXES - {".gif"}
+from .formats import WRITE_SUFFIXES, formats, is_heic
 
 _JPEG: dict[str, Any] = {"format": "JPEG", "quality": 95, "subsampling": 0}
 _TIFF: dict[str, Any] = {"format": "TIFF", "compression": "tiff_deflate"}
@@ -101,7 +98,7 @@ def sides(image: Tensor) -> str:
 
 
 def read_image(path: str | PathLike[str]) -> Picture:
-    """Read a JPEG, PNG, TIFF, BMP, WebP or GIF file. Its content decides, not its suffix.
+    """Read a JPEG, PNG, TIFF, BMP, WebP, GIF or, with pillow-heif, HEIC file. Its content decides, not its suffix.
 
     The EXIF orientation is applied. Palettes become colours. CMYK becomes RGB by Pillow's plain formula, and the
     CMYK profile is dropped. 1, 2 and 4 bits per sample become 8.
@@ -115,15 +112,15 @@ def read_image(path: str | PathLike[str]) -> Picture:
     data = _read_bytes(path)
     pil = require("PIL.Image", "cli")
     try:
-        with _quiet(data), pil.open(io.BytesIO(data), formats=FORMATS) as image:
+        with _quiet(data), pil.open(io.BytesIO(data), formats=formats()) as image:
             bits = _bits_per_sample(image, data)
             if bits not in (1, 2, 4, 8, 16):
                 raise ImageError(f"{path} has {bits}-bit or floating-point samples; use 8 or 16 bits")
             if bits == 16 and image.mode in ("CMYK", "LAB"):
                 raise ImageError(f"{path} is {image.mode} with 16-bit samples; convert it to RGB first")
-            # A phone's JPEG may carry a second picture (MPO); the first is the photograph.
+            # A phone's JPEG (MPO) or HEIC may carry more pictures; the one shown is the photograph.
             frames = getattr(image, "n_frames", 1)
-            if frames > 1 and image.format != "MPO":
+            if frames > 1 and image.format not in ("MPO", "HEIF"):
                 raise ImageError(f"{path} holds {frames} frames or pages; split it into single images first")
             image.load()
             samples, grey = _samples(image, data, bits)
@@ -133,6 +130,8 @@ def read_image(path: str | PathLike[str]) -> Picture:
     except (ImageError, ImportError, MemoryError):
         raise
     except pil.UnidentifiedImageError:
+        if is_heic(data) and "HEIF" not in formats():
+            raise ImageError(f"{path} is HEIC: pip install pillow-heif, and it is read") from None
         raise ImageError(f"{path} is not a readable JPEG, PNG, TIFF, BMP, WebP or GIF image") from None
     except pil.DecompressionBombError as error:
         raise ImageError(f"{path} is too large to be trusted: {error}") from error

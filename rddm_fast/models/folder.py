@@ -26,6 +26,7 @@ from ..system.extras import require
 from ..system.files import write_text_whole, write_whole
 from ..theory.schedule import Schedule
 from .architecture import built_networks, check_dtypes
+from .catalogue import BUILT_IN as MODELS
 from .config import COLD, DIFFUSION, RDDM, checked_config
 from .errors import ModelError, reading
 
@@ -37,7 +38,6 @@ _USED_BY = {
     COLD_FORMAT: "a restorer of Cold Diffusion, not an RDDM model: use `rddm-fast cold` and `load_cold_restorer`",
 }
 """What a folder of each format is, and what takes it."""
-MODELS = Path(__file__).parent / "built_in"
 M = TypeVar("M", ResidualDiffusion, ColdRestorer)
 
 

@@ -12,7 +12,7 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -21,13 +21,14 @@ from torch import Tensor
 
 from ..diffusion.residual import ResidualDiffusion
 from ..fast.engine import FastSampler
-from ..images.find import PathOrText, images_of, plan_outputs
+from ..images.find import PathOrText, check_beside, images_of, named_file, plan_outputs
 from ..images.pairs import masks_of
 from ..images.picture import ImageError, Picture, read_image, sides, write_image
 from ..system.errors import one_line
 from ..system.files import remove_unfinished
 from ..system.memory import out_of_memory
 from ..system.processes import rank, share
+from .compare import View, before_and_after, compared_path, write_comparison
 from .tiles import check_overlap, tiled
 
 
@@ -153,6 +154,7 @@ class Outcome:
     Attributes:
         scores: PSNR in dB and SSIM of each image that was compared with the clean one, by name; None without one.
         note: how it was restored otherwise than asked for, such as in smaller tiles; None if as asked for.
+        comparison: the picture that shows the file and its result side by side; None if not asked for.
         cause: the exception that the error tells of, for its traceback.
     """
 
@@ -163,6 +165,7 @@ class Outcome:
     error: str | None = None
     scores: Mapping[str, tuple[float, float]] | None = None
     note: str | None = None
+    comparison: Path | None = None
     cause: Exception | None = None
 
 
@@ -176,7 +179,12 @@ class Plan:
 
 
 def plan(
-    inputs: Sequence[PathOrText], output: PathOrText, mask: PathOrText | None = None, *, needs_mask: bool = False
+    inputs: Sequence[PathOrText],
+    output: PathOrText,
+    mask: PathOrText | None = None,
+    *,
+    needs_mask: bool = False,
+    on_left_out: Callable[[Sequence[Path]], None] | None = None,
 ) -> Plan:
     """Decide what to restore and where the results go, before any work is done.
 
@@ -185,34 +193,39 @@ def plan(
 
     Args:
         inputs: image files and folders.
-        output: the folder for the results.
+        output: the folder for the results, or the name of the one input's result, such as restored.png.
         mask: the mask's file, or the folder of masks matched by name.
         needs_mask: whether the model takes a mask.
+        on_left_out: as in `restore_files`.
 
     Raises:
-        ImageError: results would overwrite each other or an input.
+        ImageError: results would overwrite each other or an input, or `output` is a file that is not the one result.
         ValueError: the model needs a mask and none is given, or the reverse; a mask has no image or an image no mask.
     """
+    file = named_file(inputs, output)
     found: list[list[tuple[Path, Path]]] = []
     failures: list[Outcome] = []
+    left_out: list[Path] = []
 
     def failed(path: Path, error: ImageError) -> None:
         failures.append(Outcome(path, error=str(error), cause=error))
 
     for given in inputs:
         try:
-            found.append(images_of(given, leave_out=Path(output), unusable=failed))
+            found.append(images_of(given, leave_out=Path(output), unusable=failed, no_image=left_out.append))
         except ImageError as error:
             failed(Path(given), error)
     if needs_mask and mask is None:
         raise ValueError("this model was trained with a mask: pass mask=, its file or a folder of masks")
     if mask is not None and not needs_mask:
         raise ValueError("this model takes no mask: leave mask= out")
-    files = plan_outputs([image for images in found for image in images], output)
+    files = plan_outputs([image for images in found for image in images], output, file)
     masks: dict[Path, Path] = {}
     if mask is not None:
         for images in found:
             masks.update(masks_of(images, mask))
+    if left_out and on_left_out is not None and rank() == 0:
+        on_left_out(list(dict.fromkeys(left_out)))
     return Plan(files, masks, failures)
 
 
@@ -223,26 +236,31 @@ def restore_files(
     *,
     mask: PathOrText | None = None,
     overwrite: bool = False,
+    compare: bool = False,
+    on_left_out: Callable[[Sequence[Path]], None] | None = None,
     on_start: Callable[[int, int, Path], None] | None = None,
     advance: Callable[[int, int], None] | None = None,
 ) -> Iterator[Outcome]:
     """Restore files and folders of images into the folder `output`, keeping names; yields one Outcome per file.
 
-    A file that cannot be read or written becomes an outcome with an error, and the rest is still restored. A file
-    whose result exists is skipped unless `overwrite` is true, so that an interrupted run can be resumed. Each result
-    appears whole or not at all. Under `torchrun` and `accelerate launch` each process restores its own share of the
-    files; only the first one reports the inputs that cannot be used.
+    One file can be restored into the file `output`. A file that cannot be read or written becomes an outcome with an
+    error, and the rest is still restored. A file whose result exists is skipped unless `overwrite` is true, so that an
+    interrupted run can be resumed. Each result appears whole or not at all. Under `torchrun` and `accelerate launch`
+    each process restores its own share of the files; only the first one reports the inputs that cannot be used.
 
     Args:
         restorer: the model with its settings.
         inputs: image files, and folders, which stand for every image below them.
-        output: the folder for the results.
+        output: the folder for the results, or the name of the one input's result, such as restored.png.
         mask: the mask's file, or the folder of masks matched by name, for models that take one.
         overwrite: also restore files whose result exists.
+        compare: also write each file and its result side by side (`compare.compared_path`), where that is not done.
+        on_left_out: called once, before the first file, with the files in folders whose suffix is not that of a picture
+            that is read (`images.formats.why_not_read`); not called if there are none.
         on_start: called before each file with its number from 0, how many there are, and its path.
         advance: called after each tile of a file with the number done and the number in all.
     """
-    planned = plan(inputs, output, mask, needs_mask=restorer.needs_mask)
+    planned = plan(inputs, output, mask, needs_mask=restorer.needs_mask, on_left_out=on_left_out)
 
     def work(picture: Picture, mask: Picture | None, target: Path) -> Done:
         used: PictureRestorer | None = restorer
@@ -256,7 +274,10 @@ def restore_files(
             used = used.smaller(picture)
         raise MemoryError(failure)
 
-    yield from each_file(planned, work, overwrite=overwrite, on_start=on_start, advice="make it smaller")
+    if compare:
+        check_beside(planned.files, compared_path, "comparison")
+    views = before_and_after if compare else None
+    yield from each_file(planned, work, overwrite=overwrite, views=views, on_start=on_start, advice="make it smaller")
 
 
 def _within_memory(
@@ -285,11 +306,15 @@ class Done:
     note: str | None = None
 
 
+Views = Callable[[Path, Path], list[View]]
+
+
 def each_file(
     planned: Plan,
     work: Callable[[Picture, Picture | None, Path], Done],
     *,
     overwrite: bool,
+    views: Views | None = None,
     on_start: Callable[[int, int, Path], None] | None,
     advice: str,
 ) -> Iterator[Outcome]:
@@ -301,6 +326,7 @@ def each_file(
         planned: from `plan`.
         work: takes the picture, its mask and the path of its result; writes the result, and tells of it.
         overwrite: also work on files whose result exists.
+        views: takes a file and its result, and returns what is compared; None for no comparison.
         on_start: as in `restore_files`.
         advice: what to do about a picture that needs too much memory.
     """
@@ -313,6 +339,10 @@ def each_file(
             on_start(number, len(files), source)
         try:
             outcome = _outcome(source, target, planned.masks.get(source), work, overwrite)
+            beside = compared_path(target)
+            if views is not None and not (outcome.skipped and _is_result(beside)):
+                write_comparison(beside, views(source, target))
+            outcome = replace(outcome, comparison=beside if views is not None else None)
         except ImageError as error:
             outcome = Outcome(source, error=str(error), cause=error)
         except Exception as error:

@@ -7,7 +7,6 @@ for outcome in solve_files(solver, ["small"], "large"):
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +17,14 @@ from torch import Tensor
 
 from ..diffusion.residual import ResidualDiffusion
 from ..fast.prior import FastPrior
-from ..images.find import PathOrText
+from ..images.find import PathOrText, check_beside
 from ..images.picture import ImageError, Picture, sides, write_image
 from ..inverse.operator import Operator
 from ..inverse.operators.named import named, parsed
 from ..inverse.restore import check_settings, walk_of
 from ..inverse.windows import restore_windows, windows
 from ..system.extras import require
+from .compare import View, before_and_after, compared_path
 from .measurement import (
     GREY,
     MASKED,
@@ -224,6 +224,8 @@ def solve_files(
     mask: PathOrText | None = None,
     degrade: bool = False,
     overwrite: bool = False,
+    compare: bool = False,
+    on_left_out: Callable[[Sequence[Path]], None] | None = None,
     on_start: Callable[[int, int, Path], None] | None = None,
     advance: Advance | None = None,
 ) -> Iterator[Outcome]:
@@ -232,11 +234,13 @@ def solve_files(
     Args:
         solver: the method with its settings.
         inputs: image files, and folders, which stand for every image below them.
-        output: the folder for the results.
+        output: the folder for the results, or the name of the one input's result.
         mask: the mask's file, or the folder of masks matched by name, white where pixels are missing.
         degrade: take the images as clean: degrade, restore and measure them. A⁺y is written beside each result
             (`degraded_path`), and the outcomes have scores.
         overwrite: also restore files whose result exists.
+        compare: as in `restore_files`; with `degrade` A⁺y, the result and the clean picture are side by side.
+        on_left_out: as in `restore_files`.
         on_start: called before each file with its number from 0, how many there are, and its path.
         advance: called after each step of a file with the number done and the number in all.
 
@@ -250,9 +254,9 @@ def solve_files(
         require("torchmetrics.functional.image", "metrics")
     else:
         check_measurable(solver.operator)
-    planned = plan(inputs, output, mask, needs_mask=mask is not None)
+    planned = plan(inputs, output, mask, needs_mask=mask is not None, on_left_out=on_left_out)
     if degrade:
-        _check_degraded(planned.files)
+        check_beside(planned.files, degraded_path, "degraded picture")
 
     def work(picture: Picture, mask: Picture | None, target: Path) -> Done:
         if not degrade:
@@ -264,24 +268,20 @@ def solve_files(
         write_image(target, trial.restored)
         return Done(trial.scores)
 
+    views = None
+    if compare:
+        check_beside(planned.files, compared_path, "comparison")
+        views = _degraded_to_clean if degrade else before_and_after
     advice = "make it smaller"
     if solver.name in WINDOWED:
         advice = "use smaller tiles" if solver.tile else "restore it in tiles"
-    yield from each_file(planned, work, overwrite=overwrite, on_start=on_start, advice=advice)
+    yield from each_file(planned, work, overwrite=overwrite, views=views, on_start=on_start, advice=advice)
+
+
+def _degraded_to_clean(source: Path, target: Path) -> list[View]:
+    return [("degraded", degraded_path(target)), ("restored", target), ("clean", source)]
 
 
 def degraded_path(target: Path) -> Path:
     """Where A⁺y of a result goes: out/photo.png has out/photo.degraded.png beside it."""
     return target.with_name(f"{target.stem}.degraded{target.suffix}")
-
-
-def _check_degraded(files: Sequence[tuple[Path, Path]]) -> None:
-    """Raise ImageError if the degraded picture of one file would be written over an input or another's result."""
-    taken = {os.path.realpath(path): source for source, target in files for path in (source, target)}
-    for source, target in files:
-        degraded = degraded_path(target)
-        if other := taken.get(os.path.realpath(degraded)):
-            raise ImageError(
-                f"the degraded picture of {source} would be written to {degraded}, which belongs to {other}: "
-                f"rename one of them"
-            )

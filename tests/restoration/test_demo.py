@@ -10,6 +10,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from rddm_fast.cli import app
+from rddm_fast.models.catalogue import cards
 from rddm_fast.models.folder import MODELS, built_in_models
 from rddm_fast.restoration.demo import run
 
@@ -32,6 +33,14 @@ def test_every_photograph_is_restored_in_few_steps(demo: tuple[str, Path, dict])
     for photograph in numbers["photographs"]:
         assert photograph["ssim_after"] > photograph["ssim_before"]
         assert photograph["psnr_after"] > photograph["psnr_before"] + 5
+
+
+def test_the_catalogue_has_these_numbers(demo: tuple[str, Path, dict]) -> None:
+    _, _, numbers = demo
+    card = next(card for card in cards() if card.name == "derain")
+    for score in ("psnr", "ssim"):
+        measured = [numbers["summary"][f"{score}_{when}"] for when in ("before", "after")]
+        assert measured == pytest.approx(getattr(card, score), abs=0.02, rel=0)
 
 
 def test_the_fast_path_gives_the_eager_reference_s_images(demo: tuple[str, Path, dict]) -> None:

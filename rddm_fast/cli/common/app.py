@@ -8,15 +8,14 @@ import re
 import sys
 from collections.abc import Callable
 from enum import Enum
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 try:
+    import rich  # noqa: F401
     import typer
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 except ModuleNotFoundError as missing:
     sys.exit(f"error: rddm-fast needs {missing.name}: pip install 'rddm_fast[cli]'")
 
-import torch
 import typer.core
 
 from ...system.errors import one_line
@@ -26,7 +25,27 @@ from .console import err, out, printable_streams, shown
 from .models import published_model
 from .wording import as_typed, options_of
 
+if TYPE_CHECKING:  # torch takes a second to import: --help and --version do without
+    import torch
+
+
+class _PlainFlags:
+    """Shows a flag without the `<bool>` that typer adds, which looks as if it took a value."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        parameters: list[Any] = super().get_params(ctx)  # type: ignore[misc]
+        for parameter in parameters:
+            if getattr(parameter, "is_flag", False):
+                parameter.metavar = ""
+        return parameters
+
+
+class _Group(_PlainFlags, typer.core.TyperGroup):
+    """The application itself."""
+
+
 app = typer.Typer(
+    cls=_Group,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Few-step image restoration with Residual Denoising Diffusion Models, fast.",
@@ -34,7 +53,7 @@ app = typer.Typer(
 debug = False
 
 
-class _Command(typer.core.TyperCommand):
+class _Command(_PlainFlags, typer.core.TyperCommand):
     """A command that refuses an empty value: as a path it would be the working folder."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -63,7 +82,12 @@ class Device(str, Enum):
 
 
 # Options that several commands have.
-Model = Annotated[str, typer.Option("--model", "-m", help="A built-in model, a model folder, or a published .pt.")]
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model", "-m", help="A built-in model (rddm-fast models lists them), a model folder, or a published .pt."
+    ),
+]
 Steps = Annotated[int | None, typer.Option(min=1, help="Sampling steps; default: the model's own.")]
 MOST_SEED = 2**63 - 1
 """Every generator takes seeds up to this one."""
@@ -116,9 +140,9 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
             raise
 
     # typer reads options from the signature, so the shared ones replace **published in it.
-    parameters = list(inspect.signature(function, eval_str=True).parameters.values())
+    parameters = list(_signature(function).parameters.values())
     if parameters and parameters[-1].kind is inspect.Parameter.VAR_KEYWORD:
-        parameters[-1:] = list(inspect.signature(published_model, eval_str=True).parameters.values())[1:]
+        parameters[-1:] = list(_signature(published_model).parameters.values())[1:]
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     del run.__wrapped__  # type: ignore[attr-defined]
@@ -126,20 +150,15 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     return app.command(cls=_Command)(run)
 
 
-def progress_bar() -> Progress:
-    """Make a progress bar on stderr that disappears when done, and is not drawn unless stderr is a terminal."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=err,
-        transient=True,
-        disable=not err.is_terminal,
-    )
+def _signature(function: Callable[..., object]) -> inspect.Signature:
+    """Return a signature with the annotations of its parameters evaluated; what is returned may be a class of torch."""
+    returned = {"ResidualDiffusion": object}
+    return inspect.signature(function, eval_str=True, locals=returned)
 
 
 def device_of(choice: Device) -> torch.device:
+    import torch
+
     if choice is Device.cuda and not torch.cuda.is_available():
         raise ValueError("torch finds no CUDA device: use --device cpu, or see rddm-fast env")
     if choice is Device.auto:
@@ -148,6 +167,8 @@ def device_of(choice: Device) -> torch.device:
 
 
 def dtype_of(choice: Dtype | None) -> torch.dtype | None:
+    import torch
+
     return None if choice is None else getattr(torch, choice.value)
 
 

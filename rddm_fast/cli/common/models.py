@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ...diffusion.residual import ResidualDiffusion
-from ...theory.schedule import Schedule
+if TYPE_CHECKING:
+    from ...diffusion.residual import ResidualDiffusion
+    from ...theory.schedule import Schedule
 
 PUBLISHED = "What a published .pt does not store"
 
@@ -62,6 +63,8 @@ def published_model(
 
 
 def _schedule(name: str) -> Schedule:
+    from ...theory.schedule import Schedule
+
     families: dict[str, Callable[[], Schedule]] = {
         "triangular": Schedule.triangular,
         "power": Schedule.power,

@@ -8,9 +8,10 @@ from typing import Annotated
 
 import typer
 
-from ..common.app import MOST_SEED, Device, Precision, Where, command, device_of, dtype_of, out, progress_bar
+from ..common.app import MOST_SEED, Device, Precision, Where, command, device_of, dtype_of, out
 from ..common.console import shown
 from ..common.outcomes import Tally
+from ..common.progress import progress_bar
 
 
 class Algorithm(str, Enum):
@@ -27,7 +28,10 @@ def cold(
         str, typer.Option("--model", "-m", help="The model folder of a training with --degradation cold:NAME.")
     ],
     output: Annotated[
-        Path, typer.Option("--output", "-o", file_okay=False, help="Folder for the results, which keep their names.")
+        Path,
+        typer.Option(
+            "--output", "-o", help="Folder for the results, which keep their names, or the one input's result."
+        ),
     ],
     algorithm: Annotated[
         Algorithm, typer.Option(help="tacos (Algorithm 2), or naive (Algorithm 1), which adds up a restorer's errors.")
@@ -62,7 +66,9 @@ def cold(
         def on_start(number: int, count: int, path: Path) -> None:
             bar.update(files, completed=number, total=count, description=shown(path.name))
 
-        for outcome in restore_files(restorer, inputs, output, overwrite=overwrite, on_start=on_start):
+        for outcome in restore_files(
+            restorer, inputs, output, overwrite=overwrite, on_left_out=tally.leaves_out, on_start=on_start
+        ):
             if tally.restores(outcome):
                 numbers = f"  {_text(measured[-1])}" if degrade else ""
                 out.print(f"{shown(outcome.target)}  {outcome.seconds:.2f} s{numbers}")

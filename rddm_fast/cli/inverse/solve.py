@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
 import typer
 
 from ..common.models import model_named
 
 if TYPE_CHECKING:
+    import torch
+
     from ...restoration.solve import Solver
 
 TILE = 256

@@ -1,0 +1,43 @@
+"""What the built-in models are for, as their config.json says under `info`. It is read without torch."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+BUILT_IN = Path(__file__).parent / "built_in"
+
+
+@dataclass(frozen=True)
+class Card:
+    """A built-in model.
+
+    Attributes:
+        name: what `--model`, `--prior` and `load_model` take.
+        purpose: what it does, in a few words.
+        mask: what is white in the mask that it takes, such as "white in the shadow"; None if it takes none.
+        psnr, ssim: before and after, of what `measured_on` says; PSNR in dB. None if it was not measured by itself.
+        licence: the SPDX identifier of the weights' licence.
+    """
+
+    name: str
+    purpose: str
+    mask: str | None
+    psnr: tuple[float, float] | None
+    ssim: tuple[float, float] | None
+    measured_on: str | None
+    licence: str
+
+
+def cards() -> list[Card]:
+    """Return the built-in models, those that restore by themselves first."""
+    found = [_card(path) for path in sorted(BUILT_IN.glob("*/config.json"))]
+    return sorted(found, key=lambda card: card.psnr is None)
+
+
+def _card(path: Path) -> Card:
+    info = json.loads(path.read_text(encoding="utf-8"))["info"]
+    measured = info.get("measured", {})
+    psnr, ssim = (tuple(measured[name]) if measured else None for name in ("psnr", "ssim"))
+    return Card(path.parent.name, info["purpose"], info.get("mask"), psnr, ssim, measured.get("on"), info["licence"])
