@@ -25,7 +25,8 @@ def convert(
     checkpoint: Annotated[
         str,
         typer.Argument(
-            help="A published training checkpoint, model-N.pt, a model folder or a built-in model.", show_default=False
+            help="A published training checkpoint, model-N.pt, a model folder, hub:OWNER/NAME or a built-in model.",
+            show_default=False,
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the converted model.")],
@@ -36,6 +37,7 @@ def convert(
 ) -> None:
     """Save a model as a folder that needs no further options; of a published checkpoint the EMA weights."""
     from ..models.folder import save_model
+    from ..models.hub import is_on_hub
 
     is_file = Path(checkpoint).is_file()  # of whatever name: a model folder is none
     diffusion = published_model(Path(checkpoint), **published) if is_file else model_named(checkpoint, **published)
@@ -45,5 +47,7 @@ def convert(
         RDDMPipeline.from_rddm(diffusion).save_pretrained(output)
         out.print(f"pipeline: {escape(str(output))}")
     else:
-        save_model(output, diffusion, info={"converted_from": Path(checkpoint).name})
+        save_model(
+            output, diffusion, info={"converted_from": checkpoint if is_on_hub(checkpoint) else Path(checkpoint).name}
+        )
         out.print(f"model: {escape(str(output))}")

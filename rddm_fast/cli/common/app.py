@@ -47,7 +47,9 @@ class Device(str, Enum):
 
 
 # Options that several commands have.
-Model = Annotated[str, typer.Option("--model", "-m", help="A built-in model, a model folder, or a published .pt.")]
+Model = Annotated[
+    str, typer.Option("--model", "-m", help="A built-in model, a model folder, hub:OWNER/NAME, or a published .pt.")
+]
 Steps = Annotated[int | None, typer.Option(help="Sampling steps; default: the model's own.")]
 Batch = Annotated[int, typer.Option(min=1, help="Images per batch.")]
 Where = Annotated[Device, typer.Option(help="Where to compute.")]
