@@ -241,6 +241,16 @@ def test_offload_in_parts_takes_diffusers_loop() -> None:
     assert torch.equal(pipeline(x, generator=seeded(0), output_type="pt").images, expected)
 
 
+def test_compiled_networks() -> None:
+    diffusion, x = small_model(), images(1, 3, 16, 16)
+    pipeline = made(diffusion)
+    expected = pipeline(x, generator=seeded(0), output_type="pt").images
+    pipeline.unet = torch.compile(pipeline.unet, backend="eager")
+    for fast in (True, False):
+        result = pipeline(x, generator=seeded(0), output_type="pt", fast=fast).images
+        torch.testing.assert_close(result, expected, rtol=0, atol=1e-5)
+
+
 def test_without_diffusers_one_sentence_says_what_to_install() -> None:
     code = "import sys; sys.modules['diffusers'] = None; import rddm_fast.integrations.diffusers"
     last = python("-c", code).stderr.splitlines()[-1]
@@ -250,7 +260,7 @@ def test_without_diffusers_one_sentence_says_what_to_install() -> None:
 def test_other_parts_are_named() -> None:
     pipeline = made(small_model())
     pipeline.scheduler = DDIMScheduler()
-    with pytest.raises(ValueError, match=r"^RDDMPipeline needs an RDDMScheduler, not a DDIMScheduler$"):
+    with pytest.raises(ValueError, match=r"^the scheduler of an RDDMPipeline is an RDDMScheduler, not DDIMScheduler$"):
         pipeline(images(1, 3, 8, 8))
     with pytest.raises(ValueError, match=r"^only models made of ResidualUnets .* a pipeline of diffusers, not Known$"):
         RDDMPipeline.from_rddm(known_model(images(1, 3, 8, 8)))

@@ -98,10 +98,10 @@ class RDDMPipeline(DiffusionPipeline):
         Raises:
             ValueError: the scheduler or the networks are not RDDM's.
         """
-        unet, scheduler = self.unet, self.scheduler
-        for part, wanted in ((unet, RDDMUNetModel), (scheduler, RDDMScheduler)):
+        unet, scheduler = getattr(self.unet, "_orig_mod", self.unet), self.scheduler  # what torch.compile wraps
+        for name, part, wanted in (("unet", unet, RDDMUNetModel), ("scheduler", scheduler, RDDMScheduler)):
             if not isinstance(part, wanted):
-                raise ValueError(f"RDDMPipeline needs an {wanted.__name__}, not a {type(part).__name__}")
+                raise ValueError(f"the {name} of an RDDMPipeline is an {wanted.__name__}, not {type(part).__name__}")
         network, settings = unet.config, scheduler.config
         infinite = float("inf")
         diffusion = ResidualDiffusion(
