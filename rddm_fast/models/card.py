@@ -41,7 +41,7 @@ def card(config: dict[str, Any], repository: str) -> str:
     """Return the card: its metadata, what the model does, how it was made, its numbers and the lines that use it.
 
     `info` in the config says what is known: task, licence (an identifier of the Hub, such as apache-2.0), metrics (an
-    object of numbers by name), training and converted_from. All else is read from the model's settings.
+    object of numbers by name), measured_on, training and converted_from. All else is read from the model's settings.
     """
     info = config.get("info", {})
     # A restorer of Cold Diffusion has none of these settings.
@@ -59,6 +59,7 @@ def card(config: dict[str, Any], repository: str) -> str:
     parts = [f"---\n{front}\n---", MARK, f"# {title}", _about(config, info, restores)]
     if metrics:
         rows = "\n".join(f"| {name} | {value} |" for name, value in metrics.items())
+        parts.append(f"Measured on {info.get('measured_on', 'data that this card does not name')}:")
         parts.append(f"| metric | value |\n|---|---|\n{rows}")
     parts.append(f"```python\n{_use(config, f'hub:{repository}', restores)}\n```")
     return "\n\n".join(parts) + "\n"

@@ -76,7 +76,7 @@ def save_model(
         folder: where to write; it is created if needed.
         dtype: the dtype to store the weights in. None keeps theirs; float16 halves the file.
         info: a JSON object to keep with the model: how it was trained, its licence. The card shows its task, licence,
-            metrics (numbers by name), training and converted_from.
+            metrics (numbers by name), measured_on, training and converted_from.
 
     Raises:
         ModelError: the network is not one of `rddm_fast`'s.

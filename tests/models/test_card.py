@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,8 @@ from rddm_fast.diffusion.cold_restorer import ColdRestorer
 from rddm_fast.diffusion.residual_unets import ResidualUnets
 from rddm_fast.images.picture import Picture, read_image, write_image
 from rddm_fast.inverse.cold import Recipe
-from rddm_fast.models.card import MARK, UNNAMED
-from rddm_fast.models.folder import save_model
+from rddm_fast.models.card import MARK, UNNAMED, card
+from rddm_fast.models.folder import MODELS, save_model
 
 
 def card_of(folder: Path) -> tuple[dict[str, Any], str]:
@@ -39,6 +40,15 @@ def test_the_card_says_what_is_known(tmp_path: Path) -> None:
     }
     assert "removes rain from photographs" in text and "| PSNR | 29.7 |\n| SSIM | 0.918 |" in text
     assert "It takes 3 steps by default." in text and "trained for 4500 steps" in text and "from a.pt." in text
+
+
+@pytest.mark.parametrize("name", ["derain", "lowlight", "denoise", "deshadow", "inpaint"])
+def test_the_built_in_models_cards_have_licence_and_numbers(name: str) -> None:
+    text = card(json.loads((MODELS / name / "config.json").read_text()), f"me/{name}")
+    assert 'license: "apache-2.0"' in text
+    (psnr,) = re.findall(r"\| PSNR \| (.*) \|", text)
+    (before,) = re.findall(r"photographs of `rddm-fast demo`, where the degraded ones have (.*) dB", text)
+    assert float(psnr) > float(before) + 5
 
 
 def test_the_card_of_a_model_of_which_nothing_is_known(tmp_path: Path) -> None:
