@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,19 @@ from rddm_fast.theory.schedule import Schedule
 
 
 @pytest.fixture(autouse=True)
-def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test asks the network."""
+def _offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No test asks the network, and the Hub's cache is empty."""
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _code_of_pipelines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """diffusers copies the code that a pipeline brings, and imports it, here instead of in the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder := str(tmp_path_factory.mktemp("modules")))
+        patch.setattr("diffusers.utils.dynamic_modules_utils.HF_MODULES_CACHE", folder)
+        yield
 
 
 def quiet(pipeline: Any) -> Any:
@@ -87,6 +98,17 @@ def test_diffusers_finds_the_pipeline_by_itself(tmp_path: Path) -> None:
     assert type(loaded) is RDDMPipeline
     expected = FastSampler(diffusion)(x, generator=seeded(0))
     assert torch.equal(loaded(x, generator=seeded(0), output_type="pt").images, expected)
+
+
+@pytest.mark.parametrize("found_by", [RDDMPipeline, DiffusionPipeline])
+def test_a_pipeline_on_the_hub(found_by: Any, tmp_path: Path) -> None:
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    repository = tmp_path / "cache" / "models--me--pipeline"
+    made(small_model()).save_pretrained(repository / "snapshots" / commit)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    trusted = {"trust_remote_code": True} if found_by is DiffusionPipeline else {}
+    assert type(found_by.from_pretrained("me/pipeline", **trusted)) is RDDMPipeline
 
 
 def test_our_class_does_not_run_the_folders_code(tmp_path: Path) -> None:
@@ -239,6 +261,22 @@ def test_offload_in_parts_takes_diffusers_loop() -> None:
     cpu_offload(pipeline.unet, torch.device("cpu"))
     assert next(pipeline.unet.parameters()).device.type == "meta"
     assert torch.equal(pipeline(x, generator=seeded(0), output_type="pt").images, expected)
+
+
+def test_networks_that_are_kept_elsewhere_are_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole-model offload: the networks rest on one device, the pipeline computes on another. To torch cpu:0 is one."""
+    diffusion, x = small_model(), images(1, 3, 16, 16)
+    pipeline = made(diffusion)
+    monkeypatch.setattr(RDDMPipeline, "_execution_device", property(lambda _self: torch.device("cpu:0")))
+    folded = []
+    monkeypatch.setattr(
+        "rddm_fast.integrations.diffusers.pipeline.FastSampler",
+        lambda model, **options: folded.append(model.model) or FastSampler(model, **options),
+    )
+    for _ in range(2):
+        result = pipeline(x, generator=seeded(0), output_type="pt").images
+        assert torch.equal(result, FastSampler(diffusion)(x, generator=seeded(0)))
+    assert len(folded) == 1 and folded[0] is not pipeline.unet.model is diffusion.model
 
 
 def test_compiled_networks() -> None:
