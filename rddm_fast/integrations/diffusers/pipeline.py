@@ -98,7 +98,8 @@ class RDDMPipeline(DiffusionPipeline):
         Raises:
             ValueError: the scheduler or the networks are not RDDM's.
         """
-        unet, scheduler = getattr(self.unet, "_orig_mod", self.unet), self.scheduler  # what torch.compile wraps
+        unet: Any = getattr(self.unet, "_orig_mod", self.unet)  # what torch.compile wraps
+        scheduler = self.scheduler
         for name, part, wanted in (("unet", unet, RDDMUNetModel), ("scheduler", scheduler, RDDMScheduler)):
             if not isinstance(part, wanted):
                 raise ValueError(f"the {name} of an RDDMPipeline is an {wanted.__name__}, not {type(part).__name__}")
