@@ -2,6 +2,7 @@
 #
 #   make demo      restore the package's photographs and write demo/demo.png (no GPU needed)
 #   make test      run the tests against the installed package
+#   make test-lowest   the same with the lowest version of every dependency, in .venv-lowest (Python 3.11 or newer)
 #   make check     formatting, lint, types
 #   make develop   an editable installation, for working on the package
 #   make bench     benchmark the ops and one network (of an editable installation)
@@ -9,12 +10,13 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+LOWEST := .venv-lowest
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 SOURCES := setup.py pyproject.toml CMakeLists.txt constraints.txt \
 	$(shell find rddm_fast kernels csrc benchmarks/*.py benchmarks/*/*.py -type f -not -name '*.pyc' -not -name '*.so')
 FORMATTED := csrc/*.cpp csrc/*/* examples/*.cpp tests/ops/cuda_on_host/*.h tests/ops/cuda_on_host/*.cpp
 
-.PHONY: demo test check format develop bench clean
+.PHONY: demo test test-lowest check format develop bench clean
 
 demo: $(VENV)/installed-demo
 	$(BIN)/rddm-fast demo --output demo/demo.png --json demo/demo.json
@@ -22,6 +24,9 @@ demo: $(VENV)/installed-demo
 # Two files at once; threads that wait must sleep, or the two processes take each other's cores.
 test: $(VENV)/installed-test
 	OMP_WAIT_POLICY=passive $(BIN)/pytest -n 2 --dist loadfile
+
+test-lowest: $(LOWEST)/installed
+	OMP_WAIT_POLICY=passive $(LOWEST)/bin/pytest -n 2 --dist loadfile
 
 check: $(VENV)/checkers
 	$(BIN)/ruff format --check .
@@ -42,7 +47,7 @@ bench: develop
 	$(BIN)/rddm-fast bench network
 
 clean:
-	rm -rf $(VENV) build demo *.egg-info
+	rm -rf $(VENV) $(LOWEST) build demo *.egg-info
 
 # What building needs, torch included: the package is compiled against the torch that it will run with.
 $(VENV)/tools: constraints.txt
@@ -53,6 +58,14 @@ $(VENV)/tools: constraints.txt
 # Not editable: tests and demo run what a user would install.
 $(VENV)/installed-%: $(VENV)/tools $(SOURCES)
 	PATH="$(abspath $(BIN)):$$PATH" $(PIP) install -c constraints.txt --no-build-isolation ".[$*]"
+	touch $@
+
+# Without constraints.txt, which says what is tested otherwise. pip would build the package in isolation, with the newest torch.
+$(LOWEST)/installed: .ci/lowest.py $(SOURCES)
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python .ci/lowest.py > $(LOWEST)/constraints.txt
+	$(LOWEST)/bin/python -m pip install -c $(LOWEST)/constraints.txt torch numpy "setuptools>=77" wheel ninja "cmake>=3.24" "pybind11>=2.12"
+	PATH="$(abspath $(LOWEST)/bin):$$PATH" $(LOWEST)/bin/python -m pip install -c $(LOWEST)/constraints.txt --no-build-isolation ".[test]"
 	touch $@
 
 # The checkers look at the sources with torch's types beside them.

@@ -24,7 +24,12 @@ BENCHMARKS = {
     "profile": ("end_to_end.profile", "where a restored image's time goes, by kernel"),
     "launches": ("end_to_end.launches", "kernels per op call, and their time on a GPU"),
     "roofline": ("roofline", "what a GPU needs for an image at least, and what the kernels should take, from shapes"),
-    "fuzz": ("fuzz", "random calls of the ops that write in place, with memory that overlaps: is one wrong?"),
+    "fuzz": (
+        "fuzz",
+        "damaged files, settings and memory that overlaps, at random: is all that is refused refused well?",
+    ),
+    "kills": ("kills", "a training of several processes, killed at random moments: does it end at the same bits?"),
+    "soak": ("soak", "what users do, repeated for minutes: do memory, open files or threads grow?"),
     "sanitize": ("end_to_end.sanitize", "every GPU kernel on small and odd images, for compute-sanitizer"),
     "draw": ("draw", "plots from a benchmark's JSON"),
     "readme": ("readme", "the README's tables of CPU figures, measured and written"),

@@ -12,6 +12,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from .system import launcher as _launcher  # noqa: F401  # it notes the parent of this process
 from .system.version import __version__
 
 _HOMES = {

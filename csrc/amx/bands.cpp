@@ -4,6 +4,7 @@
 // it lies in the second-level cache. Threads take bands of their own. Where there are fewer bands
 // than threads, several share a band: each takes it apart for itself, and computes some panels.
 #include "amx/bands.h"
+#include "check.h"
 
 #include <torch/csrc/stable/ops.h>
 
@@ -29,8 +30,8 @@ const AmxSteps* amx_steps() {
 }
 
 void pack_amx(const AmxSteps& steps, const AmxWeight& weight, float* to) {
-  STD_TORCH_CHECK(weight.channels <= kAmxChannels, "in AMX a weight has at most ", kAmxChannels,
-                  " channels, and this has ", weight.channels);
+  RDDM_CHECK(weight.channels <= kAmxChannels, "in AMX a weight has at most ", kAmxChannels,
+             " channels, and this has ", weight.channels);
   torch::stable::parallel_for(0, divided(weight.result_channels, kAmxPanel), 4,
                               [&](int64_t begin, int64_t end) {
                                 for (int64_t panel = begin; panel < end; ++panel)

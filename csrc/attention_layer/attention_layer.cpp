@@ -9,6 +9,7 @@
 #include <optional>
 
 #include "attention_layer/attention_walks.h"
+#include "check.h"
 
 namespace rddm {
 namespace {
@@ -29,16 +30,16 @@ Tensor pack_attention_layer_cpu(const Tensor& norm_g, const Tensor& to_qkv, cons
   const auto is_matrix = [](const Tensor& t) {
     return t.dim() == 2 && t.scalar_type() == ScalarType::Float && t.is_contiguous();
   };
-  STD_TORCH_CHECK(is_matrix(to_qkv) && is_matrix(to_out) && heads > 0 &&
-                      to_qkv.size(0) == 3 * to_out.size(1) && to_out.size(1) % heads == 0 &&
-                      to_qkv.size(1) == to_out.size(0) && norm_g.dim() == 1 &&
-                      norm_g.size(0) == to_out.size(0) && norm_g.is_contiguous() &&
-                      norm_g.scalar_type() == ScalarType::Float,
-                  "pack_attention_layer: weights must be float32: norm_g (C,), to_qkv (3 heads "
-                  "features, C), to_out (C, heads features)");
+  RDDM_CHECK(is_matrix(to_qkv) && is_matrix(to_out) && heads > 0 &&
+                 to_qkv.size(0) == 3 * to_out.size(1) && to_out.size(1) % heads == 0 &&
+                 to_qkv.size(1) == to_out.size(0) && norm_g.dim() == 1 &&
+                 norm_g.size(0) == to_out.size(0) && norm_g.is_contiguous() &&
+                 norm_g.scalar_type() == ScalarType::Float,
+             "pack_attention_layer: weights must be float32: norm_g (C,), to_qkv (3 heads "
+             "features, C), to_out (C, heads features)");
   const int64_t channels = to_out.size(0), inner = to_out.size(1);
   const AttentionSteps* const steps = attention_steps(channels, inner / heads, width);
-  STD_TORCH_CHECK(steps, "pack_attention_layer: the channels and features divide into no vectors");
+  RDDM_CHECK(steps, "pack_attention_layer: the channels and features divide into no vectors");
   const Sizes sizes{channels, inner, inner / heads, 2 * steps->width};
   Tensor packed = torch::stable::new_empty(to_out, {sizes.packed()});
   float* to = static_cast<float*>(packed.mutable_data_ptr());
@@ -58,25 +59,25 @@ Tensor attention_layer_cpu(const Tensor& x, const Tensor& norm_g, const Tensor& 
                            const Tensor& to_out, const Tensor& bias, const Tensor& g, int64_t heads,
                            double eps, const std::optional<Tensor>& packed) {
   const bool is_bfloat16 = x.scalar_type() == ScalarType::BFloat16;
-  STD_TORCH_CHECK(x.dim() == 4 && (is_bfloat16 || x.scalar_type() == ScalarType::Float),
-                  "attention_layer: x must be images (B, C, H, W) in float32 or bfloat16");
+  RDDM_CHECK(x.dim() == 4 && (is_bfloat16 || x.scalar_type() == ScalarType::Float),
+             "attention_layer: x must be images (B, C, H, W) in float32 or bfloat16");
   const Tensor weights =
       packed ? *packed : pack_attention_layer_cpu(norm_g, to_qkv, to_out, heads, 0);
-  STD_TORCH_CHECK(is_packed(weights) && weights.numel() > kHeader,
-                  "attention_layer: packed must come from pack_attention_layer");
+  RDDM_CHECK(is_packed(weights) && weights.numel() > kHeader,
+             "attention_layer: packed must come from pack_attention_layer");
   const float* const data = static_cast<const float*>(weights.const_data_ptr());
   const int64_t channels = x.size(1), inner = int64_t(data[2]);
   const AttentionSteps* const steps =
       inner % heads ? nullptr : attention_steps(channels, inner / heads, int64_t(data[0]));
-  STD_TORCH_CHECK(steps && data[1] == float(channels) && data[3] == float(heads) && inner > 0,
-                  "attention_layer: packed must come from pack_attention_layer, of these weights "
-                  "and on this machine");
+  RDDM_CHECK(steps && data[1] == float(channels) && data[3] == float(heads) && inner > 0,
+             "attention_layer: packed must come from pack_attention_layer, of these weights "
+             "and on this machine");
   const Sizes sizes{channels, inner, inner / heads, 2 * steps->width};
-  STD_TORCH_CHECK(weights.numel() == sizes.packed(),
-                  "attention_layer: packed must come from pack_attention_layer");
+  RDDM_CHECK(weights.numel() == sizes.packed(),
+             "attention_layer: packed must come from pack_attention_layer");
   for (const Tensor* row : {&bias, &g}) {
-    STD_TORCH_CHECK(is_packed(*row) && row->size(0) == channels,
-                    "attention_layer: bias and g must be float32, one value a channel");
+    RDDM_CHECK(is_packed(*row) && row->size(0) == channels,
+               "attention_layer: bias and g must be float32, one value a channel");
   }
   const Tensor images = torch::stable::contiguous(x, torch::headeronly::MemoryFormat::ChannelsLast);
   Tensor result = torch::stable::empty_like(images);

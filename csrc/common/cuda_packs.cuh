@@ -19,6 +19,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "check.h"
 #include "common/divisor.cuh"
 #include "common/kernel_attributes.h"
 #include "common/noise.h"
@@ -256,7 +257,7 @@ template <class Kernel>
 void append_attributes(Kernel* kernel, const std::string& name, std::vector<KernelAttributes>& all,
                        int threads = kThreads) {
   const auto check = [](cudaError_t error) {
-    STD_TORCH_CHECK(error == cudaSuccess, "no kernel attributes: ", cudaGetErrorString(error));
+    RDDM_CHECK(error == cudaSuccess, "no kernel attributes: ", cudaGetErrorString(error));
   };
   cudaFuncAttributes attributes;
   int blocks = 0;

@@ -8,6 +8,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "check.h"
 #include "common/objective.h"
 
 namespace rddm {
@@ -56,8 +57,8 @@ void for_pair(torch::headeronly::ScalarType image, torch::headeronly::ScalarType
   };
   for_each_pair(try_pair);
   if constexpr (Wide) try_pair.template operator()<double, double>();
-  STD_TORCH_CHECK(served, otherwise, " in ", torch::headeronly::toString(image),
-                  " beside outputs in ", torch::headeronly::toString(output));
+  RDDM_CHECK(served, otherwise, " in ", torch::headeronly::toString(image), " beside outputs in ",
+             torch::headeronly::toString(output));
 }
 
 // call.operator()<T>() for every dtype of an image that stands alone.
@@ -79,7 +80,7 @@ void for_dtype(torch::headeronly::ScalarType dtype, const char* otherwise, Call&
   };
   for_each_dtype(try_one);
   if constexpr (Wide) try_one.template operator()<double>();
-  STD_TORCH_CHECK(served, otherwise, " for ", torch::headeronly::toString(dtype));
+  RDDM_CHECK(served, otherwise, " for ", torch::headeronly::toString(dtype));
 }
 
 // The precision in which images of a storage dtype are computed.

@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <initializer_list>
 
+#include "check.h"
 #include "common/tensors.h"
 
 namespace rddm {
@@ -31,10 +32,10 @@ struct Memory {
       }
       last += (size - 1) * stride;
       if (size == 1) continue;
-      STD_TORCH_CHECK(dims < kMostDims,
-                      "a tensor that is written in place, or read beside one, "
-                      "has at most ",
-                      kMostDims, " dimensions with more than one element");
+      RDDM_CHECK(dims < kMostDims,
+                 "a tensor that is written in place, or read beside one, "
+                 "has at most ",
+                 kMostDims, " dimensions with more than one element");
       int at = dims++;
       for (; at > 0 && strides[at - 1] < stride; --at) {
         sizes[at] = sizes[at - 1];
@@ -116,19 +117,18 @@ inline void check_overlap(const char* op, std::initializer_list<Argument> writte
   for (const Argument* w = written.begin(); w != written.end(); ++w) {
     if (!w->tensor) continue;
     const Memory to(*w->tensor);
-    STD_TORCH_CHECK(!to.meets_itself(), op, ": elements of ", w->name,
-                    " share memory, and it is written: pass a tensor that is not expanded");
+    RDDM_CHECK(!to.meets_itself(), op, ": elements of ", w->name,
+               " share memory, and it is written: pass a tensor that is not expanded");
     for (const Argument* other = written.begin(); other != w; ++other) {
       if (!other->tensor || !may_meet(to, Memory(*other->tensor))) continue;
-      STD_TORCH_CHECK(other->values == w->values && are_one(*w->tensor, *other->tensor), op, ": ",
-                      other->name, " and ", w->name,
-                      " share memory, and both are written: give each memory of its own");
+      RDDM_CHECK(other->values == w->values && are_one(*w->tensor, *other->tensor), op, ": ",
+                 other->name, " and ", w->name,
+                 " share memory, and both are written: give each memory of its own");
     }
     for (const Argument& r : read) {
       if (!r.tensor || !may_meet(to, Memory(*r.tensor))) continue;
-      STD_TORCH_CHECK(are_one(*w->tensor, *r.tensor), op, ": ", r.name,
-                      " shares some of the memory of ", w->name, ", which is written: pass ",
-                      r.name, ".clone()");
+      RDDM_CHECK(are_one(*w->tensor, *r.tensor), op, ": ", r.name, " shares some of the memory of ",
+                 w->name, ", which is written: pass ", r.name, ".clone()");
     }
   }
 }

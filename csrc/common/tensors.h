@@ -8,6 +8,8 @@
 
 #include <optional>
 
+#include "check.h"
+
 namespace rddm {
 
 using torch::headeronly::ScalarType;
@@ -42,10 +44,10 @@ inline Tensor matching(const Tensor& x, const Tensor& model, ScalarType dtype, c
                        const char* name) {
   bool same_shape = x.dim() == model.dim();
   for (int64_t d = 0; same_shape && d < x.dim(); ++d) same_shape = x.size(d) == model.size(d);
-  STD_TORCH_CHECK(same_shape, op, ": ", name, " must have the image's shape");
-  STD_TORCH_CHECK(x.device() == model.device(), op, ": ", name, " must be on the image's device");
-  STD_TORCH_CHECK(x.scalar_type() == dtype, op, ": ", name,
-                  " has the wrong dtype: ", torch::headeronly::toString(x.scalar_type()));
+  RDDM_CHECK(same_shape, op, ": ", name, " must have the image's shape");
+  RDDM_CHECK(x.device() == model.device(), op, ": ", name, " must be on the image's device");
+  RDDM_CHECK(x.scalar_type() == dtype, op, ": ", name,
+             " has the wrong dtype: ", torch::headeronly::toString(x.scalar_type()));
   return in_layout_of(x, model);
 }
 
@@ -110,12 +112,12 @@ inline Placement placement(const Tensor& to, const Tensor& image, const char* op
                            const char* name) {
   bool fits = to.dim() == 4 && image.dim() == 4;
   for (int64_t d = 0; fits && d < 4; ++d) fits = to.size(d) == image.size(d);
-  STD_TORCH_CHECK(fits, op, ": ", name, " must have I_t's shape, (B, C, H, W)");
-  STD_TORCH_CHECK(to.device() == image.device(), op, ": ", name, " must be on I_t's device");
+  RDDM_CHECK(fits, op, ": ", name, " must have I_t's shape, (B, C, H, W)");
+  RDDM_CHECK(to.device() == image.device(), op, ": ", name, " must be on I_t's device");
   const int64_t channels = to.size(1), height = to.size(2), width = to.size(3);
   const int64_t pixel_stride = width == 1 ? to.stride(2) : to.stride(3);
-  STD_TORCH_CHECK(height <= 1 || width <= 1 || to.stride(2) == width * to.stride(3), op, ": ", name,
-                  " must be channels of a contiguous or channels-last image");
+  RDDM_CHECK(height <= 1 || width <= 1 || to.stride(2) == width * to.stride(3), op, ": ", name,
+             " must be channels of a contiguous or channels-last image");
   if (pixel_layout(image)->channels == 1) {
     return {channels, height * width, to.stride(0), to.stride(1), pixel_stride};
   }

@@ -8,6 +8,7 @@
 #include <optional>
 #include <vector>
 
+#include "check.h"
 #include "conv1x1/pixel_products.h"
 #include "vectors/convolution_tensors.h"
 #include "vectors/instruction_sets.h"
@@ -38,14 +39,14 @@ int64_t packed_values(int64_t result_channels, int64_t channels, int64_t width) 
 }
 
 Tensor pack_conv1x1_cpu(const Tensor& weight, int64_t first_channels, int64_t width) {
-  STD_TORCH_CHECK(weight.dim() == 2 && weight.scalar_type() == ScalarType::Float &&
-                      weight.is_contiguous() && weight.numel() > 0,
-                  "pack_conv1x1: weight must be float32 of shape (K, C)");
+  RDDM_CHECK(weight.dim() == 2 && weight.scalar_type() == ScalarType::Float &&
+                 weight.is_contiguous() && weight.numel() > 0,
+             "pack_conv1x1: weight must be float32 of shape (K, C)");
   const int64_t n = weight.size(0), channels = weight.size(1);
   const PixelProductSteps* const steps =
       steps_for({n, first_channels, channels - first_channels}, width);
-  STD_TORCH_CHECK(steps && first_channels > 0 && first_channels <= channels,
-                  "pack_conv1x1: the channels divide into no vectors");
+  RDDM_CHECK(steps && first_channels > 0 && first_channels <= channels,
+             "pack_conv1x1: the channels divide into no vectors");
   Tensor packed = torch::stable::new_empty(weight, {packed_values(n, channels, steps->width)});
   float* const to = static_cast<float*>(packed.mutable_data_ptr());
   std::fill_n(to, kHeader, 0.f);
@@ -59,15 +60,14 @@ Tensor conv1x1_cpu(const Tensor& x, const std::optional<Tensor>& x_2, const Tens
   ConvolutionData p;
   const ConvolutionTensors tensors("conv1x1", x, x_2, weight, bias, p);
   const Tensor weights = packed ? *packed : pack_conv1x1_cpu(weight, x.size(1), 0);
-  STD_TORCH_CHECK(is_packed(weights) && weights.numel() > kHeader,
-                  "conv1x1: packed must come from pack_conv1x1");
+  RDDM_CHECK(is_packed(weights) && weights.numel() > kHeader,
+             "conv1x1: packed must come from pack_conv1x1");
   const float* const data = static_cast<const float*>(weights.const_data_ptr());
   const PixelProductSteps* const steps =
       steps_for({p.result_channels, p.source_channels[0], p.source_channels[1]}, int64_t(data[0]));
-  STD_TORCH_CHECK(
-      steps && data[1] == float(p.result_channels) && data[2] == float(p.channels()) &&
-          weights.numel() == packed_values(p.result_channels, p.channels(), steps->width),
-      "conv1x1: packed must come from pack_conv1x1, of this weight and on this machine");
+  RDDM_CHECK(steps && data[1] == float(p.result_channels) && data[2] == float(p.channels()) &&
+                 weights.numel() == packed_values(p.result_channels, p.channels(), steps->width),
+             "conv1x1: packed must come from pack_conv1x1, of this weight and on this machine");
   if (tensors.result.numel() == 0) return tensors.result;
   p.packed = data + kHeader;
   const int64_t pixels = x.size(0) * x.size(2) * x.size(3);

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "amx/bands.h"
+#include "check.h"
 #include "conv3x3/winograd_sets.h"
 #include "vectors/convolution_tensors.h"
 
@@ -55,15 +56,14 @@ bool is_channels_last(const Tensor& weight) {
 
 Tensor pack_conv3x3_cpu(const Tensor& weight, int64_t tile, int64_t instruction_set, bool turned) {
   const auto& sets = winograd_sets();
-  STD_TORCH_CHECK(tile == kAmxTile || tile == 2 || tile == 4,
-                  "pack_conv3x3: tile must be 1, 2 or 4");
-  STD_TORCH_CHECK(tile != kAmxTile || amx_steps(), "pack_conv3x3: a tile of 1 needs AMX");
-  STD_TORCH_CHECK(instruction_set >= -1 && instruction_set < int64_t(sets.size()),
-                  "pack_conv3x3: this machine has no such instruction set");
-  STD_TORCH_CHECK(weight.dim() == 4 && weight.size(2) == 3 && weight.size(3) == 3 &&
-                      weight.numel() > 0 && weight.scalar_type() == ScalarType::Float,
-                  "pack_conv3x3: weight must be float32 of shape (K, C, 3, 3)");
-  STD_TORCH_CHECK(!turned || tile == kAmxTile, "pack_conv3x3: turned is for a tile of 1");
+  RDDM_CHECK(tile == kAmxTile || tile == 2 || tile == 4, "pack_conv3x3: tile must be 1, 2 or 4");
+  RDDM_CHECK(tile != kAmxTile || amx_steps(), "pack_conv3x3: a tile of 1 needs AMX");
+  RDDM_CHECK(instruction_set >= -1 && instruction_set < int64_t(sets.size()),
+             "pack_conv3x3: this machine has no such instruction set");
+  RDDM_CHECK(weight.dim() == 4 && weight.size(2) == 3 && weight.size(3) == 3 &&
+                 weight.numel() > 0 && weight.scalar_type() == ScalarType::Float,
+             "pack_conv3x3: weight must be float32 of shape (K, C, 3, 3)");
+  RDDM_CHECK(!turned || tile == kAmxTile, "pack_conv3x3: turned is for a tile of 1");
   const WinogradSteps& steps = *(instruction_set < 0 ? sets.back() : sets[size_t(instruction_set)]);
   const bool as_it_is = tile == kAmxTile && is_channels_last(weight);
   const Tensor plain = as_it_is ? weight : torch::stable::contiguous(weight);
@@ -118,22 +118,22 @@ void convolve_by_amx(const ConvolutionData& data, const Tensor& x) {
 Tensor conv3x3_cpu(const Tensor& x, const std::optional<Tensor>& x_2, const Tensor& weight,
                    const std::optional<Tensor>& packed, const std::optional<Tensor>& bias,
                    bool upsample) {
-  STD_TORCH_CHECK(!upsample, "conv3x3: upsample is for a GPU");
+  RDDM_CHECK(!upsample, "conv3x3: upsample is for a GPU");
   ConvolutionData data;
   const ConvolutionTensors tensors("conv3x3", x, x_2, weight, bias, data);
   const Tensor weights =
       packed ? *packed : pack_conv3x3_cpu(weight, best_tile(data.channels()), -1, false);
-  STD_TORCH_CHECK(is_packed(weights) && weights.numel() >= kHeader,
-                  "conv3x3: packed must come from pack_conv3x3");
+  RDDM_CHECK(is_packed(weights) && weights.numel() >= kHeader,
+             "conv3x3: packed must come from pack_conv3x3");
   const float* const values = static_cast<const float*>(weights.const_data_ptr());
   const Header header = *reinterpret_cast<const Header*>(values);
   const bool by_amx = amx_steps() && header.tile == kAmxTile && header.width == kAmxPanel;
-  STD_TORCH_CHECK(
-      (by_amx || steps_of(header)) && header.result_channels == float(data.result_channels) &&
-          header.channels == float(data.channels()) &&
-          weights.numel() == packed_values(int(header.tile), int(header.width),
-                                           data.result_channels, data.channels()),
-      "conv3x3: packed must come from pack_conv3x3, of this weight and on this machine");
+  RDDM_CHECK((by_amx || steps_of(header)) &&
+                 header.result_channels == float(data.result_channels) &&
+                 header.channels == float(data.channels()) &&
+                 weights.numel() == packed_values(int(header.tile), int(header.width),
+                                                  data.result_channels, data.channels()),
+             "conv3x3: packed must come from pack_conv3x3, of this weight and on this machine");
   if (tensors.result.numel() == 0) return tensors.result;
   data.packed = values + kHeader;
   by_amx ? convolve_by_amx(data, x) : convolve_by_tiles(data, x, header);

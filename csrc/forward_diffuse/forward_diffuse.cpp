@@ -1,5 +1,6 @@
 // forward_diffuse on the CPU.
 #include "forward_diffuse/forward_diffuse.h"
+#include "check.h"
 
 #include <torch/csrc/stable/library.h>
 
@@ -26,9 +27,8 @@ void run(const ForwardDiffuseInputs& in) {
   const float* const alpha_bar = static_cast<const float*>(in.alpha_bar.const_data_ptr());
   const float* const beta_bar = static_cast<const float*>(in.beta_bar.const_data_ptr());
   for (int64_t sample = 0; sample < in.t.numel(); ++sample) {
-    STD_TORCH_CHECK(t[sample] >= 0 && t[sample] < in.alpha_bar.numel(), "forward_diffuse: t[",
-                    sample, "] is ", t[sample], ", and the tables have ", in.alpha_bar.numel(),
-                    " entries");
+    RDDM_CHECK(t[sample] >= 0 && t[sample] < in.alpha_bar.numel(), "forward_diffuse: t[", sample,
+               "] is ", t[sample], ", and the tables have ", in.alpha_bar.numel(), " entries");
   }
   const bool fetched = in.noise.drawn;
   torch::stable::parallel_for(0, in.I_0.numel(), kGrain, [&](int64_t first, int64_t last) {

@@ -1,6 +1,7 @@
 // What both launchers of forward_diffuse do before their loops.
 #pragma once
 
+#include "check.h"
 #include "common/tensors.h"
 
 namespace rddm {
@@ -23,18 +24,17 @@ struct ForwardDiffuseInputs {
         t(torch::stable::contiguous(t_)),
         alpha_bar(torch::stable::contiguous(alpha_bar_)),
         beta_bar(torch::stable::contiguous(beta_bar_)) {
-    STD_TORCH_CHECK(I_0.dim() > 0, "forward_diffuse: I_0 must have a batch dimension");
-    STD_TORCH_CHECK(noise_.has_value() != seed.has_value(),
-                    "forward_diffuse: pass noise or a seed, one of them");
-    STD_TORCH_CHECK(t.dim() == 1 && t.size(0) == I_0.size(0) && t.scalar_type() == ScalarType::Long,
-                    "forward_diffuse: t must be int64, one for each sample");
+    RDDM_CHECK(I_0.dim() > 0, "forward_diffuse: I_0 must have a batch dimension");
+    RDDM_CHECK(noise_.has_value() != seed.has_value(),
+               "forward_diffuse: pass noise or a seed, one of them");
+    RDDM_CHECK(t.dim() == 1 && t.size(0) == I_0.size(0) && t.scalar_type() == ScalarType::Long,
+               "forward_diffuse: t must be int64, one for each sample");
     for (const Tensor& table : {alpha_bar, beta_bar}) {
-      STD_TORCH_CHECK(
-          table.dim() == 1 && table.numel() == alpha_bar.numel() &&
-              table.scalar_type() == ScalarType::Float,
-          "forward_diffuse: alpha_bar and beta_bar must be float32 tables of one length");
-      STD_TORCH_CHECK(table.device() == I_0.device() && t.device() == I_0.device(),
-                      "forward_diffuse: t, alpha_bar and beta_bar must be on I_0's device");
+      RDDM_CHECK(table.dim() == 1 && table.numel() == alpha_bar.numel() &&
+                     table.scalar_type() == ScalarType::Float,
+                 "forward_diffuse: alpha_bar and beta_bar must be float32 tables of one length");
+      RDDM_CHECK(table.device() == I_0.device() && t.device() == I_0.device(),
+                 "forward_diffuse: t, alpha_bar and beta_bar must be on I_0's device");
     }
     per_sample = I_0.size(0) ? I_0.numel() / I_0.size(0) : 0;
     if (I_in_) I_in = other(*I_in_, "I_in");

@@ -1,6 +1,7 @@
 // group_norm_silu on the CPU.
 #include <torch/csrc/stable/library.h>
 
+#include "check.h"
 #include "group_norm_silu/group_norm_silu_walks.h"
 
 namespace rddm {
@@ -10,20 +11,19 @@ Tensor group_norm_silu_cpu(const Tensor& x, const std::optional<Tensor>& x_bias,
                            const Tensor& weight, const Tensor& bias, int64_t groups, double eps,
                            const std::optional<Tensor>& scale_shift,
                            const std::optional<Tensor>& residual) {
-  STD_TORCH_CHECK(x.dim() >= 2 && groups > 0 && x.size(1) % groups == 0,
-                  "group_norm_silu: the channels must divide into the groups");
+  RDDM_CHECK(x.dim() >= 2 && groups > 0 && x.size(1) % groups == 0,
+             "group_norm_silu: the channels must divide into the groups");
   const auto is_row = [&](const Tensor& t, int64_t size) {
     return t.scalar_type() == ScalarType::Float && t.is_contiguous() && t.size(t.dim() - 1) == size;
   };
-  STD_TORCH_CHECK(
+  RDDM_CHECK(
       weight.dim() == 1 && bias.dim() == 1 && is_row(weight, x.size(1)) && is_row(bias, x.size(1)),
       "group_norm_silu: weight and bias must be float32, one value a channel");
-  STD_TORCH_CHECK(!x_bias || (x_bias->dim() == 1 && is_row(*x_bias, x.size(1))),
-                  "group_norm_silu: x_bias must be float32, one value a channel");
-  STD_TORCH_CHECK(
-      !scale_shift || (scale_shift->dim() == 2 && is_row(*scale_shift, 2 * x.size(1)) &&
-                       (scale_shift->size(0) == 1 || scale_shift->size(0) == x.size(0))),
-      "group_norm_silu: scale_shift must be float32, (1 or B, 2 C)");
+  RDDM_CHECK(!x_bias || (x_bias->dim() == 1 && is_row(*x_bias, x.size(1))),
+             "group_norm_silu: x_bias must be float32, one value a channel");
+  RDDM_CHECK(!scale_shift || (scale_shift->dim() == 2 && is_row(*scale_shift, 2 * x.size(1)) &&
+                              (scale_shift->size(0) == 1 || scale_shift->size(0) == x.size(0))),
+             "group_norm_silu: scale_shift must be float32, (1 or B, 2 C)");
   Result result(x, true);
   if (x.numel() == 0) return result.finish();
   const Tensor image = in_layout_of(x, result.tensor);

@@ -8,6 +8,7 @@
 
 #include <tuple>
 
+#include "check.h"
 #include "group_norm_silu/group_norm_silu_walks.h"
 
 namespace rddm {
@@ -60,16 +61,16 @@ float* values_to(Tensor& x) { return static_cast<float*>(x.mutable_data_ptr()); 
 
 void check_arguments(const char* op, const Tensor& x, const Tensor& weight, const Tensor& bias,
                      int64_t groups, const std::optional<Tensor>& scale_shift) {
-  STD_TORCH_CHECK(
+  RDDM_CHECK(
       x.dim() == 4 && x.scalar_type() == ScalarType::Float && groups > 0 && x.size(1) % groups == 0,
       op, ": x must be float32 images whose channels divide into the groups");
   const auto is_row = [&](const Tensor& t, int64_t dim, int64_t size) {
     return t.dim() == dim && t.scalar_type() == ScalarType::Float && t.is_contiguous() &&
            t.size(dim - 1) == size;
   };
-  STD_TORCH_CHECK(is_row(weight, 1, x.size(1)) && is_row(bias, 1, x.size(1)), op,
-                  ": weight and bias must be float32, one value a channel");
-  STD_TORCH_CHECK(
+  RDDM_CHECK(is_row(weight, 1, x.size(1)) && is_row(bias, 1, x.size(1)), op,
+             ": weight and bias must be float32, one value a channel");
+  RDDM_CHECK(
       !scale_shift || (is_row(*scale_shift, 2, 2 * x.size(1)) && scale_shift->size(0) == x.size(0)),
       op, ": scale_shift must be float32, (B, 2 C)");
 }
@@ -96,110 +97,157 @@ std::tuple<Tensor, Tensor> group_norm_silu_training_cpu(const Tensor& x, const T
   return {y, statistics};
 }
 
-// The factors, terms and means of all samples' channels, and what the walks and the parameters need
-// beside them.
-struct Channels {
-  std::vector<float> factors, terms, means, rstd, scales;
+// The backward pass. Its steps work on a piece or a sample.
+class Backward {
+ public:
+  std::vector<float> by_weight, by_bias;  // of each sample
 
-  Channels(const Tensor& x, const Tensor& weight, const Tensor& bias, int64_t groups,
-           const std::optional<Tensor>& scale_shift, const Tensor& statistics) {
-    const int64_t channels = x.size(1), of_group = channels / groups;
-    const float* const table = data_of<float>(scale_shift);
-    for (int64_t n = 0; n < x.size(0); ++n) {
-      const float* const row = table ? table + n * 2 * channels : nullptr;
-      for (int64_t c = 0; c < channels; ++c) {
+  Backward(const Tensor& grads, const Tensor& images, const Tensor& weight, const Tensor& bias,
+           int64_t groups, const std::optional<Tensor>& scale_shift, const Tensor& statistics,
+           float* to, float* table)
+      : cut_(images, PixelLayout{images.size(1), images.size(2) * images.size(3)}),
+        channels_(images.size(1)),
+        groups_(groups),
+        x_(values_of(images)),
+        grad_(values_of(grads)),
+        weight_(values_of(weight)),
+        bias_(values_of(bias)),
+        to_(to),
+        table_(table) {
+    const int64_t all = cut_.samples * channels_, of_group = channels_ / groups;
+    by_weight.resize(all), by_bias.resize(all), slopes_.resize(all), shifts_.resize(all);
+    parts_.resize(2 * all * cut_.pieces);
+    const float* const given = data_of<float>(scale_shift);
+    for (int64_t n = 0; n < cut_.samples; ++n) {
+      const float* const row = given ? given + n * 2 * channels_ : nullptr;
+      for (int64_t c = 0; c < channels_; ++c) {
         const float* const own = values_of(statistics) + 2 * (n * groups + c / of_group);
-        const float scale = row ? row[c] : 0, shift = row ? row[channels + c] : 0;
-        const Affine a =
-            normalised(own[0], own[1], values_of(weight)[c], values_of(bias)[c], scale, shift);
-        factors.push_back(a.factor), terms.push_back(a.term);
-        means.push_back(own[0]), rstd.push_back(own[1]), scales.push_back(scale + 1);
+        const float scale = row ? row[c] : 0, shift = row ? row[channels_ + c] : 0;
+        const Affine a = normalised(own[0], own[1], weight_[c], bias_[c], scale, shift);
+        factors_.push_back(a.factor), terms_.push_back(a.term);
+        means_.push_back(own[0]), rstd_.push_back(own[1]), scales_.push_back(scale + 1);
       }
     }
   }
 
-  ChannelRows rows(int64_t first) const { return {&factors[first], &terms[first], &means[first]}; }
+  void run() {
+    const int64_t pieces = cut_.samples * cut_.pieces;
+    if (cut_.samples >= torch::stable::get_num_threads()) {
+      // Whole samples: most are still in the second-level cache for the second walk.
+      return torch::stable::parallel_for(0, cut_.samples, 1, [&](int64_t first, int64_t last) {
+        for (int64_t n = first; n < last; ++n) {
+          for (int64_t i = n * cut_.pieces; i < (n + 1) * cut_.pieces; ++i) sum(i);
+          turn(n);
+          for (int64_t i = n * cut_.pieces; i < (n + 1) * cut_.pieces; ++i) apply(i);
+        }
+      });
+    }
+    torch::stable::parallel_for(0, pieces, 1, [&](int64_t first, int64_t last) {
+      for (int64_t i = first; i < last; ++i) sum(i);
+    });
+    for (int64_t n = 0; n < cut_.samples; ++n) turn(n);
+    torch::stable::parallel_for(0, pieces, 1, [&](int64_t first, int64_t last) {
+      for (int64_t i = first; i < last; ++i) apply(i);
+    });
+  }
+
+ private:
+  int64_t pixels_of(int64_t piece) const {
+    return std::min(cut_.piece, cut_.pixels - piece % cut_.pieces * cut_.piece);
+  }
+  int64_t place_of(int64_t piece) const {
+    const int64_t sample = piece / cut_.pieces, begin = piece % cut_.pieces * cut_.piece;
+    return (sample * cut_.pixels + begin) * channels_;
+  }
+  ChannelRows rows_of(int64_t piece) const {
+    const int64_t first = piece / cut_.pieces * channels_;
+    return {&factors_[first], &terms_[first], &means_[first]};
+  }
+
+  void sum(int64_t piece) {
+    float* const sums = parts_.data() + piece * 2 * channels_;
+    const int64_t at = place_of(piece);
+    sum_gradients(x_ + at, grad_ + at, rows_of(piece), pixels_of(piece), channels_, sums,
+                  sums + channels_);
+  }
+
+  // From a sample's sums to the gradients of its parameters and its group's statistics.
+  void turn(int64_t n) {
+    std::vector<double> sums(2 * channels_);
+    for (int64_t i = n * cut_.pieces; i < (n + 1) * cut_.pieces; ++i) {
+      for (int64_t c = 0; c < 2 * channels_; ++c) sums[c] += parts_[i * 2 * channels_ + c];
+    }
+    const int64_t of_group = channels_ / groups_;
+    for (int64_t g = 0; g < groups_; ++g) {
+      const int64_t begin = g * of_group, end = begin + of_group;
+      double mean = 0, product = 0;  // of the gradient of the normalised values
+      for (int64_t c = begin; c < end; ++c) {
+        const int64_t at = n * channels_ + c;
+        const double by_normalised = sums[channels_ + c] * rstd_[at], scale = scales_[at];
+        const double w = weight_[c];
+        mean += w * scale * sums[c], product += w * scale * by_normalised;
+        by_weight[at] = float(scale * by_normalised), by_bias[at] = float(scale * sums[c]);
+        if (table_) {
+          float* const row = table_ + n * 2 * channels_;
+          row[c] = float(w * by_normalised + bias_[c] * sums[c]);
+          row[channels_ + c] = float(sums[c]);
+        }
+      }
+      const double count = double(of_group * cut_.pixels);
+      for (int64_t at = n * channels_ + begin; at < n * channels_ + end; ++at) {
+        const double rstd = rstd_[at];
+        slopes_[at] = float(rstd * rstd * product / count);
+        shifts_[at] = float(rstd * mean / count);
+      }
+    }
+  }
+
+  void apply(int64_t piece) {
+    const int64_t at = place_of(piece), row = piece / cut_.pieces * channels_;
+    apply_gradients(x_ + at, grad_ + at, rows_of(piece), &slopes_[row], &shifts_[row],
+                    pixels_of(piece), channels_, to_ + at);
+  }
+
+  Cut cut_;
+  int64_t channels_, groups_;
+  const float *x_, *grad_, *weight_, *bias_;
+  float *to_, *table_;
+  std::vector<float> factors_, terms_, means_, rstd_, scales_;  // of all samples' channels
+  std::vector<float> slopes_, shifts_;                          // of all samples' channels
+  std::vector<float> parts_;  // the sums and the products of each piece
 };
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> group_norm_silu_backward_cpu(
     const Tensor& grad, const Tensor& x, const Tensor& weight, const Tensor& bias, int64_t groups,
     const std::optional<Tensor>& scale_shift, const Tensor& statistics) {
   check_arguments("group_norm_silu_backward", x, weight, bias, groups, scale_shift);
-  STD_TORCH_CHECK(grad.dim() == 4 && grad.numel() == x.numel() && grad.size(1) == x.size(1) &&
-                      grad.scalar_type() == ScalarType::Float &&
-                      statistics.numel() == 2 * x.size(0) * groups && statistics.is_contiguous() &&
-                      statistics.scalar_type() == ScalarType::Float,
-                  "group_norm_silu_backward: grad must have x's shape, and statistics be those of "
-                  "group_norm_silu_training");
-  const Tensor image = torch::stable::contiguous(x, kChannelsLast);
+  RDDM_CHECK(grad.dim() == 4 && grad.numel() == x.numel() && grad.size(1) == x.size(1) &&
+                 grad.scalar_type() == ScalarType::Float &&
+                 statistics.numel() == 2 * x.size(0) * groups && statistics.is_contiguous() &&
+                 statistics.scalar_type() == ScalarType::Float,
+             "group_norm_silu_backward: grad must have x's shape, and statistics be those of "
+             "group_norm_silu_training");
+  const Tensor images = torch::stable::contiguous(x, kChannelsLast);
   const Tensor grads = torch::stable::contiguous(grad, kChannelsLast);
-  const int64_t samples = x.size(0), channels = x.size(1), of_group = channels / groups;
-  Tensor x_grad = torch::stable::empty_like(image);
+  const int64_t channels = x.size(1);
+  Tensor x_grad = torch::stable::empty_like(images);
   Tensor weight_grad = torch::stable::new_empty(x, {channels});
   Tensor bias_grad = torch::stable::new_empty(x, {channels});
   Tensor table_grad =
-      torch::stable::new_empty(x, {scale_shift ? samples : 0, scale_shift ? 2 * channels : 0});
+      torch::stable::new_empty(x, {scale_shift ? x.size(0) : 0, scale_shift ? 2 * channels : 0});
   torch::stable::zero_(weight_grad);
   torch::stable::zero_(bias_grad);
-  torch::stable::zero_(table_grad);
-  if (x.numel() == 0) return {x_grad, weight_grad, bias_grad, table_grad};
-  const Cut cut(image, PixelLayout{channels, x.size(2) * x.size(3)});
-  const Channels rows(x, weight, bias, groups, scale_shift, statistics);
-  const auto of_piece = [&](int64_t i, auto step) {
-    const int64_t begin = i % cut.pieces * cut.piece, sample = i / cut.pieces;
-    const int64_t at = (sample * cut.pixels + begin) * channels;
-    step(values_of(image) + at, values_of(grads) + at, sample,
-         std::min(cut.piece, cut.pixels - begin), at);
-  };
-  std::vector<float> parts(samples * cut.pieces * 2 * channels);
-  torch::stable::parallel_for(0, samples * cut.pieces, 1, [&](int64_t first, int64_t last) {
-    for (int64_t i = first; i < last; ++i) {
-      of_piece(i, [&](const float* own, const float* by, int64_t sample, int64_t n, int64_t) {
-        float* const sums = parts.data() + i * 2 * channels;
-        sum_gradients(own, by, rows.rows(sample * channels), n, channels, sums, sums + channels);
-      });
-    }
-  });
-  std::vector<float> slopes(samples * channels), shifts(samples * channels);
-  std::vector<double> sums(2 * channels);
-  float *const by_weight = values_to(weight_grad), *const by_bias = values_to(bias_grad);
-  for (int64_t n = 0; n < samples; ++n) {
-    std::fill(sums.begin(), sums.end(), 0.0);
-    for (int64_t i = n * cut.pieces; i < (n + 1) * cut.pieces; ++i) {
-      for (int64_t c = 0; c < 2 * channels; ++c) sums[c] += parts[i * 2 * channels + c];
-    }
-    for (int64_t g = 0; g < groups; ++g) {
-      double mean = 0, product = 0;  // of the gradient of the normalised values
-      for (int64_t c = g * of_group; c < (g + 1) * of_group; ++c) {
-        const int64_t at = n * channels + c;
-        const double normalised = sums[channels + c] * rows.rstd[at], scale = rows.scales[at];
-        const double w = values_of(weight)[c];
-        mean += w * scale * sums[c];
-        product += w * scale * normalised;
-        by_weight[c] += float(scale * normalised);
-        by_bias[c] += float(scale * sums[c]);
-        if (scale_shift) {
-          float* const row = values_to(table_grad) + n * 2 * channels;
-          row[c] = float(w * normalised + values_of(bias)[c] * sums[c]);
-          row[channels + c] = float(sums[c]);
-        }
-      }
-      const double count = double(of_group * cut.pixels);
-      for (int64_t at = n * channels + g * of_group; at < n * channels + (g + 1) * of_group; ++at) {
-        const double rstd = rows.rstd[at];
-        slopes[at] = float(rstd * rstd * product / count), shifts[at] = float(rstd * mean / count);
-      }
-    }
+  if (x.numel() == 0) {
+    return {x_grad, weight_grad, bias_grad, torch::stable::zero_(table_grad)};
   }
-  torch::stable::parallel_for(0, samples * cut.pieces, 1, [&](int64_t first, int64_t last) {
-    for (int64_t i = first; i < last; ++i) {
-      of_piece(i, [&](const float* own, const float* by, int64_t sample, int64_t n, int64_t at) {
-        const int64_t row = sample * channels;
-        apply_gradients(own, by, rows.rows(row), &slopes[row], &shifts[row], n, channels,
-                        values_to(x_grad) + at);
-      });
-    }
-  });
+  Backward backward(grads, images, weight, bias, groups, scale_shift, statistics, values_to(x_grad),
+                    scale_shift ? values_to(table_grad) : nullptr);
+  backward.run();
+  float *const by_weight = values_to(weight_grad), *const by_bias = values_to(bias_grad);
+  for (int64_t i = 0; i < x.size(0) * channels; ++i) {
+    by_weight[i % channels] += backward.by_weight[i];
+    by_bias[i % channels] += backward.by_bias[i];
+  }
   return {x_grad, weight_grad, bias_grad, table_grad};
 }
 

@@ -1,6 +1,7 @@
 // What both launchers of joint_loss do before their loops.
 #pragma once
 
+#include "check.h"
 #include "common/overlap.h"
 #include "common/tensors.h"
 #include "joint_loss/joint_loss.h"
@@ -29,18 +30,18 @@ struct JointLossInputs {
         I_0(other(I_0_, I_0_.scalar_type(), "I_0")),
         objective(static_cast<Objective>(objective_)),
         squared(squared_) {
-    STD_TORCH_CHECK(objective_ >= 0 && objective_ < kObjectives, "joint_loss: objective ",
-                    objective_, " is not one of 0 to ", kObjectives - 1);
-    STD_TORCH_CHECK(out1_.has_value() == has_two_outputs(objective),
-                    "joint_loss: out1 must be given exactly where the objective has two outputs");
-    STD_TORCH_CHECK(noise_.has_value() != seed.has_value(),
-                    "joint_loss: pass noise or a seed, one of them");
+    RDDM_CHECK(objective_ >= 0 && objective_ < kObjectives, "joint_loss: objective ", objective_,
+               " is not one of 0 to ", kObjectives - 1);
+    RDDM_CHECK(out1_.has_value() == has_two_outputs(objective),
+               "joint_loss: out1 must be given exactly where the objective has two outputs");
+    RDDM_CHECK(noise_.has_value() != seed.has_value(),
+               "joint_loss: pass noise or a seed, one of them");
     if (out1_) out1 = other(*out1_, out0.scalar_type(), "out1");
     if (I_in_) I_in = other(*I_in_, I_0.scalar_type(), "I_in");
     if (lam_) {
-      STD_TORCH_CHECK(lam_->numel() == 1 && lam_->scalar_type() == ScalarType::Float &&
-                          lam_->device() == out0.device(),
-                      "joint_loss: lam must be one float32 number on the outputs' device");
+      RDDM_CHECK(lam_->numel() == 1 && lam_->scalar_type() == ScalarType::Float &&
+                     lam_->device() == out0.device(),
+                 "joint_loss: lam must be one float32 number on the outputs' device");
       lam = *lam_;
     }
     scale = out0.scalar_type() == ScalarType::Half || out0.numel() == 0 ? 1.0 : 1.0 / out0.numel();
@@ -68,16 +69,16 @@ inline void check_gradients(const Tensor& gradient0, const std::optional<Tensor>
   for (int64_t d = 0; d < gradient0.dim(); ++d) {
     span += (gradient0.size(d) - 1) * gradient0.stride(d);
   }
-  STD_TORCH_CHECK(gradient0.numel() == 0 || span == gradient0.numel(), op,
-                  ": gradient0 must lie in memory without gaps");
+  RDDM_CHECK(gradient0.numel() == 0 || span == gradient0.numel(), op,
+             ": gradient0 must lie in memory without gaps");
   if (gradient1) {
     matching(*gradient1, gradient0, gradient0.scalar_type(), op, "gradient1");
-    STD_TORCH_CHECK(same_layout(*gradient1, gradient0), op,
-                    ": the gradients must have one memory layout");
+    RDDM_CHECK(same_layout(*gradient1, gradient0), op,
+               ": the gradients must have one memory layout");
   }
-  STD_TORCH_CHECK(by_loss.numel() == 1 && by_loss.scalar_type() == ScalarType::Float &&
-                      by_loss.device() == gradient0.device(),
-                  op, ": by_loss must be one float32 number on the gradients' device");
+  RDDM_CHECK(by_loss.numel() == 1 && by_loss.scalar_type() == ScalarType::Float &&
+                 by_loss.device() == gradient0.device(),
+             op, ": by_loss must be one float32 number on the gradients' device");
   check_overlap(op, {{"gradient0", gradient0}, {"gradient1", gradient1, 1}},
                 {{"by_loss", by_loss}});
 }

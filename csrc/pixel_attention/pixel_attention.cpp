@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "attention_layer/attention_walks.h"
+#include "check.h"
 #include "pixel_attention/attention_gradients.h"
 #include "vectors/instruction_sets.h"
 
@@ -31,12 +32,12 @@ struct Shapes {
     const auto is_matrix = [](const Tensor& t, int64_t dim) {
       return t.dim() == dim && t.scalar_type() == ScalarType::Float && t.is_contiguous();
     };
-    STD_TORCH_CHECK(is_matrix(x, 3) && is_matrix(to_qkv, 2) && is_matrix(to_out, 2) && heads > 0 &&
-                        to_out.size(0) == x.size(2) && to_qkv.size(1) == x.size(2) &&
-                        to_qkv.size(0) == 3 * to_out.size(1) && to_out.size(1) % heads == 0,
-                    op,
-                    ": x (B, pixels, C), to_qkv (3 heads features, C) and to_out (C, heads "
-                    "features) must be contiguous and float32");
+    RDDM_CHECK(is_matrix(x, 3) && is_matrix(to_qkv, 2) && is_matrix(to_out, 2) && heads > 0 &&
+                   to_out.size(0) == x.size(2) && to_qkv.size(1) == x.size(2) &&
+                   to_qkv.size(0) == 3 * to_out.size(1) && to_out.size(1) % heads == 0,
+               op,
+               ": x (B, pixels, C), to_qkv (3 heads features, C) and to_out (C, heads "
+               "features) must be contiguous and float32");
     batch = x.size(0), pixels = x.size(1), channels = x.size(2), inner = to_out.size(1);
   }
 
@@ -51,9 +52,9 @@ std::tuple<Tensor, Tensor, Tensor> pixel_attention_cpu(const Tensor& x, const Te
                                                        int64_t heads, double scale) {
   const Shapes s("pixel_attention", x, to_qkv, to_out, heads);
   const AttentionSteps* const steps = attention_steps(s.channels, s.inner / heads, 0);
-  STD_TORCH_CHECK(steps, "pixel_attention: the channels and features divide into no vectors");
-  STD_TORCH_CHECK(is_packed(bias) && bias.size(0) == s.channels,
-                  "pixel_attention: bias must be float32, one value a channel");
+  RDDM_CHECK(steps, "pixel_attention: the channels and features divide into no vectors");
+  RDDM_CHECK(is_packed(bias) && bias.size(0) == s.channels,
+             "pixel_attention: bias must be float32, one value a channel");
   const int64_t features = s.inner / heads, weights = s.inner * s.channels;
   Tensor out = torch::stable::empty_like(x);
   Tensor keys = torch::stable::new_empty(x, {s.batch, s.inner});
@@ -187,16 +188,15 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> pixel_attention_backward_cpu(
   const Shapes s("pixel_attention_backward", x, to_qkv, to_out, heads);
   const int64_t features = s.inner / heads;
   const AttentionGradientSteps* const steps = gradient_steps(s.channels, features);
-  STD_TORCH_CHECK(steps,
-                  "pixel_attention_backward: the channels and features divide into no vectors");
+  RDDM_CHECK(steps, "pixel_attention_backward: the channels and features divide into no vectors");
   const auto has = [](const Tensor& t, int64_t dim, int64_t values) {
     return t.dim() == dim && t.numel() == values && t.scalar_type() == ScalarType::Float;
   };
-  STD_TORCH_CHECK(has(grad, 3, x.numel()) && has(keys, 2, s.batch * s.inner) &&
-                      has(context, 3, s.batch * s.inner * features) && keys.is_contiguous() &&
-                      context.is_contiguous(),
-                  "pixel_attention_backward: grad must have x's shape, and keys and context be "
-                  "those that pixel_attention returned");
+  RDDM_CHECK(has(grad, 3, x.numel()) && has(keys, 2, s.batch * s.inner) &&
+                 has(context, 3, s.batch * s.inner * features) && keys.is_contiguous() &&
+                 context.is_contiguous(),
+             "pixel_attention_backward: grad must have x's shape, and keys and context be "
+             "those that pixel_attention returned");
   const Tensor grads = torch::stable::contiguous(grad);
   Tensor x_grad = torch::stable::empty_like(x), qkv_grad = torch::stable::empty_like(to_qkv);
   Tensor out_grad = torch::stable::empty_like(to_out);

@@ -32,9 +32,10 @@ RDDM_CLONES void step_pixels(RangeNullNumbers<T> c, const T* x_t, const T* __res
   }
 }
 
-// Pixels whose C channels are a block: all in registers. `to` may be x_t itself.
+// Pixels whose C channels are a block: all in registers. `to` may be x_t itself. `inverse` is 1
+// over the sum of the squared weights: a division would take as long as all else.
 template <bool Masked, int C, class T>
-RDDM_CLONES void step_joined(RangeNullNumbers<T> c, std::array<T, C> weights, T square,
+RDDM_CLONES void step_joined(RangeNullNumbers<T> c, std::array<T, C> weights, T inverse,
                              std::array<const T*, C> x_t, std::array<const T*, C> epsilon,
                              std::array<const T*, C> noise, std::array<const T*, C> pinv_y,
                              const uint8_t* __restrict mask, std::array<T*, C> to, int64_t n) {
@@ -46,7 +47,7 @@ RDDM_CLONES void step_joined(RangeNullNumbers<T> c, std::array<T, C> weights, T 
       sum += weights[k] * combined(c.difference, x_t[k][i], epsilon[k][i], noise[k][i]);
       null[k] = combined(c.null, x_t[k][i], epsilon[k][i], noise[k][i]) + term(c.k_y, pinv_y[k][i]);
     }
-    const T multiple = !Masked || mask[i] ? sum / square : T(0);
+    const T multiple = !Masked || mask[i] ? sum * inverse : T(0);
 #pragma GCC unroll 4
     for (int k = 0; k < C; ++k) to[k][i] = null[k] + weights[k] * multiple;
   }
@@ -138,7 +139,7 @@ class Tiles {
       }
     } else if (b_.factor == 1 && b_.channels_of_block() == kRgb) {
       const std::array<T, kRgb> weights = {T(b_.weights[0]), T(b_.weights[1]), T(b_.weights[2])};
-      step_joined<Masked, kRgb, T>(c_, weights, square_, first_rows(x_t), first_rows(epsilon),
+      step_joined<Masked, kRgb, T>(c_, weights, 1 / square_, first_rows(x_t), first_rows(epsilon),
                                    first_rows(noise), first_rows(pinv_y), mask, first_rows(to), n);
     } else {
       for (int64_t c = 0; c < shape_.channels; c += b_.channels_of_block()) {

@@ -3,6 +3,7 @@
 
 #include <vector>
 
+#include "check.h"
 #include "common/overlap.h"
 #include "common/tensors.h"
 #include "range_null_step/range_null_step.h"
@@ -63,19 +64,18 @@ struct RangeNullInputs {
                      {"noise", a.noise},
                      {"seed", seed}});
     }
-    STD_TORCH_CHECK(a.numbers.size() == RangeNullNumbers<double>::kCount,
-                    "range_null_step: a step has ", RangeNullNumbers<double>::kCount,
-                    " numbers, not ", a.numbers.size());
-    STD_TORCH_CHECK(x_t.dim() == 4, "range_null_step: x_t must be (B, C, H, W)");
+    RDDM_CHECK(a.numbers.size() == RangeNullNumbers<double>::kCount, "range_null_step: a step has ",
+               RangeNullNumbers<double>::kCount, " numbers, not ", a.numbers.size());
+    RDDM_CHECK(x_t.dim() == 4, "range_null_step: x_t must be (B, C, H, W)");
     place(in_place, takes_channels_last);
     blocks = blocks_of(a);
     epsilon = other(a.epsilon, a.epsilon.scalar_type(), "epsilon");
     if (a.pinv_y && a.numbers[6] != 0) pinv_y = other(*a.pinv_y, x_t.scalar_type(), "pinv_y");
     if (a.mask) take_mask(*a.mask);
     if (a.numbers[2] == 0 && a.numbers[5] == 0) return;
-    STD_TORCH_CHECK(a.noise.has_value() != a.seed.has_value(),
-                    "range_null_step: n_z or r_z is not 0, which needs noise or a seed, one of "
-                    "them");
+    RDDM_CHECK(a.noise.has_value() != a.seed.has_value(),
+               "range_null_step: n_z or r_z is not 0, which needs noise or a seed, one of "
+               "them");
     if (a.noise) {
       noise.tensor = other(*a.noise, x_t.scalar_type(), "noise");
     } else {
@@ -84,9 +84,9 @@ struct RangeNullInputs {
       noise.stream = static_cast<uint64_t>(a.stream);
     }
     if (!seed) return;
-    STD_TORCH_CHECK(noise.drawn && seed->numel() == 1 && seed->scalar_type() == ScalarType::Long &&
-                        seed->device() == x_t.device(),
-                    "range_null_step_: the seed must be one int64 number on x_t's device");
+    RDDM_CHECK(noise.drawn && seed->numel() == 1 && seed->scalar_type() == ScalarType::Long &&
+                   seed->device() == x_t.device(),
+               "range_null_step_: the seed must be one int64 number on x_t's device");
     noise.seed_tensor = *seed;
   }
 
@@ -94,8 +94,8 @@ struct RangeNullInputs {
   // Where the result is computed: for layouts that the kernel does not take, in a contiguous image,
   // which `finish` copies.
   void place(bool in_place, bool takes_channels_last) {
-    STD_TORCH_CHECK(!in_place || pixel_layout(x_t),
-                    "range_null_step_: x_t must be contiguous or channels-last");
+    RDDM_CHECK(!in_place || pixel_layout(x_t),
+               "range_null_step_: x_t must be contiguous or channels-last");
     if (!in_place) result.tensor = torch::stable::empty_like(x_t);
     const auto layout = pixel_layout(result.tensor);
     channels_last = layout && layout->channels != 1;
@@ -110,15 +110,14 @@ struct RangeNullInputs {
   RangeNullBlocks blocks_of(const RangeNullArguments& a) const {
     RangeNullBlocks b{x_t.size(0), x_t.size(1), x_t.size(2),          x_t.size(3),
                       a.factor,    {1.0},       a.weights.has_value()};
-    STD_TORCH_CHECK(a.factor >= 1 && b.height % a.factor == 0 && b.width % a.factor == 0,
-                    "range_null_step: factor ", a.factor, " must divide ", b.height, " and ",
-                    b.width);
+    RDDM_CHECK(a.factor >= 1 && b.height % a.factor == 0 && b.width % a.factor == 0,
+               "range_null_step: factor ", a.factor, " must divide ", b.height, " and ", b.width);
     if (b.joined) {
       b.weights = *a.weights;
-      STD_TORCH_CHECK(b.channels_of_block() == b.channels, "range_null_step: there are ",
-                      b.channels_of_block(), " weights for ", b.channels, " channels");
-      STD_TORCH_CHECK(b.channels <= kMostWeights, "range_null_step: at most ", kMostWeights,
-                      " channels can be joined, not ", b.channels);
+      RDDM_CHECK(b.channels_of_block() == b.channels, "range_null_step: there are ",
+                 b.channels_of_block(), " weights for ", b.channels, " channels");
+      RDDM_CHECK(b.channels <= kMostWeights, "range_null_step: at most ", kMostWeights,
+                 " channels can be joined, not ", b.channels);
     }
     if (b.factor == 1) {
       b.width *= b.height;
@@ -129,12 +128,12 @@ struct RangeNullInputs {
 
   void take_mask(const Tensor& m) {
     const int64_t d = m.dim(), images = d == 3 ? m.size(0) : 1;
-    STD_TORCH_CHECK((d == 2 || d == 3) && m.size(d - 2) == x_t.size(2) &&
-                        m.size(d - 1) == x_t.size(3) && (images == 1 || images == x_t.size(0)),
-                    "range_null_step: mask must be (H, W) or (B, H, W)");
-    STD_TORCH_CHECK(m.scalar_type() == ScalarType::Bool || m.scalar_type() == ScalarType::Byte,
-                    "range_null_step: mask must be bool or uint8");
-    STD_TORCH_CHECK(m.device() == x_t.device(), "range_null_step: mask must be on x_t's device");
+    RDDM_CHECK((d == 2 || d == 3) && m.size(d - 2) == x_t.size(2) && m.size(d - 1) == x_t.size(3) &&
+                   (images == 1 || images == x_t.size(0)),
+               "range_null_step: mask must be (H, W) or (B, H, W)");
+    RDDM_CHECK(m.scalar_type() == ScalarType::Bool || m.scalar_type() == ScalarType::Byte,
+               "range_null_step: mask must be bool or uint8");
+    RDDM_CHECK(m.device() == x_t.device(), "range_null_step: mask must be on x_t's device");
     mask = torch::stable::contiguous(m);
     blocks.mask_stride = images == 1 ? 0 : blocks.pixels();
   }

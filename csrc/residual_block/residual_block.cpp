@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "amx/bands.h"
+#include "check.h"
 #include "group_norm_silu/group_norm_silu.h"
 #include "vectors/convolution_tensors.h"
 
@@ -139,8 +140,8 @@ void add_images(const AmxConvolution& conv, const AmxSteps& steps, const Activat
 }
 
 const float* row_of(const Tensor& row, int64_t size, const char* name) {
-  STD_TORCH_CHECK(is_packed(row) && row.size(0) == size, "residual_block: ", name,
-                  " must be float32, one value a channel");
+  RDDM_CHECK(is_packed(row) && row.size(0) == size, "residual_block: ", name,
+             " must be float32, one value a channel");
   return static_cast<const float*>(row.const_data_ptr());
 }
 
@@ -149,10 +150,10 @@ const float* row_of(const std::optional<Tensor>& row, int64_t size, const char* 
 }
 
 void pack_one(const AmxSteps& steps, const Tensor& weight, int64_t taps, float* to) {
-  STD_TORCH_CHECK(weight.dim() == 4 && weight.size(2) * weight.size(3) == taps &&
-                      weight.scalar_type() == ScalarType::Float,
-                  "pack_residual_block: weights must be float32 of shapes (K, C, 3, 3), (K, K, 3, "
-                  "3) and (K, C, 1, 1)");
+  RDDM_CHECK(weight.dim() == 4 && weight.size(2) * weight.size(3) == taps &&
+                 weight.scalar_type() == ScalarType::Float,
+             "pack_residual_block: weights must be float32 of shapes (K, C, 3, 3), (K, K, 3, "
+             "3) and (K, C, 1, 1)");
   const Tensor plain = torch::stable::contiguous(weight);
   const float* const data = static_cast<const float*>(plain.const_data_ptr());
   pack_amx(steps, contiguous_weight(data, weight.size(0), weight.size(1), taps), to);
@@ -161,12 +162,12 @@ void pack_one(const AmxSteps& steps, const Tensor& weight, int64_t taps, float* 
 Tensor pack_residual_block_cpu(const Tensor& weight_1, const Tensor& weight_2,
                                const std::optional<Tensor>& res_weight) {
   const AmxSteps* const steps = amx_steps();
-  STD_TORCH_CHECK(steps, "pack_residual_block: this machine has no AMX");
+  RDDM_CHECK(steps, "pack_residual_block: this machine has no AMX");
   const int64_t result_channels = weight_1.size(0), channels = weight_1.size(1);
-  STD_TORCH_CHECK(weight_2.size(0) == result_channels && weight_2.size(1) == result_channels &&
-                      (!res_weight ||
-                       (res_weight->size(0) == result_channels && res_weight->size(1) == channels)),
-                  "pack_residual_block: the weights' channels do not fit together");
+  RDDM_CHECK(weight_2.size(0) == result_channels && weight_2.size(1) == result_channels &&
+                 (!res_weight ||
+                  (res_weight->size(0) == result_channels && res_weight->size(1) == channels)),
+             "pack_residual_block: the weights' channels do not fit together");
   const Sizes sizes(*steps, result_channels, channels, res_weight.has_value());
   Tensor packed = torch::stable::new_empty(weight_1, {sizes.all()});
   float* to = static_cast<float*>(packed.mutable_data_ptr());
@@ -189,34 +190,34 @@ Tensor residual_block_cpu(const Tensor& x, const std::optional<Tensor>& x_2, con
                           const Tensor& norm_2_bias, int64_t groups, double eps,
                           const std::optional<Tensor>& scale_shift) {
   const AmxSteps* const steps = amx_steps();
-  STD_TORCH_CHECK(steps, "residual_block: this machine has no AMX");
+  RDDM_CHECK(steps, "residual_block: this machine has no AMX");
   AmxConvolution first;
   const ConvolutionTensors between("residual_block", x, x_2, weight_1, bias_1, first);
   const int64_t result_channels = first.result_channels, channels = first.channels();
-  STD_TORCH_CHECK(groups > 0 && result_channels % groups == 0,
-                  "residual_block: the channels must divide into the groups");
-  STD_TORCH_CHECK(res_weight || (!x_2 && channels == result_channels),
-                  "residual_block: without res_weight the images must have the result's channels");
+  RDDM_CHECK(groups > 0 && result_channels % groups == 0,
+             "residual_block: the channels must divide into the groups");
+  RDDM_CHECK(res_weight || (!x_2 && channels == result_channels),
+             "residual_block: without res_weight the images must have the result's channels");
   const Tensor weights = packed ? *packed : pack_residual_block_cpu(weight_1, weight_2, res_weight);
   const Sizes sizes(*steps, result_channels, channels, res_weight.has_value());
-  STD_TORCH_CHECK(is_packed(weights) && weights.numel() == sizes.all(),
-                  "residual_block: packed must come from pack_residual_block, of these weights");
+  RDDM_CHECK(is_packed(weights) && weights.numel() == sizes.all(),
+             "residual_block: packed must come from pack_residual_block, of these weights");
   const float* const data = static_cast<const float*>(weights.const_data_ptr());
   const Header header = *reinterpret_cast<const Header*>(data);
-  STD_TORCH_CHECK(header.kind == kKind && header.result_channels == float(result_channels) &&
-                      header.channels == float(channels) &&
-                      header.has_residual == float(res_weight.has_value()),
-                  "residual_block: packed must come from pack_residual_block, of these weights");
+  RDDM_CHECK(header.kind == kKind && header.result_channels == float(result_channels) &&
+                 header.channels == float(channels) &&
+                 header.has_residual == float(res_weight.has_value()),
+             "residual_block: packed must come from pack_residual_block, of these weights");
   Norm norm_1{row_of(norm_1_weight, result_channels, "norm_1_weight"),
               row_of(norm_1_bias, result_channels, "norm_1_bias"), nullptr, 0};
   const Norm norm_2{row_of(norm_2_weight, result_channels, "norm_2_weight"),
                     row_of(norm_2_bias, result_channels, "norm_2_bias"), nullptr, 0};
   if (scale_shift) {
-    STD_TORCH_CHECK(scale_shift->dim() == 2 && scale_shift->is_contiguous() &&
-                        scale_shift->scalar_type() == ScalarType::Float &&
-                        scale_shift->size(1) == 2 * result_channels &&
-                        (scale_shift->size(0) == 1 || scale_shift->size(0) == x.size(0)),
-                    "residual_block: scale_shift must be float32, (1 or B, 2 K)");
+    RDDM_CHECK(scale_shift->dim() == 2 && scale_shift->is_contiguous() &&
+                   scale_shift->scalar_type() == ScalarType::Float &&
+                   scale_shift->size(1) == 2 * result_channels &&
+                   (scale_shift->size(0) == 1 || scale_shift->size(0) == x.size(0)),
+               "residual_block: scale_shift must be float32, (1 or B, 2 K)");
     norm_1.scale_shift = static_cast<const float*>(scale_shift->const_data_ptr());
     norm_1.scale_shift_stride = scale_shift->size(0) > 1 ? 2 * result_channels : 0;
   }

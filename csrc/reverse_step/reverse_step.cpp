@@ -1,6 +1,7 @@
 // reverse_step on the CPU. Storage dtypes do not multiply with objectives and terms: cpu_blocks.h
 // has 3 loops that widen and 3 that round, and 35 loops here compute.
 #include "reverse_step/reverse_step.h"
+#include "check.h"
 
 #include <torch/csrc/stable/library.h>
 
@@ -103,12 +104,12 @@ void reverse_step_in_place_cpu(const Tensor& I_t, const Tensor& out0,
   ReverseStepInputs in = in_place_inputs({I_t, out0, out1, I_in, noise, seed, stream, objective},
                                          seed_tensor, table, index, next_input, clean);
   const int64_t number = step + (index ? *data_of<int64_t>(index) : 0);
-  STD_TORCH_CHECK(number >= 0 && number < table.size(0), "reverse_step_: there is no step ", number,
-                  " in a table of ", table.size(0));
+  RDDM_CHECK(number >= 0 && number < table.size(0), "reverse_step_: there is no step ", number,
+             " in a table of ", table.size(0));
   const auto& coefficients =
       static_cast<const StepCoefficients<float>*>(table.const_data_ptr())[number];
-  STD_TORCH_CHECK(coefficients.sigma == 0 || in.noise.tensor || in.noise.drawn,
-                  "reverse_step_: sigma != 0 needs noise or a seed");
+  RDDM_CHECK(coefficients.sigma == 0 || in.noise.tensor || in.noise.drawn,
+             "reverse_step_: sigma != 0 needs noise or a seed");
   if (in.noise.seed_tensor) in.noise.seed = uint64_t(*data_of<int64_t>(in.noise.seed_tensor));
   in.noise.stream += uint64_t(number);
   if (coefficients.sigma == 0) in.noise = {};

@@ -3,6 +3,7 @@
 
 #include <vector>
 
+#include "check.h"
 #include "common/overlap.h"
 #include "common/tensors.h"
 #include "reverse_step/reverse_step.h"
@@ -37,10 +38,10 @@ struct ReverseStepInputs {
         I_t(in_layout_of(a.I_t, result.tensor)),
         out0(other(a.out0, a.out0.scalar_type(), "out0")),
         objective(static_cast<Objective>(a.objective)) {
-    STD_TORCH_CHECK(a.objective >= 0 && a.objective < kObjectives, "reverse_step: objective ",
-                    a.objective, " is not one of 0 to ", kObjectives - 1);
-    STD_TORCH_CHECK(a.out1.has_value() == has_two_outputs(objective),
-                    "reverse_step: out1 must be given exactly where the objective has two outputs");
+    RDDM_CHECK(a.objective >= 0 && a.objective < kObjectives, "reverse_step: objective ",
+               a.objective, " is not one of 0 to ", kObjectives - 1);
+    RDDM_CHECK(a.out1.has_value() == has_two_outputs(objective),
+               "reverse_step: out1 must be given exactly where the objective has two outputs");
     if (a.out1) out1 = other(*a.out1, out0.scalar_type(), "out1");
     if (a.I_in) I_in = other(*a.I_in, I_t.scalar_type(), "I_in");
     if (!noisy) return;
@@ -64,11 +65,11 @@ struct ReverseStepInputs {
 inline ReverseStepInputs functional_inputs(const ReverseStepArguments& a,
                                            const std::vector<double>& numbers) {
   using Numbers = StepCoefficients<double>;
-  STD_TORCH_CHECK(numbers.size() == Numbers::kCount, "reverse_step: a step has ", Numbers::kCount,
-                  " numbers, not ", numbers.size());
+  RDDM_CHECK(numbers.size() == Numbers::kCount, "reverse_step: a step has ", Numbers::kCount,
+             " numbers, not ", numbers.size());
   const bool noisy = Numbers::of(numbers.data()).sigma != 0;
-  STD_TORCH_CHECK(!noisy || a.noise.has_value() != a.seed.has_value(),
-                  "reverse_step: sigma != 0 needs noise or a seed, one of them");
+  RDDM_CHECK(!noisy || a.noise.has_value() != a.seed.has_value(),
+             "reverse_step: sigma != 0 needs noise or a seed, one of them");
   return ReverseStepInputs(a, Result(a.I_t, a.seed && noisy), noisy);
 }
 
@@ -76,14 +77,14 @@ inline ReverseStepInputs functional_inputs(const ReverseStepArguments& a,
 inline void check_table(const Tensor& table, const std::optional<Tensor>& index,
                         const Tensor& I_t) {
   using Row = StepCoefficients<float>;
-  STD_TORCH_CHECK(table.dim() == 2 && table.size(1) == Row::kCount &&
-                      table.scalar_type() == ScalarType::Float && table.is_contiguous() &&
-                      table.device() == I_t.device(),
-                  "reverse_step_: the coefficients must be a contiguous float32 table (S, ",
-                  Row::kCount, ") on I_t's device");
-  STD_TORCH_CHECK(!index || (index->numel() == 1 && index->scalar_type() == ScalarType::Long &&
-                             index->device() == I_t.device()),
-                  "reverse_step_: the index of the step must be one int64 number on I_t's device");
+  RDDM_CHECK(table.dim() == 2 && table.size(1) == Row::kCount &&
+                 table.scalar_type() == ScalarType::Float && table.is_contiguous() &&
+                 table.device() == I_t.device(),
+             "reverse_step_: the coefficients must be a contiguous float32 table (S, ", Row::kCount,
+             ") on I_t's device");
+  RDDM_CHECK(!index || (index->numel() == 1 && index->scalar_type() == ScalarType::Long &&
+                        index->device() == I_t.device()),
+             "reverse_step_: the index of the step must be one int64 number on I_t's device");
 }
 
 // A call of reverse_step_, which overwrites I_t.
@@ -92,23 +93,23 @@ inline ReverseStepInputs in_place_inputs(const ReverseStepArguments& a,
                                          const Tensor& table, const std::optional<Tensor>& index,
                                          const std::optional<Tensor>& next_input,
                                          const std::optional<Tensor>& clean) {
-  STD_TORCH_CHECK(pixel_layout(a.I_t), "reverse_step_: I_t must be contiguous or channels-last");
-  STD_TORCH_CHECK(int(a.noise.has_value()) + int(a.seed.has_value()) <= 1,
-                  "reverse_step_: pass noise or a seed, not both");
+  RDDM_CHECK(pixel_layout(a.I_t), "reverse_step_: I_t must be contiguous or channels-last");
+  RDDM_CHECK(int(a.noise.has_value()) + int(a.seed.has_value()) <= 1,
+             "reverse_step_: pass noise or a seed, not both");
   ReverseStepInputs in(a, Result(a.I_t), true);
   check_table(table, index, a.I_t);
   if (seed_tensor) {
-    STD_TORCH_CHECK(in.noise.drawn && seed_tensor->numel() == 1 &&
-                        seed_tensor->scalar_type() == ScalarType::Long &&
-                        seed_tensor->device() == a.I_t.device(),
-                    "reverse_step_: the seed must be one int64 number on I_t's device");
+    RDDM_CHECK(in.noise.drawn && seed_tensor->numel() == 1 &&
+                   seed_tensor->scalar_type() == ScalarType::Long &&
+                   seed_tensor->device() == a.I_t.device(),
+               "reverse_step_: the seed must be one int64 number on I_t's device");
     in.noise.seed_tensor = *seed_tensor;
   }
   const auto place = [&](const std::optional<Tensor>& to, std::optional<Tensor>& kept,
                          Placement& where, const char* name) {
     if (!to) return;
-    STD_TORCH_CHECK(to->scalar_type() == a.out0.scalar_type(), "reverse_step_: ", name,
-                    " must have out0's dtype");
+    RDDM_CHECK(to->scalar_type() == a.out0.scalar_type(), "reverse_step_: ", name,
+               " must have out0's dtype");
     where = placement(*to, a.I_t, "reverse_step_", name);
     kept = *to;
   };

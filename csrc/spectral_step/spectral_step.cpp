@@ -1,5 +1,6 @@
 // spectral_step_ on the CPU.
 #include "spectral_step/spectral_step.h"
+#include "check.h"
 
 #include <torch/csrc/stable/library.h>
 
@@ -65,27 +66,26 @@ struct SpectralStepInputs {
         y_bar(torch::stable::contiguous(y_bar_)),
         s(torch::stable::contiguous(s_)),
         clean(clean_) {
-    STD_TORCH_CHECK(x.dim() == 2 && x.is_contiguous(),
-                    "spectral_step_: x must be contiguous, of shape (B, N)");
+    RDDM_CHECK(x.dim() == 2 && x.is_contiguous(),
+               "spectral_step_: x must be contiguous, of shape (B, N)");
     size = x.size(1);
     const auto has_rows = [&](const Tensor& t) {
       return t.dim() == 2 && (t.size(0) == 1 || t.size(0) == x.size(0)) && t.device() == x.device();
     };
-    STD_TORCH_CHECK(
-        has_rows(y_bar) && y_bar.size(1) == size && y_bar.scalar_type() == x.scalar_type(),
-        "spectral_step_: y_bar must be (B or 1, N), in x's dtype on x's device");
+    RDDM_CHECK(has_rows(y_bar) && y_bar.size(1) == size && y_bar.scalar_type() == x.scalar_type(),
+               "spectral_step_: y_bar must be (B or 1, N), in x's dtype on x's device");
     const bool wide = x.scalar_type() == ScalarType::Double;
-    STD_TORCH_CHECK(has_rows(s) && (s.size(1) == 1 || s.size(1) == size) &&
-                        s.scalar_type() == (wide ? ScalarType::Double : ScalarType::Float),
-                    "spectral_step_: s must be (B or 1, N or 1), in float32, or in float64 beside "
-                    "a float64 x, on x's device");
+    RDDM_CHECK(has_rows(s) && (s.size(1) == 1 || s.size(1) == size) &&
+                   s.scalar_type() == (wide ? ScalarType::Double : ScalarType::Float),
+               "spectral_step_: s must be (B or 1, N or 1), in float32, or in float64 beside "
+               "a float64 x, on x's device");
     if (clean) {
       other(*clean, "clean");
-      STD_TORCH_CHECK(clean->is_contiguous(), "spectral_step_: clean must be contiguous");
+      RDDM_CHECK(clean->is_contiguous(), "spectral_step_: clean must be contiguous");
     }
     check_overlap("spectral_step_", {{"x", x_}, {"clean", clean_, 1}},
                   {{"epsilon", epsilon_}, {"y_bar", y_bar_}, {"s", s_}, {"noise", noise_}});
-    STD_TORCH_CHECK(!noise_ || !seed, "spectral_step_: pass noise or a seed, not both");
+    RDDM_CHECK(!noise_ || !seed, "spectral_step_: pass noise or a seed, not both");
     if (noise_) noise.tensor = other(*noise_, "noise");
     if (seed) {
       noise.drawn = true;
@@ -159,8 +159,8 @@ void spectral_step_cpu(const Tensor& x, const Tensor& epsilon, const Tensor& y_b
                        int64_t stream, bool strict, const std::vector<double>& numbers,
                        const std::optional<Tensor>& clean) {
   using Numbers = SpectralNumbers<double>;
-  STD_TORCH_CHECK(numbers.size() == Numbers::kCount, "spectral_step_: a step has ", Numbers::kCount,
-                  " numbers, not ", numbers.size());
+  RDDM_CHECK(numbers.size() == Numbers::kCount, "spectral_step_: a step has ", Numbers::kCount,
+             " numbers, not ", numbers.size());
   const SpectralStepInputs in(x, epsilon, y_bar, s, noise, seed, stream, clean);
   for_dtype<true>(in.x.scalar_type(), "spectral_step_: no CPU kernel", [&]<class Storage>() {
     const auto of = SpectralNumbers<Computed<Storage>>::of(numbers.data());

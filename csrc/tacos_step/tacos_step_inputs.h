@@ -3,6 +3,7 @@
 
 #include <vector>
 
+#include "check.h"
 #include "common/tensors.h"
 #include "tacos_step/tacos_step.h"
 
@@ -30,10 +31,10 @@ struct TacosStepInputs {
         x_s(in_layout_of(x_s_, result)),
         x_0(matching(x_0_, result, x_s_.scalar_type(), "tacos_step", "x_0")),
         kind(static_cast<TacosKind>(kind_)) {
-    STD_TORCH_CHECK(x_s.dim() == 4, "tacos_step: the images must be (B, C, H, W)");
-    STD_TORCH_CHECK(kind_ >= 0 && kind_ < kTacosKinds, "tacos_step: kind ", kind_,
-                    " is not one of 0 to ", kTacosKinds - 1);
-    STD_TORCH_CHECK(numbers.size() == 2, "tacos_step: a step has 2 numbers, not ", numbers.size());
+    RDDM_CHECK(x_s.dim() == 4, "tacos_step: the images must be (B, C, H, W)");
+    RDDM_CHECK(kind_ >= 0 && kind_ < kTacosKinds, "tacos_step: kind ", kind_,
+               " is not one of 0 to ", kTacosKinds - 1);
+    RDDM_CHECK(numbers.size() == 2, "tacos_step: a step has 2 numbers, not ", numbers.size());
     first = numbers[0];
     second = numbers[1];
     batch = x_s.size(0);
@@ -43,8 +44,8 @@ struct TacosStepInputs {
     if (x_end_) set_end(*x_end_);
     layer_s = layer(layer_s_, "layer_s");
     layer_to = layer(layer_to_, "layer_to");
-    STD_TORCH_CHECK(kind == TacosKind::kSnow || layer_s.has_value() == layer_to.has_value(),
-                    "tacos_step: pass both layers or none");
+    RDDM_CHECK(kind == TacosKind::kSnow || layer_s.has_value() == layer_to.has_value(),
+               "tacos_step: pass both layers or none");
   }
 
   // Elements from one sample's layer to the next.
@@ -66,14 +67,14 @@ struct TacosStepInputs {
 
  private:
   void set_end(const Tensor& given) {
-    STD_TORCH_CHECK(kind == TacosKind::kMix, "tacos_step: only kind 0 has an x_end");
+    RDDM_CHECK(kind == TacosKind::kMix, "tacos_step: only kind 0 has an x_end");
     const bool whole =
         given.dim() == 4 && given.size(2) == x_s.size(2) && given.size(3) == x_s.size(3);
     const bool flat = given.dim() == 4 && given.size(2) == 1 && given.size(3) == 1;
-    STD_TORCH_CHECK((whole || flat) && (given.size(0) == 1 || given.size(0) == batch) &&
-                        (given.size(1) == 1 || given.size(1) == channels) &&
-                        given.scalar_type() == x_s.scalar_type() && given.device() == x_s.device(),
-                    "tacos_step: x_end must be (B or 1, C or 1) planes or numbers like the images");
+    RDDM_CHECK((whole || flat) && (given.size(0) == 1 || given.size(0) == batch) &&
+                   (given.size(1) == 1 || given.size(1) == channels) &&
+                   given.scalar_type() == x_s.scalar_type() && given.device() == x_s.device(),
+               "tacos_step: x_end must be (B or 1, C or 1) planes or numbers like the images");
     const bool kept = adjacent && pixel_layout(given);
     x_end = kept ? given : torch::stable::contiguous(given);
     const int64_t channels_between = pixel_layout(*x_end)->channels;  // 1 in contiguous images
@@ -90,14 +91,14 @@ struct TacosStepInputs {
   std::optional<Tensor> layer(const std::optional<Tensor>& given, const char* name) const {
     if (!given) return std::nullopt;
     const bool wide = x_s.scalar_type() == ScalarType::Double;
-    STD_TORCH_CHECK(given->dim() == 4 && (given->size(0) == 1 || given->size(0) == batch) &&
-                        given->size(1) == 1 && given->size(2) == x_s.size(2) &&
-                        given->size(3) == x_s.size(3) &&
-                        given->scalar_type() == (wide ? ScalarType::Double : ScalarType::Float) &&
-                        given->device() == x_s.device(),
-                    "tacos_step: ", name,
-                    " must be (B or 1, 1, H, W) in float32, or in float64 beside "
-                    "float64 images, on the images' device");
+    RDDM_CHECK(given->dim() == 4 && (given->size(0) == 1 || given->size(0) == batch) &&
+                   given->size(1) == 1 && given->size(2) == x_s.size(2) &&
+                   given->size(3) == x_s.size(3) &&
+                   given->scalar_type() == (wide ? ScalarType::Double : ScalarType::Float) &&
+                   given->device() == x_s.device(),
+               "tacos_step: ", name,
+               " must be (B or 1, 1, H, W) in float32, or in float64 beside "
+               "float64 images, on the images' device");
     return torch::stable::contiguous(*given);
   }
 };

@@ -4,6 +4,7 @@
 // of their indices' 12 bits. Of a larger image's values, every 4096th is still to be combined. The
 // second walk takes a panel of adjacent columns of these, through such buffers again.
 #include "walsh_hadamard/walsh_hadamard.h"
+#include "check.h"
 
 #include <torch/csrc/stable/library.h>
 
@@ -197,7 +198,7 @@ bool is_power_of_2(int64_t n) { return n > 0 && (n & (n - 1)) == 0; }
 
 Tensor walsh_hadamard_cpu(const Tensor& x) {
   const int64_t dims = x.dim();
-  STD_TORCH_CHECK(
+  RDDM_CHECK(
       dims >= 2 && is_power_of_2(x.size(dims - 2)) && is_power_of_2(x.size(dims - 1)),
       "walsh_hadamard: x must have a height and a width, the last two axes, that are powers of 2");
   const Tensor image = torch::stable::contiguous(x);

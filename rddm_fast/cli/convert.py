@@ -29,7 +29,7 @@ def convert(
             show_default=False,
         ),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the converted model.")],
+    output: Annotated[Path, typer.Option("--output", "-o", file_okay=False, help="Folder for the converted model.")],
     to: Annotated[
         Form, typer.Option(help="A model folder of rddm_fast, or the folder of a pipeline of diffusers.")
     ] = Form.rddm_fast,

@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..system.files import write_text_whole
-from .common.app import command, out, progress_bar
+from .common.app import MOST_SEED, command, out, progress_bar
 
 
 @command
@@ -21,12 +21,16 @@ def demo(
     model: Annotated[
         str, typer.Option("--model", "-m", help="A built-in model, a model folder, or hub:OWNER/NAME.")
     ] = "derain",
-    output: Annotated[Path, typer.Option("--output", "-o", help="The picture: input, restored, truth.")] = Path(
-        "demo/demo.png"
-    ),
+    output: Annotated[
+        Path, typer.Option("--output", "-o", dir_okay=False, help="The picture: input, restored, truth.")
+    ] = Path("demo/demo.png"),
     steps: Annotated[int, typer.Option(min=1, help="Sampling steps.")] = 3,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the numbers to this file.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the degradation and of the starting noise.")] = 0,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", dir_okay=False, help="Also write the numbers to this file.")
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(min=0, max=MOST_SEED, help="Seed of the degradation and of the starting noise.")
+    ] = 0,
     repeats: Annotated[int, typer.Option(min=1, help="Timed runs of each path; the medians are shown.")] = 3,
     degradation: Annotated[
         str | None, typer.Option(help="The degradation that your own model undoes, such as rain.")

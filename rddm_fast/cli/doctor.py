@@ -145,20 +145,19 @@ def _settings(path: Path) -> dict[str, str]:
 
 def _of_checkpoint(path: Path) -> dict[str, Any]:
     """Return the report of a checkpoint, in the order in which it is printed."""
-    from ..models.architecture import architecture
-    from ..models.published import published_state, recognised
-    from ..theory.experiments import EXPERIMENTS
+    from ..models.errors import reading
+    from ..models.published import published_state
 
     state, later = published_state(path, "ema")
-    network: dict[str, Any] = {}
-    missing = None
-    for options in ({}, {"condition": True}, {"condition": True, "input_condition": True}):
-        try:
-            given = (options.get("condition"), options.get("input_condition"), None)
-            network, _ = architecture(state, *given, 8)
-            break
-        except ValueError as error:
-            missing = missing or str(error)
+    with reading(path):
+        return _of_state(path, state, later)
+
+
+def _of_state(path: Path, state: Any, later: bool | None) -> dict[str, Any]:
+    from ..models.published import recognised
+    from ..theory.experiments import EXPERIMENTS
+
+    network, missing = _network_of(state, str(path))
     schedule = recognised(state) if "alphas_cumsum" in state else None
     if later is None and schedule is not None:
         later = schedule.recipe["family"] != "triangular"
@@ -178,6 +177,18 @@ def _of_checkpoint(path: Path) -> dict[str, Any]:
         "fits": fits or ["no published experiment"],
         "convert": [_convert(str(path), name) for name in fits] or None,
     }
+
+
+def _network_of(state: Any, source: str) -> tuple[dict[str, Any], str | None]:
+    """Return the networks' arguments, and what the file does not store of them, if anything."""
+    from ..models.architecture import architecture
+    from ..models.errors import MissingArgument
+
+    try:
+        return architecture(state, source, None, None, None, 8)[0], None
+    except MissingArgument as missing:
+        mask = True if missing.name == "input_condition" else None
+        return architecture(state, source, True, mask, None, 8)[0], str(missing)
 
 
 def _fits(row: Any, state: Any, later: bool | None, schedule: Any) -> bool:

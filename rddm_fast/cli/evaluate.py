@@ -9,10 +9,10 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from .common.app import Device, Where, command, device_of, err, out, progress_bar, size_of
+from .common.console import shown
 
 
 class Space(str, Enum):
@@ -34,7 +34,8 @@ def evaluate(
         Path | None, typer.Option(help="Masks of the same names, white in the shadow: measure inside and outside, too.")
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder for metrics.csv, summary.json and worst.png.")
+        Path | None,
+        typer.Option("--output", "-o", file_okay=False, help="Folder for metrics.csv, summary.json and worst.png."),
     ] = None,
     space: Annotated[
         Space, typer.Option(help="PSNR, SSIM and RMSE on colour, or on luma (deraining, low light).")
@@ -61,15 +62,17 @@ def evaluate(
     for the last two. Under torchrun the images are shared among the processes.
     """
     from ..images.pairs import find_pairs
-    from ..restoration.evaluate import Evaluator
+    from ..restoration.evaluate import Evaluator, check_apart
     from ..restoration.evaluate import evaluate as measure
 
+    if output is not None:
+        check_apart(output, pred, gt, mask)
     pairs = find_pairs(pred, gt, mask)
     if any(pair.target is None for pair in pairs):
         raise ValueError(f"{pred} names no ground truth: pass its folder as the second argument")
     evaluator = Evaluator(
         space=space.value,
-        resize=None if resize is None else size_of(resize),
+        resize=None if resize is None else size_of(resize, "--resize"),
         lpips=lpips,
         fid=fid,
         inception=inception,
@@ -81,14 +84,14 @@ def evaluate(
     if report is None:
         return
     for error in report.errors:
-        err.print(f"[red]error:[/red] {escape(error)}")
+        err.print(f"[red]error:[/red] {shown(error)}")
     summary = report.summary() if output is None else report.write(output, worst=worst)
     if report.measured:
         out.print(_table(summary))
         names = ", ".join(f"{record.pair.name} ({record.values['psnr']:.2f} dB)" for record in report.worst(3))
-        out.print(escape(f"worst: {names}"))
+        out.print(f"worst: {shown(names)}")
     if output is not None:
-        out.print(escape(f"written to {output}"))
+        out.print(f"written to {shown(output)}")
     if report.errors:
         err.print(f"{len(report.errors)} of {len(pairs)} failed")
         raise typer.Exit(1)

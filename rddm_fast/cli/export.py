@@ -16,7 +16,7 @@ from .common.models import model_named
 def export(
     model: Model,
     size: Annotated[str, typer.Option(help="Height and width of the images, such as 256x256.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write; it ends in .pt2.")],
+    output: Annotated[Path, typer.Option("--output", "-o", dir_okay=False, help="The file to write; it ends in .pt2.")],
     batch: Batch = 1,
     steps: Steps = None,
     device: Annotated[Device, typer.Option(help="Where the file will run; it is compiled on such a device.")] = (

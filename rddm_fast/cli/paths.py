@@ -10,14 +10,14 @@ import typer
 from rich.markup import escape
 
 from ..system.files import write_text_whole
-from .common.app import Device, Where, command, device_of, out
+from .common.app import MOST_SEED, Device, Where, command, device_of, out
 from .common.models import model_named
 
 
 @command
 def paths(
     model: Annotated[str, typer.Option("--model", "-m", help="A path-independent model's folder or published .pt.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The figure, PNG or SVG.")],
+    output: Annotated[Path, typer.Option("--output", "-o", dir_okay=False, help="The figure, PNG or SVG.")],
     under: Annotated[
         list[str] | None,
         typer.Option(help="A schedule: trained, ddim, power, average or readjusted; repeatable; default: all."),
@@ -28,8 +28,10 @@ def paths(
     ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Number of indices of the schedule to visit.")] = 10,
     count: Annotated[int, typer.Option(min=2, help="Images per row.")] = 8,
-    seed: Annotated[int, typer.Option(help="Seed of the noise, the same for all rows.")] = 0,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the distances to this file.")] = None,
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed of the noise, the same for all rows.")] = 0,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", dir_okay=False, help="Also write the distances to this file.")
+    ] = None,
     device: Where = Device.auto,
     **published: Any,
 ) -> None:
@@ -37,6 +39,8 @@ def paths(
     from ..diffusion.path_figure import SCHEDULES, distances, draw_rows, path_rows
     from ..theory.steps import ORDERS
 
+    if unknown := [name for name in under or () if name not in SCHEDULES]:
+        raise ValueError(f"--under is {unknown[0]!r}: choose one of {', '.join(SCHEDULES)}")
     diffusion = model_named(model, **published).to(device_of(device))
     rows = path_rows(diffusion, under or SCHEDULES, order or ORDERS, steps=steps, count=count, seed=seed)
     between_paths, between_seeds = distances(rows)

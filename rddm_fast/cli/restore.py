@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .common.app import Device, Model, Precision, Where, command, device_of, dtype_of, out, progress_bar
+from .common.app import MOST_SEED, Device, Model, Precision, Where, command, device_of, dtype_of, out, progress_bar
 from .common.console import shown
 from .common.models import model_named
 from .common.outcomes import Tally
@@ -31,13 +31,14 @@ def restore(
         typer.Option(
             "--output",
             "-o",
+            file_okay=False,
             help="Folder for the results, which keep their names. If it lies in an input folder, it is left out there.",
         ),
     ],
     model: Model = "derain",
     steps: Annotated[
         int | None,
-        typer.Option(help="Sampling steps; default: the model's own, and with --method 100, for ddrm 20."),
+        typer.Option(min=1, help="Sampling steps; default: the model's own, and with --method 100, for ddrm 20."),
     ] = None,
     mask: Annotated[
         Path | None,
@@ -46,7 +47,9 @@ def restore(
             "and for the operators inpaint and old (of the result's size)."
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the starting noise, the same for every image.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=MOST_SEED, help="Seed of the starting noise, the same for every image.")
+    ] = 0,
     tile: Annotated[
         int,
         typer.Option(

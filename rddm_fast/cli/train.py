@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ import typer
 from rich.markup import escape
 
 from ..system.processes import rank
-from ..training.settings import DataSettings, ModelSettings, Settings, TrainSettings
+from ..training.settings import DataSettings, ModelSettings, Settings, SettingsError, TrainSettings
 from .common.app import command, err, out, progress_bar
 
 _PANELS: dict[type[Settings], str | None] = {DataSettings: None, ModelSettings: "Network", TrainSettings: "Run"}
@@ -39,9 +40,9 @@ def _option(name: str) -> inspect.Parameter:
     hint = get_type_hints(section)[setting.name]
     kinds = () if get_origin(hint) is tuple else (hint, *get_args(hint))  # a list is one text, such as 1,2,4
     kind: Any = next((kind for kind in kinds if kind in (int, float, bool)), str)
-    least = setting.metadata["least"] if kind is int else None
+    least, most = (setting.metadata[end] if kind is int else None for end in ("least", "most"))
     option = typer.Option(
-        setting.metadata["flag"], help=setting.metadata["help"], min=least, rich_help_panel=_PANELS[section]
+        setting.metadata["flag"], help=setting.metadata["help"], min=least, max=most, rich_help_panel=_PANELS[section]
     )
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]
@@ -59,7 +60,8 @@ def _with_flags(function: Callable[..., None]) -> Callable[..., None]:
 @_with_flags
 def train(
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder of the run: checkpoints, log and model.")
+        Path | None,
+        typer.Option("--output", "-o", file_okay=False, help="Folder of the run: checkpoints, log and model."),
     ] = None,
     preset: Annotated[
         str | None, typer.Option(help="A published experiment's settings, or a built-in model's, such as deraining.")
@@ -80,7 +82,10 @@ def train(
     from ..training.trainer import Interrupted
     from ..training.trainer import Progress as Report
 
-    run = RunSettings.of(*_layers(preset, config, flags, settings or []))
+    try:
+        run = RunSettings.of(*_layers(preset, config, flags, settings or []))
+    except SettingsError as error:
+        raise SettingsError(_as_flags(str(error), flags)) from error
     if dry_run:
         out.print(run.text("json" if json else "yaml"), markup=False, end="")
         return
@@ -149,6 +154,16 @@ def _layers(
             section, field = _FLAGS[name]
             layers.append({section.section: {field.name: _widths(value) if name == "mults" else value}})
     return [*layers, *map(setting_of, settings)]
+
+
+def _as_flags(sentence: str, flags: dict[str, Any]) -> str:
+    """Return an error's sentence with the flags that were given in the place of their settings' names."""
+    for name, value in flags.items():
+        section, field = _FLAGS[name]
+        if value is not None:
+            flag = field.metadata["flag"].split("/")[0]
+            sentence = re.sub(rf"\b{section.section}\.{field.name}\b", flag, sentence)
+    return sentence
 
 
 def _widths(mults: str) -> list[int]:

@@ -50,7 +50,7 @@ def sample_along(
         kind = f"path_independent={diffusion.path_independent}, objective {diffusion.objective.name}"
         raise ValueError(
             f"a path needs two networks, pred_res_noise, that see alpha_bar and beta_bar (path_independent=True), and "
-            f"this model has {kind}: train the preset path_independent"
+            f"this model has {kind}: train the preset 'path_independent'"
         )
     _check_ends(diffusion.schedule, steps)
     start = diffusion.start(steps, I_in, mask, **options)

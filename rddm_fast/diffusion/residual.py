@@ -92,7 +92,7 @@ class ResidualDiffusion(nn.Module):
         networks = getattr(model, "outputs", self.objective.outputs)
         if networks < self.objective.outputs:
             raise ValueError(
-                f"objective {self.objective.name} needs {self.objective.outputs} outputs, but the model has "
+                f"objective={self.objective.name} needs {self.objective.outputs} outputs, but the model has "
                 f"{networks}: choose pred_res, pred_noise or pred_x0, or a model of two networks"
             )
         self.model = model

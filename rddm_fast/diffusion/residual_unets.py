@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -42,7 +43,7 @@ class ResidualUnets(nn.Module):
     def __init__(self, dim: int, *, networks: str = "two", **kwargs: Any) -> None:
         super().__init__()
         if networks not in ("two", "one", "shared"):
-            raise ValueError(f"networks is 'two', 'one' or 'shared', not {networks!r}")
+            raise ValueError(f"networks is 'two', 'one' or 'shared', not {reprlib.repr(networks)}")
         self.networks = networks
         self.config = {"dim": dim, "networks": networks, **kwargs}
         self.unet0 = SharedUnet(dim, **kwargs) if networks == "shared" else Unet(dim, **kwargs)

@@ -222,7 +222,14 @@ class _UnetBase(nn.Module):
         self.self_condition = self_condition
         self.input_channels = channels * (1 + sum(seen))
         self.out_dim = out_dim or channels
-        self.factor = padding_factor or 2 ** (len(dim_mults) - 1)
+        halvings = 2 ** (len(dim_mults) - 1)
+        self.factor = padding_factor or halvings
+        if not dim_mults or dim < 4 or dim % 2:
+            raise ValueError(f"a U-Net has an even dim of at least 4 and some dim_mults, not {dim} and {dim_mults}")
+        if self.factor % halvings:
+            raise ValueError(
+                f"padding_factor is {padding_factor}: {len(dim_mults)} stages need a multiple of {halvings}"
+            )
 
         init_dim = init_dim or dim
         self.init_dim, self.time_dim, self.groups = init_dim, dim * 4, resnet_block_groups

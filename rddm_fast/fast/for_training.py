@@ -30,9 +30,9 @@ from ..diffusion.unet import (
     standardisation_eps,
 )
 from ..ops.networks.conv3x3 import AMX_CHANNELS, conv3x3, pack_conv3x3, tiles
-from ..ops.networks.conv3x3_weight_gradient import conv3x3_weight_gradient
-from ..ops.networks.group_norm_silu_training import group_norm_silu_training
-from ..ops.networks.pixel_attention import pixel_attention
+from ..ops.training.conv3x3_weight_gradient import conv3x3_weight_gradient
+from ..ops.training.group_norm_silu_training import group_norm_silu_training
+from ..ops.training.pixel_attention import pixel_attention
 from .folded.attention import attend
 from .folded.convolutions import is_3x3
 

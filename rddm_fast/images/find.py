@@ -63,7 +63,7 @@ def images_of(
 
     images = _walked(path, leave_out, tell)
     if unusable is None:
-        images = [image for image in images if image.is_file()]
+        images = [image for image in images if os.path.isfile(image)]
     if not images and told and unusable is None:
         raise told[0]
     if not images and not told:
@@ -73,7 +73,7 @@ def images_of(
 
 def images_below(folder: Path) -> list[Path]:
     """The images in a folder and below it, sorted, without hidden files (`._photo.jpg` is not a photo)."""
-    return [path for path in _walked(folder, None, lambda folder, error: None) if path.is_file()]
+    return [path for path in _walked(folder, None, lambda folder, error: None) if os.path.isfile(path)]
 
 
 def _walked(folder: Path, leave_out: Path | None, unusable: Callable[[Path, ImageError], None]) -> list[Path]:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
+from ..system.errors import one_line, quoted
 from .find import images_below
 from .picture import READ_SUFFIXES
 
@@ -113,20 +114,35 @@ class _Found:
 
 def _find(source: str | PathLike[str]) -> list[_Found]:
     path = Path(source)
-    if path.is_dir():
+    if os.path.isdir(path):  # as isfile below, no error where a name is too long or may not be looked up
         found = [_Found(image, _name(image, path)) for image in images_below(path)]
     elif path.suffix.lower() in LIST_SUFFIXES:
         found = _find_in_list(path)
-    elif path.is_file():
+    elif os.path.isfile(path):
         found = [_Found(path, path.stem)]
     elif glob.has_magic(str(source)):
-        matches = sorted(Path(match) for match in glob.glob(str(source), recursive=True))
-        images = [match for match in matches if match.suffix.lower() in READ_SUFFIXES and match.is_file()]
+        matches = sorted(map(Path, _matching(str(source))))
+        images = [match for match in matches if match.suffix.lower() in READ_SUFFIXES and os.path.isfile(match)]
         found = _named(images, [""] * len(images))
     else:
-        raise DataError(f"{source} does not exist")
+        raise DataError(f"{quoted(source)} does not exist")
     if not found:
         raise DataError(f"{source} holds no image")
+    return found
+
+
+def _matching(pattern: str) -> set[str]:
+    """What a pattern matches. `**` does not enter linked folders, where links in a circle keep Python's for ever."""
+    parts = pattern.split(os.sep)
+    if "**" not in parts:
+        return set(glob.glob(pattern))
+    at = parts.index("**")
+    head, tail = os.sep.join(parts[:at]), parts[at + 1 :] or ["*"]
+    found: set[str] = set()
+    for base in glob.glob(head) if head else [os.sep if at else os.curdir]:
+        for here, folders, _ in os.walk(base):
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            found |= _matching(os.path.join(glob.escape(here), *tail))
     return found
 
 
@@ -141,9 +157,16 @@ def _find_in_list(path: Path) -> list[_Found]:
 
 def _pairs_from_csv(path: Path) -> Iterator[Pair]:
     reader = csv.DictReader(_read_text(path).splitlines(), skipinitialspace=True, restkey="more")
+    try:
+        yield from _pairs_of(reader, path)
+    except csv.Error as error:
+        raise DataError(f"{path}, line {reader.line_num + 1}: not CSV: {one_line(error)}") from error
+
+
+def _pairs_of(reader: csv.DictReader[str], path: Path) -> Iterator[Pair]:
     columns = [column.strip().lower() for column in reader.fieldnames or []]
     if "input" not in columns:
-        raise DataError(f"{path} has no column named input; its columns are: {', '.join(columns) or 'none'}")
+        raise DataError(f"{path} has no column named input; its columns are: {quoted(', '.join(columns)) or 'none'}")
     reader.fieldnames = columns
 
     # Check every row before the first pair is returned.
@@ -168,6 +191,8 @@ def _pairs_from_csv(path: Path) -> Iterator[Pair]:
 
 
 def _read_text(path: Path) -> str:
+    if os.path.exists(path) and not os.path.isfile(path):  # a pipe may wait for ever
+        raise DataError(f"{path} is a folder, a pipe or a device, not a list: save the list in a file")
     try:
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
@@ -182,9 +207,9 @@ def _read_text(path: Path) -> str:
 def _existing(folders: list[Path], entry: str, origin: str) -> Path:
     """Return the file that an entry of a list names, relative to the first of `folders` that has it."""
     for folder in folders:
-        if (folder / entry).is_file():
+        if os.path.isfile(folder / entry):
             return folder / entry
-    raise DataError(f"{origin}: {entry} does not exist")
+    raise DataError(f"{origin}: {quoted(entry)} does not exist")
 
 
 def _named(images: list[Path], origins: list[str]) -> list[_Found]:
@@ -247,5 +272,5 @@ def _repeated(found: list[_Found]) -> str:
 
 
 def _some(found: list[_Found]) -> str:
-    names = ", ".join(f"{one.path} ({one.origin})" if one.origin else str(one.path) for one in found[:3])
+    names = ", ".join(quoted(one.path) + (f" ({one.origin})" if one.origin else "") for one in found[:3])
     return names if len(found) <= 3 else f"{names} and {len(found) - 3} more"

@@ -50,6 +50,8 @@ _PILLOW_OPTIONS: dict[str, dict[str, Any]] = {
 
 _GREY_MODES = {"1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N"}
 
+# How the files begin of whose damage a library prints by itself: libtiff of TIFF, OpenCV and its libpng of 16-bit PNG.
+_PRINTED_OF = (b"II", b"MM", b"\x89PNG")
 
 # The longest sides that a format holds, where pictures of that size can be restored.
 _LONGEST_SIDE = {".jpg": 65500, ".jpeg": 65500, ".webp": 16383}
@@ -213,8 +215,8 @@ def _read_bytes(path: Path) -> bytes:
 
 @contextmanager
 def _quiet(data: bytes) -> Iterator[None]:
-    """Silence Pillow's warnings of damaged metadata, of which only the orientation is used, and libtiff's prints."""
-    with warnings.catch_warnings(), silent_stderr() if data[:2] in (b"II", b"MM") else nullcontext():
+    """Silence Pillow's warnings of damaged metadata, of which the orientation alone is used, and libraries' prints."""
+    with warnings.catch_warnings(), silent_stderr() if data.startswith(_PRINTED_OF) else nullcontext():
         warnings.simplefilter("ignore")
         yield
 

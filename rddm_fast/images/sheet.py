@@ -49,6 +49,7 @@ def sheet(rows: Sequence[Sequence[Tensor] | Tensor], *, gap: int = 2, margin: in
 
 def text(lines: Sequence[str]) -> Tensor:
     """Draw lines of text, black on white: (3, 16 pixels per line, width of the longest line). Needs Pillow."""
+    lines = [line.encode(errors="backslashreplace").decode() for line in lines]  # names need not be text
     font = require("PIL.ImageFont", "images").load_default(size=FONT_SIZE)
     width = max(1, *(math.ceil(font.getlength(line)) for line in lines))
     canvas = require("PIL.Image", "images").new("L", (width, LINE_HEIGHT * len(lines)), "white")

@@ -26,9 +26,10 @@ from ..system.errors import one_line
 from ..system.extras import require
 from ..system.files import write_text_whole, write_whole
 from ..theory.schedule import Schedule
-from .architecture import load_networks
+from .architecture import built_networks, check_dtypes
 from .card import write_card
-from .errors import ModelError
+from .config import COLD, DIFFUSION, RDDM, checked_config
+from .errors import ModelError, reading
 from .hub import fetched, is_on_hub
 
 FORMAT = "rddm_fast model"
@@ -41,20 +42,6 @@ _USED_BY = {
 """What a folder of each format is, and what takes it."""
 MODELS = Path(__file__).parent / "built_in"
 M = TypeVar("M", ResidualDiffusion, ColdRestorer)
-_DIFFUSION_FIELDS = (
-    "condition",
-    "input_condition",
-    "input_condition_mask",
-    "img_to_img_translation",
-    "path_independent",
-    "official_two_pass",
-    "test_res_or_noise",
-    "loss_type",
-    "sampling_timesteps",
-    "eta",
-    "clip_res",
-    "image_size",
-)
 
 
 # -- our format ---------------------------------------------------------------------------------------------
@@ -120,7 +107,7 @@ def described(diffusion: ResidualDiffusion | ColdRestorer) -> dict[str, Any]:
         "objective": diffusion.objective.name,
         "network": diffusion.model.config,
         "schedule": {**recipe, "sum_scale": schedule.sum_scale},
-        "diffusion": {name: getattr(diffusion, name) for name in _DIFFUSION_FIELDS},
+        "diffusion": {name: getattr(diffusion, name) for name in DIFFUSION},
     }
 
 
@@ -152,14 +139,17 @@ def load_cold_restorer(folder: str | PathLike[str]) -> ColdRestorer:
         ModelError: the folder or one of its files is missing, damaged or of another format.
     """
 
-    def built(config: dict[str, Any], tensors: dict[str, Tensor]) -> ColdRestorer:
-        return ColdRestorer(ResidualUnets(**config["network"]), config["degradation"], config["loss_type"])
+    def built(config: dict[str, Any], tensors: dict[str, Tensor], weights: str) -> ColdRestorer:
+        parts = checked_config(config, COLD)
+        return ColdRestorer(
+            built_networks(parts["network"], tensors, weights), parts["degradation"], parts["loss_type"]
+        )
 
     return _loaded(folder, COLD_FORMAT, built)
 
 
-def _loaded(folder: str | PathLike[str], form: str, built: Callable[[dict[str, Any], dict[str, Tensor]], M]) -> M:
-    """Load a folder of the format `form`; `built` makes the model, without its weights, from the two files."""
+def _loaded(folder: str | PathLike[str], form: str, built: Callable[[dict[str, Any], dict[str, Tensor], str], M]) -> M:
+    """Load a folder of the format `form`; `built` makes the model from the two files' content and the second's name."""
     safetensors = require("safetensors.torch", "models")
     if is_on_hub(folder):
         folder = fetched(str(folder))
@@ -175,29 +165,34 @@ def _loaded(folder: str | PathLike[str], form: str, built: Callable[[dict[str, A
     for file in (config, weights):
         if not file.is_file():
             raise ModelError(f"{folder} is not a model folder: it holds no {file.name}")
+    described = _json_object(config)
+    found = str(described.get("format"))
+    if found != form and found in _USED_BY:
+        raise ModelError(f"{folder} is {_USED_BY[found]}")
+    if found != form or described.get("version") != VERSION:
+        raise ModelError(f"{config} is not of format {form!r}, version {VERSION}: update rddm_fast or save again")
+    with reading(weights):
+        stored = safetensors.load_file(weights)
+    check_dtypes(stored, str(weights))
+    # Weights may be stored in half precision. The schedule's tables are float64 and stay so.
+    tensors = {name: t if t.dtype == torch.float64 else t.float() for name, t in stored.items()}
+    with reading(config):
+        return built(described, tensors, str(weights)).eval()
+
+
+def _json_object(file: Path) -> dict[str, Any]:
     try:
-        described = json.loads(config.read_text())
-        if described.get("format") != form and described.get("format") in _USED_BY:
-            raise ModelError(f"{folder} is {_USED_BY[described['format']]}")
-        if described.get("format") != form or described.get("version") != VERSION:
-            raise ModelError(f"{config} is not of format {form!r}, version {VERSION}: update rddm_fast or save again")
-        # Weights may be stored in half precision. The schedule's tables are float64 and stay so.
-        tensors = {
-            name: t if t.dtype == torch.float64 else t.float() for name, t in safetensors.load_file(weights).items()
-        }
-        diffusion = built(described, tensors)
-    except ModelError:
-        raise
-    except KeyError as error:
-        raise ModelError(f"{config} has no field {error}: save the model again") from error
-    except Exception as error:
-        raise ModelError(f"{folder} cannot be read as a model: {one_line(error)}") from error
-    load_networks(diffusion, tensors, str(weights))
-    return diffusion.eval()
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{file} cannot be read as a model: {one_line(error)}") from error
+    if not isinstance(found, dict):
+        raise ModelError(f"{file} cannot be read as a model: it holds no JSON object")
+    return found
 
 
-def _built(config: dict[str, Any], tensors: dict[str, Tensor]) -> ResidualDiffusion:
-    recipe = config["schedule"]
+def _built(config: dict[str, Any], tensors: dict[str, Tensor], weights: str) -> ResidualDiffusion:
+    parts = checked_config(config, RDDM)
+    recipe = parts["schedule"]
     if recipe["family"] == "tables":
         names = ("schedule.alpha_bar", "schedule.beta_bar")
         if missing := [name for name in names if name not in tensors]:
@@ -207,6 +202,13 @@ def _built(config: dict[str, Any], tensors: dict[str, Tensor]) -> ResidualDiffus
         schedule = Schedule.from_tables(tables[0], tables[1], recipe["sum_scale"], delta_bar)
     else:
         schedule = Schedule.from_recipe(recipe)
-    return ResidualDiffusion(
-        ResidualUnets(**config["network"]), schedule, objective=config["objective"], **config["diffusion"]
-    )
+    networks = built_networks(parts["network"], tensors, weights)
+    diffusion = ResidualDiffusion(networks, schedule, objective=parts["objective"], **parts["diffusion"])
+    degraded = diffusion.condition and not diffusion.img_to_img_translation
+    given = networks.channels * (1 + networks.self_condition + degraded + diffusion.input_condition)
+    if networks.members[0].input_channels != given:
+        raise ValueError(
+            f'"network" takes {networks.members[0].input_channels} channels and "diffusion" gives it {given}: their '
+            "condition, input_condition and img_to_img_translation must be the same"
+        )
+    return diffusion

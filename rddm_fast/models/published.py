@@ -6,7 +6,6 @@ file does not store comes with the experiment's name (`identity`).
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -18,12 +17,12 @@ import torch
 from torch import Tensor
 
 from ..diffusion.residual import ResidualDiffusion
-from ..diffusion.residual_unets import ResidualUnets
 from ..system.errors import one_line
+from ..system.saved import NotOnlyTensors, load_saved
 from ..theory.experiments import DIFFUIR, Experiment
 from ..theory.schedule import Schedule
-from .architecture import architecture, load_networks, networks_of
-from .errors import MissingArgument, ModelError
+from .architecture import architecture, built_networks, check_dtypes, networks_of
+from .errors import MissingArgument, ModelError, reading
 from .identity import check_schedule, default_objective, named, settings_of
 
 DIFFUIR_SUM_SCALE = 0.01
@@ -74,33 +73,34 @@ def load_published(
     """
     known = named(experiment)
     state, later = published_state(Path(path), weights)
-    if later is None and "alphas_cumsum" in state:
-        later = recognised(state).recipe["family"] != "triangular"
-    settings = settings_of(
-        state,
-        str(path),
-        known,
-        later=later,
-        path_independent=path_independent,
-        official_two_pass=official_two_pass,
-    )
-    return assembled(
-        state,
-        str(path),
-        known,
-        objective=objective,
-        condition=condition,
-        input_condition=input_condition,
-        self_condition=self_condition,
-        resnet_block_groups=resnet_block_groups,
-        schedule=schedule,
-        sum_scale=sum_scale,
-        sampling_timesteps=sampling_timesteps,
-        input_condition_mask=input_condition_mask,
-        test_res_or_noise=test_res_or_noise,
-        image_size=image_size,
-        **settings,
-    )
+    with reading(path):
+        if later is None and "alphas_cumsum" in state:
+            later = recognised(state).recipe["family"] != "triangular"
+        settings = settings_of(
+            state,
+            str(path),
+            known,
+            later=later,
+            path_independent=path_independent,
+            official_two_pass=official_two_pass,
+        )
+        return assembled(
+            state,
+            str(path),
+            known,
+            objective=objective,
+            condition=condition,
+            input_condition=input_condition,
+            self_condition=self_condition,
+            resnet_block_groups=resnet_block_groups,
+            schedule=schedule,
+            sum_scale=sum_scale,
+            sampling_timesteps=sampling_timesteps,
+            input_condition_mask=input_condition_mask,
+            test_res_or_noise=test_res_or_noise,
+            image_size=image_size,
+            **settings,
+        )
 
 
 def assembled(
@@ -124,7 +124,7 @@ def assembled(
     """
     if condition is None and experiment is not None:
         condition = experiment.condition
-    network, restoring = architecture(state, condition, input_condition, self_condition, resnet_block_groups)
+    network, restoring = architecture(state, source, condition, input_condition, self_condition, resnet_block_groups)
     objective = objective or default_objective(experiment, state, network["networks"])
     if objective is None:
         raise MissingArgument(
@@ -142,8 +142,8 @@ def assembled(
         network["padding_factor"] = 2 ** len(network["dim_mults"])
     if sum_scale is None:
         sum_scale = DIFFUIR_SUM_SCALE if experiment is DIFFUIR else round(float(schedule.beta_bar[-1]) ** 2, 4)
-    diffusion = ResidualDiffusion(
-        ResidualUnets(**network),
+    return ResidualDiffusion(
+        built_networks(network, networks_of(state), source),
         replace(schedule, sum_scale=sum_scale),
         objective=objective,
         condition=restoring,
@@ -151,9 +151,7 @@ def assembled(
         img_to_img_translation=network["img_to_img_translation"],
         sampling_timesteps=min(sampling_timesteps, schedule.timesteps),
         **diffusion_options,
-    )
-    load_networks(diffusion, networks_of(state), source)
-    return diffusion.eval()
+    ).eval()
 
 
 def recognised(state: Mapping[str, Tensor]) -> Schedule:
@@ -185,22 +183,29 @@ def published_state(path: Path, weights: str) -> tuple[dict[str, Tensor], bool |
     if not path.is_file():
         raise ModelError(f"there is no file {path}")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ModelError(
-            f"{path} holds more than tensors and plain values and is not loaded: {one_line(error)}"
-        ) from error
+        content = load_saved(path)
+    except NotOnlyTensors as error:
+        raise ModelError(str(error)) from error
     except Exception as error:
-        raise ModelError(f"{path} cannot be read as a checkpoint: {one_line(error)}") from error
+        raise ModelError(
+            f"{path} cannot be read as a checkpoint: it is damaged, or no file of torch.save ({one_line(error)})"
+        ) from error
     if not isinstance(content, dict) or weights not in content:
         raise ModelError(f"{path} is not a published training checkpoint: it has no entry {weights!r}")
-    entries = content[weights] or {}
+    entries = content[weights] if content[weights] is not None else {}
+    if not isinstance(entries, dict):
+        raise ModelError(
+            f"{path} is not a published training checkpoint: its entry {weights!r} is of type "
+            f"{type(entries).__name__}, not a dict of weights by name"
+        )
     wrapper = "ema_model." if weights == "ema" else ""
-    state = {}
-    for key, value in entries.items():
-        if key.startswith(wrapper) and isinstance(value, Tensor):
-            state[re.sub(r"(^|\.)((module|_orig_mod)\.)+", r"\1", key[len(wrapper) :])] = value.float()
+    state = {
+        re.sub(r"(^|\.)((module|_orig_mod)\.)+", r"\1", key[len(wrapper) :]): value
+        for key, value in entries.items()
+        if isinstance(key, str) and key.startswith(wrapper) and isinstance(value, Tensor)
+    }
     if not state:
         raise ModelError(f"{path} holds no weights under {weights!r}")
+    check_dtypes(state, str(path))
     later = True if "opt0" in content else False if "opt" in content else None
-    return state, later
+    return {key: value.float() for key, value in state.items()}, later

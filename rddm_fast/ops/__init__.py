@@ -11,17 +11,17 @@ from .networks.attention_layer import attention_layer, attention_layer_reference
 from .networks.channel_norm import channel_norm, channel_norm_reference
 from .networks.conv1x1 import conv1x1, conv1x1_reference, pack_conv1x1
 from .networks.conv3x3 import conv3x3, conv3x3_reference, pack_conv3x3, pack_conv3x3_taps
-from .networks.conv3x3_weight_gradient import conv3x3_weight_gradient, conv3x3_weight_gradient_reference
 from .networks.conv_norm_silu import conv_norm_silu, conv_norm_silu_reference
 from .networks.group_norm_silu import group_norm_silu, group_norm_silu_reference
-from .networks.group_norm_silu_training import group_norm_silu_training, group_norm_silu_training_reference
 from .networks.linear_attention import linear_attention, linear_attention_reference
-from .networks.pixel_attention import pixel_attention, pixel_attention_reference
 from .networks.residual_block import pack_residual_block, residual_block, residual_block_reference
 from .networks.stem_conv import pack_stem_conv, stem_conv, stem_conv_reference
 from .noise import noise
 from .reverse_step import reverse_step, reverse_step_, reverse_step_reference
 from .step_table import StepTable
+from .training.conv3x3_weight_gradient import conv3x3_weight_gradient, conv3x3_weight_gradient_reference
+from .training.group_norm_silu_training import group_norm_silu_training, group_norm_silu_training_reference
+from .training.pixel_attention import pixel_attention, pixel_attention_reference
 
 __all__ = [
     "BackendUnavailable",

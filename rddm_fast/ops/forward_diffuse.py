@@ -6,11 +6,13 @@ import torch
 from torch import Tensor
 
 from . import backends
+from .autocast import without_autocast
 from .checks import DTYPES, check_alike, check_device, check_dtype, check_no_gradient
 from .noise import noise as draw
 from .noise import signed64
 
 
+@without_autocast
 def forward_diffuse_reference(
     I_0: Tensor,
     I_in: Tensor | None,

@@ -10,6 +10,7 @@ from torch.autograd.function import once_differentiable
 
 from ..theory.objective import Objective, targets
 from . import backends
+from .autocast import without_autocast
 from .checks import DTYPES, check_alike, check_dtype, check_no_gradient, check_no_tangent, check_outputs
 from .noise import noise as draw
 from .noise import signed64
@@ -22,6 +23,7 @@ def _numel_factor(out0: Tensor) -> float:
     return 1 / max(out0.numel(), 1) if out0.dtype == torch.float16 else 1.0
 
 
+@without_autocast
 def joint_loss_reference(
     out0: Tensor,
     out1: Tensor | None,
@@ -74,6 +76,7 @@ def _fake(out0: Tensor, out1: Tensor | None, *args: Any) -> tuple[Tensor, Tensor
     return out0.new_empty((), dtype=wide), out0.new_empty(2, dtype=wide), torch.empty_like(out0), second
 
 
+@without_autocast
 def joint_loss_backward_reference(gradient0: Tensor, gradient1: Tensor | None, by_loss: Tensor, factor: float) -> None:
     """Multiply both gradients in place by `by_loss * factor`, which is usually 1.
 

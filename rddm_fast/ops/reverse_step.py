@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..theory.objective import Objective, Prediction, read_out
 from . import backends
+from .autocast import without_autocast
 from .checks import (
     DTYPES,
     check_alike,
@@ -80,6 +81,7 @@ def _stepped(
     return combined(k, read, x, I_in, None if noise is None else noise.to(compute)), read.pred_x_start
 
 
+@without_autocast
 def reverse_step_reference(
     I_t: Tensor,
     out0: Tensor,
@@ -100,6 +102,7 @@ def reverse_step_reference(
     return torch.empty_like(I_t).copy_(result)
 
 
+@without_autocast
 def reverse_step_in_place_reference(
     I_t: Tensor,
     out0: Tensor,

@@ -84,7 +84,7 @@ def run(
         trained_for = load_model(model), DEGRADATIONS.get(model)
         diffusion, kind = trained_for
         if kind is None:
-            raise ValueError(f"{model} is no built-in model: say what it undoes, for example degradation rain")
+            raise ValueError(f"{model} is no built-in model: say what it undoes, for example kind='rain'")
     else:
         diffusion = load_model(model)
     # Not compiled, like `restore`: the pictures have many sizes.

@@ -9,6 +9,7 @@ Under `torchrun` or `accelerate launch` each process measures its share, and the
 from __future__ import annotations
 
 import csv
+import glob
 import io
 import json
 import math
@@ -28,6 +29,7 @@ from ..images.pairs import DataError, Pair
 from ..images.picture import read_image, sides
 from ..images.prepared import resized
 from ..system.files import write_text_whole
+from ..system.memory import out_of_memory
 from ..system.processes import rank, share, world_size
 from .gallery import Row, write_gallery
 from .metrics import lab_mae, luma, psnr, rmse, ssim, ssim_volume
@@ -36,6 +38,24 @@ from .perceptual import Inception, Lpips, frechet_distance, inception_score
 # The suffix of a metric's name, and the pixels that it is measured on.
 REGIONS = {"": "all", "_shadow": "shadow", "_non_shadow": "non_shadow"}
 SPACES = ("rgb", "y")
+
+
+def check_apart(output: PathOrText, *sources: PathOrText | None) -> None:
+    """Raise ValueError if worst.png, written to the folder `output`, would be an image of a source the next time.
+
+    Args:
+        output: the folder that `Report.write` is given.
+        sources: what `find_pairs` is given; a folder stands for all below it, a pattern for its matches.
+    """
+    folder = Path(output).resolve()
+    for source in (source for source in sources if source is not None):
+        own = Path(source).resolve()
+        matched = glob.glob(str(source), recursive=True) if glob.has_magic(str(source)) else ()
+        if (own.is_dir() and folder.is_relative_to(own)) or folder in {Path(path).resolve().parent for path in matched}:
+            raise ValueError(
+                f"output is {output}, where worst.png would be taken for an image of {source} the next time: "
+                "choose another folder"
+            )
 
 
 @dataclass(frozen=True)
@@ -116,7 +136,12 @@ class Evaluator:
             if self.classes is not None:
                 rows["classes"] = self.classes.row(pred)
             return Record(pair, values, rows)
-        except ValueError as error:
+        except Exception as error:
+            if out_of_memory(error):
+                advice = "make it smaller" if self.resize is None else "resize it to a smaller size"
+                return Record(pair, error=f"{pair.input} needs more memory than there is: {advice}")
+            if not isinstance(error, ValueError):
+                raise
             named = str(pair.input) in str(error) or str(pair.target) in str(error)
             return Record(pair, error=str(error) if named else f"{pair.input} was not measured: {error}")
 

@@ -86,7 +86,7 @@ class Restorer:
         compile: bool = False,
     ) -> None:
         if not diffusion.condition:
-            raise ValueError("this model generates images from noise: to restore, use a model with condition=True")
+            raise ValueError("this model generates images from noise: to restore, use one that was trained to restore")
         if tile is not None:
             check_overlap(tile, overlap)
         self.needs_mask = diffusion.input_condition
@@ -205,9 +205,9 @@ def plan(
         except ImageError as error:
             failed(Path(given), error)
     if needs_mask and mask is None:
-        raise ValueError("this model was trained with a mask (input_condition=True): pass a mask or a folder of masks")
+        raise ValueError("this model was trained with a mask: pass mask=, its file or a folder of masks")
     if mask is not None and not needs_mask:
-        raise ValueError("this model takes no mask: leave it out")
+        raise ValueError("this model takes no mask: leave mask= out")
     files = plan_outputs([image for images in found for image in images], output)
     masks: dict[Path, Path] = {}
     if mask is not None:
@@ -317,7 +317,7 @@ def each_file(
             outcome = Outcome(source, error=str(error), cause=error)
         except Exception as error:
             reason = f"was not restored: {type(error).__name__}: {one_line(error)}"
-            if isinstance(error, ImportError):
+            if isinstance(error, ImportError | ValueError):
                 reason = f"was not restored: {one_line(error)}"
             elif out_of_memory(error):
                 reason = f"needs more memory than there is: {advice}"

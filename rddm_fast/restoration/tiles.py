@@ -16,7 +16,7 @@ from torch import Tensor
 def check_overlap(tile: int, overlap: int) -> None:
     """Raise ValueError for an overlap that is negative or not less than the tile."""
     if not 0 <= overlap < tile:
-        raise ValueError(f"overlap must be 0 or more and less than the tile's {tile} pixels, not {overlap}")
+        raise ValueError(f"overlap must be 0 or more and less than tile={tile}, not {overlap}")
 
 
 def starts(length: int, tile: int, overlap: int) -> list[int]:

@@ -107,5 +107,5 @@ def _shortened(path: Path) -> str:
 
 
 def write_text_whole(path: str | PathLike[str], text: str) -> None:
-    """Write `text` in UTF-8, as `write_whole` does."""
-    write_whole(path, lambda unfinished: unfinished.write_text(text, encoding="utf-8"))
+    r"""Write `text` in UTF-8, as `write_whole` does; a byte of a file's name that is no text is written as \udce9."""
+    write_whole(path, lambda unfinished: unfinished.write_text(text, encoding="utf-8", errors="backslashreplace"))

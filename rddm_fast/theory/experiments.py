@@ -91,7 +91,8 @@ class Experiment:
         if isinstance(named, Experiment):
             return named
         for experiment in EXPERIMENTS.values():
-            if str(named) in (experiment.name, experiment.folder, str(experiment.number)):
+            names = (experiment.name, experiment.folder, "" if experiment.number is None else str(experiment.number))
+            if named != "" and str(named) in names:
                 return experiment
         raise ValueError(f"there is no experiment {named!r}: choose one of {CHOICES}, or a published folder's number")
 

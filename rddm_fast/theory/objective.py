@@ -23,6 +23,7 @@ computed from the clamped ones. This order is part of the published behaviour.
 
 from __future__ import annotations
 
+import reprlib
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -46,7 +47,7 @@ class Objective(IntEnum):
         """Return the objective of this name or code. Raises ValueError, with the choices, for an unknown name."""
         if isinstance(name, str):
             if name not in _NAMED:
-                raise ValueError(f"unknown objective {name!r}: choose one of {', '.join(_NAMED)}")
+                raise ValueError(f"unknown objective {reprlib.repr(name)}: choose one of {', '.join(_NAMED)}")
             return _NAMED[name]
         return cls(name)
 
@@ -82,6 +83,10 @@ class Prediction(NamedTuple):
     pred_x_start: Tensor
 
 
+MODES = ("res_noise", "res", "noise", "x0_noise", "x0")
+"""The values of the published `test_res_or_noise`; an objective without modes takes and ignores them all."""
+
+
 def at_test(objective: Objective | str, test_res_or_noise: str | None) -> tuple[Objective, tuple[int, ...]]:
     """Apply the published `test_res_or_noise`, which changes the read-out of a two-network model.
 
@@ -110,11 +115,12 @@ def at_test(objective: Objective | str, test_res_or_noise: str | None) -> tuple[
         }
     else:
         modes = {}
-    if test_res_or_noise in (None, "None") or not modes:
+    if test_res_or_noise in (None, "None") or (not modes and test_res_or_noise in MODES):
         return objective, both
     if test_res_or_noise not in modes:
         raise ValueError(
-            f"test_res_or_noise={test_res_or_noise!r} is no mode of {objective.name}: choose one of {', '.join(modes)}"
+            f"test_res_or_noise={test_res_or_noise!r} is no mode of {objective.name}: choose one of "
+            f"{', '.join(modes or MODES)}"
         )
     return modes[test_res_or_noise]
 

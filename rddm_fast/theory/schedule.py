@@ -13,6 +13,7 @@ sampler reads the tables as Python floats, and `buffers()` makes the tensors tha
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,6 +68,9 @@ class Schedule:
             raise ValueError(
                 f"a schedule is two tables of one length, not {self.alpha_bar.shape} and {self.beta_bar.shape}"
             )
+        tables = [self.alpha_bar, self.beta_bar, *([] if self.delta_bar is None else [self.delta_bar])]
+        if not all(np.isfinite(table).all() for table in tables) or not math.isfinite(self.sum_scale):
+            raise ValueError("a schedule has numbers that are not finite: make it with other settings")
         if (np.diff(self.alpha_bar) < -1e-6).any() or (np.diff(self.beta_bar) < -1e-6).any():
             raise ValueError("alpha_bar and beta_bar must not decrease with t: they are cumulative sums")
         if self.delta_bar is not None and self.delta_bar.shape != self.alpha_bar.shape:

@@ -15,6 +15,7 @@ import torch
 
 from ..system.errors import one_line
 from ..system.files import remove_unfinished_in, write_whole
+from ..system.saved import NotOnlyTensors, load_saved
 
 _NAME = re.compile(r"checkpoint-(\d+)\.pt")
 _WRITTEN = re.compile(
@@ -133,7 +134,9 @@ def _damage(file: BinaryIO) -> str | None:
 def _loaded(path: Path) -> dict[str, Any]:
     # To the CPU, whatever device it was written from: loading a state copies it to the device in use.
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = load_saved(path)
+    except NotOnlyTensors as error:
+        raise CheckpointError(f"training cannot resume: {error}") from error
     except (RuntimeError, pickle.UnpicklingError) as error:
         raise CheckpointError(f"{path} is whole but cannot be loaded: {one_line(error)[:200]}") from error
     if not isinstance(state, dict):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict
 from os import PathLike
 from typing import Any
@@ -18,6 +19,7 @@ from ..images.find import find_images
 from ..images.pairs import find_pairs
 from ..images.prepared import Prepared
 from ..inverse.cold.recipes import PREFIX, Recipe
+from ..system.errors import quoted_value
 from ..theory.objective import AUTO
 from ..theory.schedule import Schedule
 from .aosa import AutoObjective
@@ -85,6 +87,13 @@ def _prepared(items: Dataset[Item], data: DataSettings, kind: str) -> Dataset[It
 
 def schedule_of(model: ModelSettings) -> Schedule:
     """The schedule that the settings name. Raises SettingsError for a sum_scale that it cannot have."""
+    try:
+        return _schedule_of(model)
+    except (RuntimeError, MemoryError) as error:
+        raise SettingsError(f"model.timesteps is {model.timesteps}: there is not enough memory for as many") from error
+
+
+def _schedule_of(model: ModelSettings) -> Schedule:
     if model.schedule == "ddim":
         if model.sum_scale != 1:
             raise SettingsError(
@@ -116,14 +125,7 @@ def model_of(model: ModelSettings, masked: bool, side: int | None) -> ResidualDi
         "input_condition": masked,
         "img_to_img_translation": model.kind == "translate",
     }
-    network = ResidualUnets(
-        model.dim,
-        networks=model.networks,
-        dim_mults=list(model.mults),
-        channels=model.channels,
-        self_condition=model.self_condition,
-        **images,
-    )
+    network = _network_of(model, networks=model.networks, self_condition=model.self_condition, **images)
     diffusion = ResidualDiffusion(
         network,
         schedule_of(model),
@@ -139,6 +141,15 @@ def model_of(model: ModelSettings, masked: bool, side: int | None) -> ResidualDi
     return AutoObjective(diffusion) if model.objective == AUTO else diffusion
 
 
+def _network_of(model: ModelSettings, **options: Any) -> ResidualUnets:
+    """Build the networks. Raises SettingsError for sizes that torch cannot have, or not in this machine's memory."""
+    try:
+        return ResidualUnets(model.dim, dim_mults=list(model.mults), channels=model.channels, **options)
+    except (RuntimeError, MemoryError, TypeError, OverflowError) as error:
+        sizes = f"model.dim {model.dim}, model.mults {quoted_value(list(model.mults))}, model.channels {model.channels}"
+        raise SettingsError(f"there is not enough memory for networks of {sizes}: choose smaller ones") from error
+
+
 def cold_restorer_of(model: ModelSettings, recipe: Recipe) -> ColdRestorer:
     """Build the untrained restorer, with weights drawn from torch's generator.
 
@@ -151,8 +162,7 @@ def cold_restorer_of(model: ModelSettings, recipe: Recipe) -> ColdRestorer:
         )
     if recipe.name == "decolour" and model.channels == 1:
         raise SettingsError(f"{PREFIX}decolour takes colours away: it needs images of more than one channel")
-    network = ResidualUnets(model.dim, networks="one", dim_mults=list(model.mults), channels=model.channels)
-    return ColdRestorer(network, recipe.values(), model.loss_type)
+    return ColdRestorer(_network_of(model, networks="one"), recipe.values(), model.loss_type)
 
 
 def _cold_recipe(data: DataSettings) -> Recipe | None:
@@ -178,7 +188,7 @@ def trainer_of(run: RunSettings, folder: str | PathLike[str], *, new_data: bool 
     Raises SettingsError for settings that contradict each other, DataError and ImageError for unusable images.
     """
     model, data, train = run.model, run.data, run.train
-    length = train.steps * train.batch_size * train.accumulate
+    length = min(train.steps * train.batch_size * train.accumulate, sys.maxsize)
     recipe = _cold_recipe(data)
     # A cold restorer learns from clean images alone, as a generating model does.
     kind = model.kind if recipe is None else "generate"

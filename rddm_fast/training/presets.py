@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..system.errors import quoted_value
 from .settings import SettingsError
 
 Preset = dict[str, dict[str, Any]]
@@ -127,6 +128,6 @@ PRESETS: dict[str, Preset] = {
 
 def preset(name: str) -> Preset:
     """The preset of this name. Raises SettingsError, which lists the names, if there is none."""
-    if name not in PRESETS:
-        raise SettingsError(f"there is no preset {name!r}: choose one of {', '.join(PRESETS)}")
+    if not isinstance(name, str) or name not in PRESETS:
+        raise SettingsError(f"there is no preset {quoted_value(name)}: choose one of {', '.join(PRESETS)}")
     return PRESETS[name]

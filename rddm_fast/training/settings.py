@@ -13,19 +13,22 @@ from __future__ import annotations
 
 import json
 import math
-import types
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, get_type_hints
 
-from ..system.errors import one_line
+from ..system.errors import one_line, quoted, quoted_value
 from ..system.extras import require
+from ..system.typed import check_range, checked
 
 
 class SettingsError(ValueError):
     """A setting that is not understood; one sentence names it and says what it may be."""
+
+
+_MOST = 1_000_000_000
 
 
 def setting(
@@ -43,9 +46,12 @@ def setting(
         default: its value where it is left out.
         help: one sentence, for the command and for the section's docstring.
         flag: the option of `rddm-fast train`, such as "--lr" or "--faster/--no-faster"; None for `--set` alone.
-        least, most: the range of a number, ends included; None is unbounded.
+        least, most: the range of a number, ends included; None is unbounded, but for whole numbers with a `least`,
+            which have an end where torch's own would overflow.
         free: whether a run may resume with another value, because the weights do not depend on it.
     """
+    if most is None and least is not None and not isinstance(default, float):
+        most = _MOST
     meta = {"help": help, "flag": flag, "least": least, "most": most, "free": free}
     return field(default=default, metadata=meta)
 
@@ -66,61 +72,25 @@ class Settings:
     section = ""
 
     def __post_init__(self) -> None:
-        for name, hint in get_type_hints(type(self)).items():
-            value = _checked(getattr(self, name), hint, f"{self.section}.{name}")
-            object.__setattr__(self, name, value)
+        hints = get_type_hints(type(self))
         for f in fields(self):  # type: ignore[arg-type]
-            _check_range(getattr(self, f.name), f.metadata["least"], f.metadata["most"], f"{self.section}.{f.name}")
+            name, (least, most) = f"{self.section}.{f.name}", (f.metadata["least"], f.metadata["most"])
+            try:
+                value = checked(getattr(self, f.name), hints[f.name], name)
+                check_range(value, least, most, name)
+            except ValueError as error:
+                raise SettingsError(str(error)) from None
+            object.__setattr__(self, f.name, value)
 
     @classmethod
     def of(cls: type[S], values: Mapping[str, Any]) -> S:
         """The section with these fields; SettingsError for an unknown name or a wrong value."""
         names = [f.name for f in fields(cls)]  # type: ignore[arg-type]
         if unknown := [name for name in values if name not in names]:
-            raise SettingsError(f"there is no setting {cls.section}.{unknown[0]}: choose one of {', '.join(names)}")
+            raise SettingsError(
+                f"there is no setting {cls.section}.{quoted(unknown[0])}: choose one of {', '.join(names)}"
+            )
         return cls(**values)
-
-
-def _check_range(value: Any, least: int | None, most: int | None, name: str) -> None:
-    if value is None or least is None:
-        return
-    if most is not None and not least <= value <= most:
-        raise SettingsError(f"{name} is {value}: it must be between {least} and {most}")
-    if not (math.isfinite(value) and value >= least):
-        raise SettingsError(f"{name} is {value}: it must be at least {least}")
-
-
-_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", type(None): "nothing"}
-
-
-def _checked(value: Any, hint: Any, name: str) -> Any:
-    """`value` as the type `hint` says, or SettingsError."""
-    origin, parts = get_origin(hint), get_args(hint)
-    if origin is Literal:
-        if value not in parts:
-            raise SettingsError(f"{name} is {value!r}: choose one of {', '.join(parts)}")
-        return value
-    if origin in (Union, types.UnionType):
-        if value is None:
-            return None
-        (inner,) = (part for part in parts if part is not type(None))
-        return _checked(value, inner, name)
-    if origin is tuple:
-        if not isinstance(value, (list, tuple)):
-            raise SettingsError(f"{name} is {value!r}: write a list, such as [1, 2, 4]")
-        if parts[-1] is not Ellipsis and len(value) != len(parts):
-            raise SettingsError(f"{name} has {len(value)} numbers: it takes {len(parts)}")
-        return tuple(_checked(entry, parts[0], name) for entry in value)
-    if hint is float and isinstance(value, (int, str)) and not isinstance(value, bool):
-        try:
-            return float(value)  # YAML reads 4e-4 as a text, because it has no point
-        except ValueError:
-            pass
-    if hint is str and isinstance(value, PathLike):
-        return str(value)
-    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-        raise SettingsError(f"{name} is {value!r}: it must be {_WORDS[hint]}")
-    return value
 
 
 @documented
@@ -142,7 +112,7 @@ class TrainSettings(Settings):
     optimizers: Literal["one", "each"] = setting(
         "one", "one for all weights, or each: one per network, as in the path-independent experiment.", "--optimizers"
     )
-    betas: tuple[float, float] = setting((0.9, 0.99), "Betas of the optimiser.")
+    betas: tuple[float, float] = setting((0.9, 0.99), "Betas of the optimiser.", least=0, most=1)
     weight_decay: float = setting(0.0, "Weight decay of the optimiser.", least=0)
     lam: float = setting(
         0.5,
@@ -163,13 +133,15 @@ class TrainSettings(Settings):
         "Take the same steps (up to rounding) in fewer kernels, with a fused optimiser.",
         "--faster/--no-faster",
     )
-    seed: int = setting(0, "Seed of weights, patches, times and noise.", "--seed", least=0)
-    workers: int = setting(0, "Processes that read images; 0 reads them in the training process.", least=0, free=True)
+    seed: int = setting(0, "Seed of weights, patches, times and noise.", "--seed", least=0, most=(1 << 32) - 1)
+    workers: int = setting(
+        0, "Processes that read images; 0 reads them in the training process.", least=0, most=1000, free=True
+    )
     save_every: float = setting(60.0, "Seconds between checkpoints.", free=True)
     keep: int = setting(2, "Checkpoints to keep.", least=1, free=True)
     log_every: int = setting(10, "Steps between lines of log.jsonl.", least=1, free=True)
     sample_every: int = setting(0, "Steps between sheets of samples; 0 for none.", "--sample-every", least=0, free=True)
-    samples: int = setting(4, "Images on a sheet.", least=1, free=True)
+    samples: int = setting(4, "Images on a sheet.", least=1, most=1000, free=True)
     plot: bool = setting(True, "Draw loss.png from the log when training ends.", free=True)
     tensorboard: bool = setting(False, "Write TensorBoard's events too.", "--tensorboard", free=True)
 
@@ -177,6 +149,8 @@ class TrainSettings(Settings):
         super().__post_init__()
         if not self.save_every >= 0:
             raise SettingsError(f"train.save_every is {self.save_every}: it is seconds, at least 0")
+        if self.steps * self.batch_size * self.accumulate >= 1 << 63:
+            raise SettingsError("train.steps times batch_size times accumulate is more than 2^63 images: take fewer")
 
     def lr_at(self, step: int) -> float:
         """The factor on `lr` at `step`, 0 to 1."""
@@ -281,9 +255,13 @@ class RunSettings:
         for layer in layers:
             for section, values in layer.items():
                 if section not in merged:
-                    raise SettingsError(f"there is no section {section!r}: choose one of {', '.join(merged)}")
+                    raise SettingsError(
+                        f"there is no section {quoted_value(section)}: choose one of {', '.join(merged)}"
+                    )
                 if not isinstance(values, Mapping):
-                    raise SettingsError(f"{section} is {values!r}: it must be a section of names and values")
+                    raise SettingsError(
+                        f"{section} is {quoted_value(values)}: it must be a section of names and values"
+                    )
                 merged[section].update(values)
         return cls(
             ModelSettings.of(merged["model"]), DataSettings.of(merged["data"]), TrainSettings.of(merged["train"])
@@ -310,17 +288,10 @@ def read_settings(path: str | PathLike[str]) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise SettingsError(f"{path} cannot be read: {error.strerror}") from error
-    if path.suffix.lower() == ".json":
-        try:
-            content = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise SettingsError(f"{path}, line {error.lineno}: not JSON: {error.msg}") from error
-    else:
-        yaml = require("yaml", "train")
-        try:
-            content = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise SettingsError(f"{path} is not YAML: {one_line(error)}") from error
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise SettingsError(f"{path}, line {line}: not UTF-8 text") from None
+    content = _json(text, str(path)) if path.suffix.lower() == ".json" else _yaml(text, str(path))
     if content is None:
         return {}
     if not isinstance(content, dict):
@@ -328,10 +299,31 @@ def read_settings(path: str | PathLike[str]) -> dict[str, Any]:
     return content
 
 
+def _json(text: str, name: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise SettingsError(f"{name}, line {error.lineno}: not JSON: {error.msg}") from error
+    except (ValueError, RecursionError) as error:  # a number of too many digits, or too many brackets
+        raise SettingsError(f"{name} is not understood: {one_line(error)}") from error
+
+
+def _yaml(text: str, name: str) -> Any:
+    yaml = require("yaml", "train")
+    try:
+        return yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = name if mark is None else f"{name}, line {mark.line + 1}"
+        raise SettingsError(f"{place}: not YAML: {quoted(error.problem or error.context)}") from error
+    except Exception as error:  # PyYAML lets through what Python raises of a date, a number or a nested value
+        raise SettingsError(f"{name} is not YAML: {quoted(one_line(error))}") from error
+
+
 def setting_of(text: str) -> dict[str, dict[str, Any]]:
     """Parse `SECTION.NAME=VALUE`, the value in YAML, into the file's form."""
     name, equals, value = text.partition("=")
     section, dot, key = name.strip().partition(".")
     if not (equals and dot and key):
-        raise SettingsError(f"{text!r} is not a setting: write SECTION.NAME=VALUE, such as train.warmup=10")
-    return {section: {key: require("yaml", "train").safe_load(value)}}
+        raise SettingsError(f"{quoted_value(text)} is not a setting: write SECTION.NAME=VALUE, such as train.warmup=10")
+    return {section: {key: _yaml(value, f"the value of {quoted(name)}")}}

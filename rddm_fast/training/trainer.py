@@ -26,6 +26,7 @@ from ..diffusion.residual import ResidualDiffusion
 from ..images.sheet import write_sheet
 from ..models.folder import described, save_model
 from ..system.extras import require
+from ..system.launcher import ended_with_launcher, launcher_is_gone
 from ..system.signals import signals_noted
 from ..theory.objective import AUTO, Objective
 from .aosa import AutoObjective, Selecting, Undecided, draw_new_weights
@@ -175,7 +176,8 @@ class Trainer:
     def train(self, report: Callable[[Progress], None] | None = None) -> Path:
         """Train to `settings.steps` and write the averaged weights as a model.
 
-        SIGINT and SIGTERM end the run after the current step, with a checkpoint.
+        SIGINT, SIGTERM and the death of the launcher of several processes end the run after the current step, with a
+        checkpoint.
 
         Args:
             report: called after each step.
@@ -184,7 +186,7 @@ class Trainer:
             The model's folder.
 
         Raises:
-            Interrupted: a signal came.
+            Interrupted: a signal came, or the launcher has gone.
             Undecided: AOSA found no objective.
             Diverged: the loss or the weights are no longer finite.
             FolderInUse: another run is in the folder.
@@ -197,7 +199,7 @@ class Trainer:
                     report(progress)
 
                 # Save a checkpoint.
-                stopping = self._anywhere(received)
+                stopping = self._anywhere(bool(received) or launcher_is_gone())
                 if stopping or time.monotonic() - saved > settings.save_every:
                     self.save()
                     saved = time.monotonic()
@@ -288,11 +290,11 @@ class Trainer:
         if self._log is not None:
             self._log.write({"step": self.total_step, "decided": objective.name, "alpha_res": w})
 
-    def _anywhere(self, received: list[int]) -> bool:
-        """Whether any process received a signal; all of them then stop at the same step."""
+    def _anywhere(self, stopped: bool) -> bool:
+        """Whether any process is to stop; all of them then stop at the same step."""
         if self.accelerator.num_processes == 1:
-            return bool(received)
-        return bool(self.accelerator.reduce(torch.tensor([len(received)], device=self.accelerator.device)).item())
+            return stopped
+        return bool(self.accelerator.reduce(torch.tensor([int(stopped)], device=self.accelerator.device)).item())
 
     # -- what is written ----------------------------------------------------------------------------------
 
@@ -378,4 +380,5 @@ def _accelerator(settings: TrainSettings) -> Any:
         # accelerate would divide the second optimiser's gradients by the loss's scale twice.
         raise SettingsError("train.precision float16 needs train.optimizers one: choose that, or bfloat16")
     precision = None if settings.precision is None else PRECISIONS[settings.precision]
-    return accelerate.Accelerator(mixed_precision=precision, cpu=not torch.cuda.is_available())
+    with ended_with_launcher():
+        return accelerate.Accelerator(mixed_precision=precision, cpu=not torch.cuda.is_available())

@@ -40,7 +40,7 @@ def test_compile_pays_for_the_first_image_ahead_of_time(folder: Path) -> None:
 def test_compile_names_a_wrong_size(folder: Path) -> None:
     for size in ("16", "0x16", "16x16x3"):
         error = error_of(run("compile", "--model", folder, "--size", size))
-        assert f"'{size}' is not a size: write height and width" in error
+        assert f"--size is '{size}': write height and width" in error
 
 
 def test_restore_in_bfloat16_is_close_to_float32(folder: Path, tmp_path: Path) -> None:

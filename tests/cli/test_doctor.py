@@ -132,7 +132,7 @@ def test_files_of_another_kind_are_one_sentence_and_exit_code_1(tmp_path: Path) 
         ("empty", "holds no published source"),
         ("others", "holds no published source"),
         ("others/notes.py", "has no class ResidualDiffusion"),
-        ("trap.pt", "holds more than tensors and plain values and is not loaded"),
+        ("trap.pt", "holds more than tensors (print) and is not loaded"),
         ("other.pt", "is not a published training checkpoint"),
         ("absent.py", "there is no file"),
         ("absent.pt", "there is no file"),

@@ -88,7 +88,7 @@ def test_train_on_pairs_with_a_mask(tmp_path: Path) -> None:
     [
         ([], "pass either --photos"),
         (["--photos", PHOTOS, "--input", PHOTOS], "pass either --photos"),
-        (["--photos", PHOTOS, "--degradation", "hail"], "unknown degradation 'hail'"),
+        (["--photos", PHOTOS, "--degradation", "hail"], "unknown --degradation 'hail'"),
         (["--photos", "nowhere"], "nowhere does not exist"),
         (["--input", PHOTOS], "training needs the ground truth"),
         (["--photos", PHOTOS, "--mults", "1,x"], "--mults is '1,x'"),

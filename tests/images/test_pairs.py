@@ -1,5 +1,7 @@
 """Pairs are matched by name, never by order, and every error names the file and the line at fault."""
 
+import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -140,3 +142,51 @@ def test_errors_name_file_and_line(tmp_path):
     table.write_text("input,target\na.png,b,c.png\n")
     assert error(table).startswith(f"{table}, line 2: more values than columns")
     assert "names whole pairs" in error(table, tmp_path)
+
+
+def test_an_odd_entry_is_named_in_one_short_line(tmp_path):
+    """Names that no file can have, and a list that is a picture or has lost its line ends."""
+    listing = tmp_path / "t.flist"
+    for content, shown in [(b"nul\0\x1b.png", r"nul\x00\x1b.png"), (b"x" * 300, f"{'x' * 100}...{'x' * 50}")]:
+        listing.write_bytes(content)
+        assert error(listing) == f"{listing}, line 1: {shown} does not exist"
+    assert error("y" * 300) == f"{'y' * 100}...{'y' * 50} does not exist"
+    assert error(f"{'y' * 300}.png").endswith("does not exist")
+    listing.write_bytes(b"x" * 200_000)
+    assert len(error(touch(tmp_path, "a.png"), listing)) < 400
+
+
+def test_a_table_that_is_no_csv_is_an_error(tmp_path):
+    touch(tmp_path, "a.png")
+    table = tmp_path / "t.csv"
+    table.write_text("input\na.png\n" + "x" * 200_000)
+    assert error(table) == f"{table}, line 3: not CSV: field larger than field limit (131072)"
+
+
+@pytest.mark.parametrize("name", ["t.flist", "t.txt", "t.csv"])
+def test_a_pipe_is_no_list(tmp_path, name):
+    """Nobody writes into it, and it would be waited for for ever."""
+    os.mkfifo(tmp_path / name)
+    waiting = threading.Timer(5, lambda: (tmp_path / name).write_bytes(b""))
+    waiting.start()
+    try:
+        assert "is a folder, a pipe or a device, not a list: save the list in a file" in error(tmp_path / name)
+    finally:
+        waiting.cancel()
+
+
+def test_a_pattern_does_not_run_in_a_circle(tmp_path, monkeypatch):
+    """Two links to the folder itself: Python's own `**` would follow them in all orders, 40 deep."""
+    touch(tmp_path, "a.png", "b/c.png", "b/d/e.png", ".hidden/f.png", "b/notes.txt")
+    for name in ("x", "y"):
+        (tmp_path / name).symlink_to(tmp_path)
+    (tmp_path / "linked").symlink_to(tmp_path / "b")
+
+    def found(pattern):
+        return [pair.input.relative_to(tmp_path).as_posix() for pair in find_pairs(f"{tmp_path}/{pattern}")]
+
+    assert found("**/*.png") == found("**") == found("**/**/*.p?g") == ["a.png", "b/c.png", "b/d/e.png"]
+    assert found("b/**/e.png") == found("b/**/d/*") == ["b/d/e.png"]
+    assert found("linked/*.png") == ["linked/c.png"]
+    monkeypatch.chdir(tmp_path / "b")
+    assert [(str(pair.input), pair.name) for pair in find_pairs("**/*.png")] == [("c.png", "c"), ("d/e.png", "d/e")]

@@ -216,6 +216,15 @@ def test_truncated_files_are_errors(tmp_path, suffix):
 
 
 @needs_cv2
+def test_libraries_print_nothing_of_damage(tmp_path, capfd):
+    """libpng's and OpenCV's own words, which Python's stderr does not see."""
+    whole = png16(RNG.integers(0, 65536, (16, 16, 3), dtype=np.uint16))
+    for damaged in (whole[:-12], whole[:-8] + b"I\xc5\x7eD" + whole[-4:]):
+        (tmp_path / "p.png").write_bytes(damaged)
+        assert "is damaged and cannot be read: OpenCV cannot decode it" in message(tmp_path / "p.png")
+    assert capfd.readouterr().err == ""
+
+
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 @pytest.mark.parametrize("encode", [png16, tiff16])
 def test_truncated_16_bit_files_are_errors(tmp_path, encode):

@@ -133,7 +133,7 @@ def test_bfloat16(tmp_path: Path) -> None:
     exact = FastSampler(diffusion)(x, generator=seeded(0))
     expected = FastSampler(diffusion, dtype=torch.bfloat16)(x, generator=seeded(0))
     made(diffusion).save_pretrained(tmp_path)
-    loaded = quiet(RDDMPipeline.from_pretrained(tmp_path, dtype=torch.bfloat16))
+    loaded = quiet(RDDMPipeline.from_pretrained(tmp_path, torch_dtype=torch.bfloat16))
     assert loaded.unet.dtype == torch.bfloat16
     fast, slow = (loaded(x, generator=seeded(0), output_type="pt", fast=fast).images for fast in (True, False))
     for result, reference, mse in ((fast, expected, 1e-4), (fast, exact, 1e-4), (slow, exact, 1e-3)):

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rddm_fast.benchmarks import fuzz
+from rddm_fast.benchmarks.fuzzing import ops as fuzz
 from rddm_fast.ops import StepTable, backends, range_null_step_, reverse_step_, spectral_step_
 
 TABLE = StepTable.of([dict(alpha_bar=0.6, beta_bar=0.3, k_t=0.7, k_res=0.2, k_noise=0.1, k_0=0.3)])

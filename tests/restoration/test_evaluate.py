@@ -165,7 +165,7 @@ def test_a_bad_pair_is_named_and_the_rest_is_measured(folders: Path) -> None:
     [
         (["pred", "nowhere"], "nowhere does not exist"),
         (["pred"], "names no ground truth: pass its folder as the second argument"),
-        (["pred", "gt", "--resize", "big"], "'big' is not a size"),
+        (["pred", "gt", "--resize", "big"], "--resize is 'big': write height and width"),
         (["pred", "gt", "--lpips", "none.pt"], "none.pt does not exist: name a TorchScript file"),
         (["pred", "gt", "--fid", "gt/a.png"], "a.png is not a TorchScript file: save the network with torch.jit.save"),
     ],

@@ -51,5 +51,5 @@ def test_neighbours_that_disagree_are_blended_smoothly() -> None:
 
 @pytest.mark.parametrize("overlap", [-1, 16])
 def test_an_overlap_that_cannot_be(overlap: int) -> None:
-    with pytest.raises(ValueError, match="overlap must be 0 or more and less than the tile's 16 pixels"):
+    with pytest.raises(ValueError, match="overlap must be 0 or more and less than tile=16"):
         tiled(lambda parts: parts[0], [torch.rand(1, 1, 40, 40)], tile=16, overlap=overlap)

@@ -59,10 +59,20 @@ def test_what_is_done_to_the_images(dark_pairs: tuple[Path, Path], tmp_path: Pat
         ({"data": {"photos": PHOTOS, "patch": None}}, "photographs are read in patches: pass --patch"),
         ({"data": {"input": PHOTOS, "target": PHOTOS, "size": 16}}, "pass data.patch, random patches, or data.size"),
         ({"data": {"photos": PHOTOS}, "model": {"schedule": "ddim"}}, "ends at beta_bar_T = 1: pass model.sum_scale 1"),
+        (
+            {"data": {"photos": PHOTOS}, "model": {"channels": 1 << 40}},
+            "there is not enough memory for networks of model.dim",
+        ),
+        (
+            {"data": {"photos": PHOTOS}, "model": {"dim": 1 << 62}},
+            "there is not enough memory for networks of model.dim",
+        ),
+        ({"data": {"photos": PHOTOS}, "model": {"timesteps": 1 << 40}}, "there is not enough memory for as many"),
+        ({"data": {"photos": PHOTOS}, "model": {"objective": "x" * 999}}, "unknown objective 'xxxxxxxxxxxx...x"),
         ({"data": {"photos": PHOTOS}, "model": {"mask": True}}, "this model takes a mask: pass --mask"),
     ],
 )
 def test_what_does_not_go_together_is_one_sentence(changes: Any, sentence: str, tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match=re.escape(sentence)):
+    with pytest.raises(ValueError, match=re.escape(sentence)):
         trainer_of(RunSettings.of(changes), tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -42,6 +42,21 @@ def test_the_rate_rises_and_falls_as_a_cosine() -> None:
         ("train", {"steps": 0}, "train.steps is 0: it must be at least 1"),
         ("train", {"lr": "fast"}, "train.lr is 'fast': it must be a number"),
         ("train", {"lr": float("nan")}, "train.lr is nan: it must be at least 0"),
+        ("train", {"lr": 10**400}, "train.lr is a number of 1329 bits: it must be a number"),
+        (
+            "train",
+            {"steps": 10**5000},
+            "train.steps is a number of 16610 bits: it must be a whole number of at most 64",
+        ),
+        (
+            "train",
+            {"steps": 1 << 60, "batch_size": 8},
+            "train.steps times batch_size times accumulate is more than 2^63",
+        ),
+        ("train", {"seed": 1 << 62}, "train.seed is 4611686018427387904: it must be between 0 and 4294967295"),
+        ("train", {"workers": 1 << 62}, "train.workers is 4611686018427387904: it must be between 0 and 1000"),
+        ("train", {"betas": [0.9, float("nan")]}, "train.betas is nan: it must be a number"),
+        ("model", {"clip_res": float("nan")}, "model.clip_res is nan: it must be a number"),
         ("train", {"lam": 1.5}, "train.lam is 1.5: it must be between 0 and 1"),
         ("train", {"betas": 0.9}, "train.betas is 0.9: write a list"),
         ("train", {"betas": [0.9]}, "train.betas has 1 numbers: it takes 2"),
@@ -85,14 +100,19 @@ def test_a_number_without_a_point_is_a_number(tmp_path: Path) -> None:
     ("name", "text", "sentence"),
     [
         ("none.yaml", None, "none.yaml cannot be read"),
-        ("bad.yaml", "train: [", "bad.yaml is not YAML"),
+        ("bad.yaml", "train: {}\nmodel: [", "bad.yaml, line 2: not YAML: expected the node content"),
+        ("date.yaml", "train: {lr: 2001-99-99}", "date.yaml is not YAML: month must be in 1..12"),
+        ("deep.yaml", "[" * 10_000, "deep.yaml is not YAML: maximum recursion depth exceeded"),
+        ("latin.yaml", b"train: {}\n# \xe9", "latin.yaml, line 2: not UTF-8 text"),
         ("bad.json", "{\n,", "bad.json, line 2: not JSON"),
+        ("deep.json", "[" * 100_000, "deep.json is not understood: maximum recursion depth exceeded"),
+        ("long.json", '{"train": ' + "1" * 5000 + "}", "long.json is not understood: Exceeds the limit"),
         ("list.yaml", "- 1\n", "list.yaml holds no settings: write sections such as 'train:'"),
     ],
 )
-def test_a_bad_file_is_named(name: str, text: str | None, sentence: str, tmp_path: Path) -> None:
+def test_a_bad_file_is_named(name: str, text: str | bytes | None, sentence: str, tmp_path: Path) -> None:
     if text is not None:
-        (tmp_path / name).write_text(text)
+        (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(SettingsError, match=re.escape(sentence)) as raised:
         read_settings(tmp_path / name)
     assert "\n" not in str(raised.value)
@@ -104,3 +124,27 @@ def test_a_setting_of_the_command_line() -> None:
     assert setting_of("model.mults=[1, 2]") == {"model": {"mults": [1, 2]}}
     with pytest.raises(SettingsError, match=r"'warmup=10' is not a setting: write SECTION\.NAME=VALUE"):
         setting_of("warmup=10")
+    with pytest.raises(SettingsError, match=r"the value of train\.lr, line 1: not YAML: found undefined alias 'x'"):
+        setting_of("train.lr=*x")
+
+
+def test_a_sentence_does_not_grow_with_the_value(tmp_path: Path) -> None:
+    """Nine lists of nine references to the one before: 300 bytes whose value is written in gigabytes."""
+    lines = [
+        "a: &a [x]",
+        *(f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]" for a, b in zip("abcdefgh", "bcdefghi", strict=True)),
+    ]
+    (tmp_path / "bomb.yaml").write_text("\n".join(lines) + "\nmodel: *i\n")
+    with pytest.raises(SettingsError, match="there is no section 'a'"):
+        RunSettings.of(read_settings(tmp_path / "bomb.yaml"))
+    bomb = read_settings(tmp_path / "bomb.yaml")["i"]
+    for layer in ({"model": bomb}, {"model": {"dim": bomb}}, {"model": {"x" * 5000: 1}}, {"x\n" * 5000: {}}):
+        with pytest.raises(SettingsError) as raised:
+            RunSettings.of(layer)
+        assert len(str(raised.value)) < 700 and "\n" not in str(raised.value)
+
+
+def test_a_preset_that_is_no_name_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text("preset: [deraining]\n")
+    result = run("train", "--config", tmp_path / "run.yaml", "--dry-run")
+    assert result.exit_code == 1 and "error: there is no preset ['deraining']: choose one of deraining" in result.stderr

@@ -17,10 +17,14 @@ except ModuleNotFoundError as missing:
     sys.exit(f"error: rddm-fast needs {missing.name}: pip install 'rddm_fast[cli]'")
 
 import torch
+import typer.core
 
+from ...system.errors import one_line
+from ...system.memory import out_of_memory
 from ...system.version import __version__
 from .console import err, out, printable_streams, shown
 from .models import published_model
+from .wording import as_typed, options_of
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -28,6 +32,18 @@ app = typer.Typer(
     help="Few-step image restoration with Residual Denoising Diffusion Models, fast.",
 )
 debug = False
+
+
+class _Command(typer.core.TyperCommand):
+    """A command that refuses an empty value: as a path it would be the working folder."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        for before, value in zip(["", *args], args, strict=False):
+            option = value[:-1] if value.startswith("--") and value.endswith("=") else ""
+            if value == "" or option:
+                name = option or (before if before.startswith("-") else "an argument")
+                fail(f"{name} is empty: write a value" + ("" if name == "an argument" else f", or leave {name} out"))
+        return super().parse_args(ctx, args)
 
 
 class Dtype(str, Enum):
@@ -50,7 +66,10 @@ class Device(str, Enum):
 Model = Annotated[
     str, typer.Option("--model", "-m", help="A built-in model, a model folder, hub:OWNER/NAME, or a published .pt.")
 ]
-Steps = Annotated[int | None, typer.Option(help="Sampling steps; default: the model's own.")]
+Steps = Annotated[int | None, typer.Option(min=1, help="Sampling steps; default: the model's own.")]
+MOST_SEED = 2**63 - 1
+"""Every generator takes seeds up to this one."""
+MOST_SIDE = 1_000_000
 Batch = Annotated[int, typer.Option(min=1, help="Images per batch.")]
 Where = Annotated[Device, typer.Option(help="Where to compute.")]
 Precision = Annotated[
@@ -77,7 +96,7 @@ def fail(sentence: object) -> NoReturn:
 
 
 def command(function: Callable[..., None]) -> Callable[..., None]:
-    """Register a command whose users' errors are printed as one sentence.
+    """Register a command whose users' errors are printed as one sentence, in the words of its options.
 
     ValueError covers ImageError, ModelError and DataError. An error of any other kind is a bug in this package
     and shows its traceback. A command that ends in `**published` takes the options of `published_model` too.
@@ -87,10 +106,16 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     def run(*args: Any, **kwargs: Any) -> None:
         try:
             function(*args, **kwargs)
-        except (ValueError, OSError, ImportError) as error:
+        except Exception as error:
             if debug:
                 raise
-            fail(error)
+            if isinstance(error, OSError) and error.filename is not None and error.strerror:
+                fail(f"{error.filename}: {error.strerror}")
+            if isinstance(error, ValueError | OSError | ImportError):
+                fail(as_typed(str(error), options))
+            if out_of_memory(error):
+                fail(f"this needs more memory than there is: make images or batches smaller ({one_line(error)[:200]})")
+            raise
 
     # typer reads options from the signature, so the shared ones replace **published in it.
     parameters = list(inspect.signature(function, eval_str=True).parameters.values())
@@ -99,7 +124,8 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     del run.__wrapped__  # type: ignore[attr-defined]
-    return app.command()(run)
+    options = options_of(parameters)
+    return app.command(cls=_Command)(run)
 
 
 def progress_bar() -> Progress:
@@ -127,11 +153,11 @@ def dtype_of(choice: Dtype | None) -> torch.dtype | None:
     return None if choice is None else getattr(torch, choice.value)
 
 
-def size_of(text: str) -> tuple[int, int]:
-    """Read height and width from a text such as 256x320."""
+def size_of(text: str, option: str = "--size") -> tuple[int, int]:
+    """Read height and width from an option's text such as 256x320."""
     match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)
-    if match is None:
-        raise ValueError(f"{text!r} is not a size: write height and width, such as 256x256")
+    if match is None or max(int(match[1]), int(match[2])) > MOST_SIDE:
+        raise ValueError(f"{option} is {text!r}: write height and width, 1 to {MOST_SIDE}, such as 256x256")
     return int(match[1]), int(match[2])
 
 

@@ -53,5 +53,6 @@ def _silence(stream: Any) -> None:
         os.close(nowhere)
 
 
-out = SteadyConsole(highlight=False, soft_wrap=True)
-err = SteadyConsole(stderr=True, highlight=False, soft_wrap=True)
+# Without emoji: a name such as sr:-1: is not a thumb.
+out = SteadyConsole(highlight=False, soft_wrap=True, emoji=False)
+err = SteadyConsole(stderr=True, highlight=False, soft_wrap=True, emoji=False)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ..common.app import Device, Precision, Where, command, device_of, dtype_of, out, progress_bar
+from ..common.app import MOST_SEED, Device, Precision, Where, command, device_of, dtype_of, out, progress_bar
 from ..common.console import shown
 from ..common.outcomes import Tally
 
@@ -29,14 +29,18 @@ def cold(
             "--model", "-m", help="The model folder of a training with --degradation cold:NAME, or hub:OWNER/NAME."
         ),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results, which keep their names.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", file_okay=False, help="Folder for the results, which keep their names.")
+    ],
     algorithm: Annotated[
         Algorithm, typer.Option(help="tacos (Algorithm 2), or naive (Algorithm 1), which adds up a restorer's errors.")
     ] = Algorithm.tacos,
     degrade: Annotated[
         bool, typer.Option("--degrade", help="Take the images as clean: degrade, restore and measure them.")
     ] = False,
-    seed: Annotated[int, typer.Option(help="With --degrade: seed of what is drawn, such as snow.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=MOST_SEED, help="With --degrade: seed of what is drawn, such as snow.")
+    ] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Also restore files whose result exists.")] = False,
     device: Where = Device.auto,
     dtype: Precision = None,

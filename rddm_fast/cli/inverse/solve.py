@@ -54,9 +54,9 @@ def travel_of(text: str | None) -> tuple[int, int]:
     """Read --travel, two numbers such as 10,3."""
     if text is None:
         return 1, 1
-    match = re.fullmatch(r"(\d+),(\d+)", text)
+    match = re.fullmatch(r"([1-9]\d{0,8}),([1-9]\d{0,8})", text)
     if match is None:
-        raise ValueError(f"--travel is {text!r}: write two numbers, how far back and how often, such as 10,3")
+        raise ValueError(f"--travel is {text!r}: write two numbers from 1, how far back and how often, such as 10,3")
     return int(match[1]), int(match[2])
 
 
@@ -88,6 +88,8 @@ def solver_of(
 
     if eta_b is not None and method != "ddrm":
         raise ValueError(f"--eta-b is for --method ddrm: leave it out of {method}")
+    if travel is not None and method == "ddrm":
+        raise ValueError("--travel is for --method ddnm and its variants: leave it out of ddrm")
     if tile is None:
         tile = TILE if parsed(operator)[0] in WINDOWED else 0
     diffusion = model_named(prior or "prior-photos", **published).to(device)

@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 
 from ...diffusion.residual import ResidualDiffusion
 from ...system.files import write_whole
+from ...system.saved import load_saved
 from ...theory.objective import Objective
 from ...training.aosa import AutoObjective, Undecided
 from ...training.settings import TrainSettings
@@ -158,7 +159,7 @@ class PublishedRun:
         if not path.exists():
             warnings.warn(f"there is no {path}: the weights stay as they are", stacklevel=2)
             return
-        content = torch.load(path, map_location=self.device, weights_only=True)
+        content = load_saved(path, self.device)
         optimizers = self._optimizers()
         wanted = {"step", "model", "ema", *optimizers}
         if missing := sorted(wanted - content.keys()):

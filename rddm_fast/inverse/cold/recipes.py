@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...system.typed import check_range, checked
 from .blur import Blur
 from .decolour import Decolour
 from .degradation import Degradation, check_choice, check_levels
@@ -27,6 +28,8 @@ from .snow import Snow, snow_layers, snow_noise
 
 PREFIX = "cold:"
 """What the names start with on the command line."""
+MOST = 1_000_000
+"""The greatest number that a setting may be: pixels, or a share of them."""
 Size = tuple[int, int]
 
 
@@ -85,7 +88,7 @@ class Recipe:
         settings: the degradation's other arguments.
 
     Raises:
-        ValueError: an unknown name, or T below 1.
+        ValueError: an unknown name, T below 1, or a setting that the degradation does not have or of another type.
     """
 
     name: str
@@ -95,6 +98,16 @@ class Recipe:
     def __post_init__(self) -> None:
         check_choice("cold degradation", self.name, COLD)
         check_levels(self.T)
+        known = {name: default for name, default in _KINDS[self.name].settings.items() if name != "T"}
+        settings = {}
+        for name, value in self.settings.items():
+            if name not in known:
+                raise ValueError(f"{PREFIX}{self.name} has no setting {name}: it has {', '.join(known)}")
+            spelled = f"{name} of {PREFIX}{self.name}"
+            settings[name] = checked(value, type(known[name]), spelled)
+            if not isinstance(known[name], str):
+                check_range(settings[name], 0, MOST, spelled)
+        object.__setattr__(self, "settings", settings)
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Recipe:

@@ -30,6 +30,8 @@ class _Unreadable(Exception):
 def _integer(text: str) -> int:
     if not (text.isascii() and text.isdigit()):
         raise _Unreadable("a whole number")
+    if not 1 <= len(text.lstrip("0")) <= 6:
+        raise _Unreadable("a whole number from 1 to 999999")
     return int(text)
 
 

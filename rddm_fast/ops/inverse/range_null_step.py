@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .. import backends
+from ..autocast import without_autocast
 from ..checks import (
     DTYPES,
     check_alike,
@@ -100,6 +101,7 @@ def _stepped(
     return result if pinv_y is None or k_y == 0 else result + k_y * pinv_y.to(compute)
 
 
+@without_autocast
 def range_null_step_reference(
     x_t: Tensor,
     epsilon: Tensor,
@@ -120,6 +122,7 @@ def range_null_step_reference(
     return torch.empty_like(x_t).copy_(result)
 
 
+@without_autocast
 def range_null_step_in_place_reference(
     x_t: Tensor,
     epsilon: Tensor,

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import backends
+from ..autocast import without_autocast
 from ..checks import DTYPES, check_alike, check_device, check_dtype, check_no_gradient
 from ..noise import noise as draw
 from ..noise import signed64
@@ -33,6 +34,7 @@ def _term(k: Tensor, x: Tensor) -> Tensor:
     return torch.where(k == 0, 0.0, k * x)
 
 
+@without_autocast
 def spectral_step_reference(
     x: Tensor,
     epsilon: Tensor,

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import backends
+from ..autocast import without_autocast
 from ..checks import DTYPES, check_alike, check_device, check_dtype, check_no_gradient
 
 KINDS = ("mix", "grey", "snow")
@@ -32,6 +33,7 @@ def _snowed(u: Tensor, grey: Tensor, brightness: float, layer: Tensor | None) ->
     return (u + layer).clamp(0, 1)
 
 
+@without_autocast
 def tacos_step_reference(
     x_s: Tensor,
     x_0: Tensor,

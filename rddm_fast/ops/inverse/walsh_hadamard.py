@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from .. import backends
+from ..autocast import without_autocast
 from ..checks import DTYPES, check_dtype, check_no_tangent
 
 
+@without_autocast
 def walsh_hadamard_reference(x: Tensor) -> Tensor:
     """The op's definition in plain torch, with the schema's argument. Differentiable.
 

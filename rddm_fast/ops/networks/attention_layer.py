@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import backends
+from ..autocast import without_autocast
 from ..backends import HALVES_CAPABILITY
 from ..checks import HALVES, NARROW, check_device, check_dtype, check_no_gradient
 
@@ -14,6 +15,7 @@ DTYPES_OF = {"cpp": (torch.float32, torch.bfloat16), "triton": HALVES}
 """The images' dtypes that a backend computes in."""
 
 
+@without_autocast
 def attention_layer_reference(
     x: Tensor,
     norm_g: Tensor,

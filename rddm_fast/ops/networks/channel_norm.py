@@ -7,9 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import backends
+from ..autocast import without_autocast
 from ..checks import NARROW, check_device, check_dtype, check_no_gradient
 
 
+@without_autocast
 def channel_norm_reference(x: Tensor, g: Tensor, eps: float) -> Tensor:
     """The op's definition in plain torch, with the schema's arguments. Differentiable.
 

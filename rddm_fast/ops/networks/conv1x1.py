@@ -7,10 +7,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import backends
+from ..autocast import without_autocast
 from ..checks import check_convolution, check_no_gradient
 from .conv3x3 import fake_convolution
 
 
+@without_autocast
 def conv1x1_reference(
     x: Tensor, x_2: Tensor | None, weight: Tensor, packed: Tensor | None, bias: Tensor | None
 ) -> Tensor:

@@ -16,10 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import backends
+from ..autocast import without_autocast
 from ..backends import HALVES_CAPABILITY
 from ..checks import HALVES, NARROW, check_convolution, check_device, check_no_gradient
 
 
+@without_autocast
 def conv3x3_reference(
     x: Tensor,
     x_2: Tensor | None,

@@ -6,12 +6,14 @@ import torch
 from torch import Tensor
 
 from .. import backends
+from ..autocast import without_autocast
 from ..backends import HALVES_CAPABILITY
 from ..checks import HALVES, check_convolution, check_device, check_no_gradient
 from .conv3x3 import conv3x3_reference, fake_convolution, pack_conv3x3_taps
 from .group_norm_silu import check_norm, group_norm_silu_reference
 
 
+@without_autocast
 def conv_norm_silu_reference(
     x: Tensor,
     x_2: Tensor | None,

@@ -9,9 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import backends
+from ..autocast import without_autocast
 from ..checks import NARROW, check_device, check_dtype, check_no_gradient
 
 
+@without_autocast
 def group_norm_silu_reference(
     x: Tensor,
     x_bias: Tensor | None,

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from .. import backends
+from ..autocast import without_autocast
 from ..checks import NARROW, check_dtype, check_no_gradient
 
 
+@without_autocast
 def linear_attention_reference(qkv: Tensor, heads: int) -> Tensor:
     """The op's definition in plain torch, with the schema's arguments. Differentiable.
 

@@ -6,12 +6,14 @@ import torch
 from torch import Tensor
 
 from .. import backends
+from ..autocast import without_autocast
 from ..checks import check_convolution, check_device, check_no_gradient
 from .conv1x1 import conv1x1_reference
 from .conv3x3 import conv3x3_reference, fake_convolution, tiles
 from .group_norm_silu import check_norm, group_norm_silu_reference
 
 
+@without_autocast
 def residual_block_reference(
     x: Tensor,
     x_2: Tensor | None,

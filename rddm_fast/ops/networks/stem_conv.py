@@ -7,10 +7,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import backends
+from ..autocast import without_autocast
 from ..backends import HALVES_CAPABILITY
 from ..checks import HALVES, check_device, check_no_gradient
 
 
+@without_autocast
 def stem_conv_reference(x: Tensor, rows: Tensor, bias: Tensor | None, addend: Tensor | None) -> Tensor:
     """The op's definition in plain torch, with the schema's arguments. Differentiable.
 

@@ -3,6 +3,8 @@
 Their tests then run on these unchanged, but for those of float64, which CUDA has no kernel for.
 """
 
+from __future__ import annotations
+
 import ctypes
 import os
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from rddm_fast.diffusion.unet import LinearAttention
 from rddm_fast.ops import BackendUnavailable, pixel_attention
 from rddm_fast.ops.backends import build_info
-from rddm_fast.ops.networks import pixel_attention as op
+from rddm_fast.ops.training import pixel_attention as op
 
 compiled = pytest.mark.skipif(build_info is None, reason="the library is not compiled")
 

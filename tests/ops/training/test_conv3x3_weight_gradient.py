@@ -116,6 +116,6 @@ def test_mistakes_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
         conv3x3_weight_gradient(images(2, 8, 5, 7), x)
     with pytest.raises(TypeError, match=r"grad is torch\.float64 and x is torch\.float32: convert grad to that"):
         conv3x3_weight_gradient(images(2, 8, 5, 6).double(), x)
-    monkeypatch.setattr("rddm_fast.ops.networks.conv3x3_weight_gradient.tiles", lambda: (0, 2, 4))
+    monkeypatch.setattr("rddm_fast.ops.training.conv3x3_weight_gradient.tiles", lambda: (0, 2, 4))
     with pytest.raises(BackendUnavailable, match="needs a CPU with AMX"):
         conv3x3_weight_gradient(images(2, 8, 5, 6), x, impl="cpp")

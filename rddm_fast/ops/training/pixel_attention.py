@@ -9,12 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import backends
+from ..autocast import without_autocast
 from ..checks import DTYPES, check_device, check_dtype
 
 PIXELS_AT_ONCE = 4096
 """Pixels that the reference takes at once on a CPU: 128 features of them are 2 MiB, and stay in the cache."""
 
 
+@without_autocast
 def pixel_attention_reference(
     x: Tensor, to_qkv: Tensor, to_out: Tensor, bias: Tensor, heads: int, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -48,6 +50,7 @@ def _parts(x: Tensor) -> list[slice]:
     return [slice(i, i + at_once) for i in range(0, max(images, 1), at_once)]
 
 
+@without_autocast
 def pixel_attention_backward_reference(
     grad: Tensor, x: Tensor, to_qkv: Tensor, to_out: Tensor, keys: Tensor, context: Tensor, heads: int, scale: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 
 from .. import backends
+from ..autocast import without_autocast
 from ..checks import check_device
-from .group_norm_silu import check_norm, group_norm_silu_reference
+from ..networks.group_norm_silu import check_norm, group_norm_silu_reference
 
 
+@without_autocast
 def group_norm_silu_training_reference(
     x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, scale_shift: Tensor | None
 ) -> tuple[Tensor, Tensor]:
@@ -23,6 +25,7 @@ def group_norm_silu_training_reference(
     return y, torch.stack((mean, (variance + eps).rsqrt()), dim=2)
 
 
+@without_autocast
 def group_norm_silu_backward_reference(
     grad: Tensor,
     x: Tensor,

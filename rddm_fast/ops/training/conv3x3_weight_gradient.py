@@ -6,9 +6,11 @@ import torch
 from torch import Tensor
 
 from .. import backends
-from .conv3x3 import tiles
+from ..autocast import without_autocast
+from ..networks.conv3x3 import tiles
 
 
+@without_autocast
 def conv3x3_weight_gradient_reference(grad: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
     """The op's definition in plain torch, with the schema's arguments: what torch's convolution has."""
     weight = x.new_empty((grad.shape[1], x.shape[1], 3, 3))
