@@ -1,13 +1,12 @@
 """`RDDMPipeline`: an RDDM model as a pipeline of diffusers, sampled fast or by diffusers' own loop."""
 
-from __future__ import annotations
-
+# No `from __future__ import annotations`: diffusers reads the types of `__init__`, and takes no strings.
 import copy
 import json
 from collections.abc import Callable, Iterator, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 import torch
 from diffusers import DiffusionPipeline
@@ -50,7 +49,7 @@ class RDDMPipeline(DiffusionPipeline):
         self,
         unet: RDDMUNetModel,
         scheduler: RDDMScheduler,
-        default_steps: int | None = None,
+        default_steps: Optional[int] = None,  # noqa: UP045  # nor does diffusers 0.35 take `int | None`
         loss_type: str = "l1",
     ) -> None:
         super().__init__()
@@ -66,7 +65,7 @@ class RDDMPipeline(DiffusionPipeline):
     # -- from and to our models -------------------------------------------------------------------------------
 
     @classmethod
-    def from_rddm(cls, diffusion: ResidualDiffusion) -> RDDMPipeline:
+    def from_rddm(cls, diffusion: ResidualDiffusion) -> "RDDMPipeline":
         """Make the pipeline of a model (`load_model`), whose networks it shares.
 
         Raises:
@@ -145,9 +144,9 @@ class RDDMPipeline(DiffusionPipeline):
         write_text_whole(Path(save_directory) / "pipeline.py", CODE)
 
     @classmethod
-    def _dict_from_json_file(cls, json_file: str | PathLike[str]) -> dict[str, Any]:
+    def _dict_from_json_file(cls, json_file: str | PathLike[str], **options: Any) -> dict[str, Any]:
         # Whoever calls this class has its code already: diffusers need not run the folder's.
-        content = super()._dict_from_json_file(json_file)
+        content = super()._dict_from_json_file(json_file, **options)
         return {**content, "_class_name": cls.__name__} if "_class_name" in content else content
 
     # -- sampling ---------------------------------------------------------------------------------------------
