@@ -25,6 +25,7 @@ _HOMES = {
     "Unet": "diffusion.unet",
     "load_model": "models.folder",
     "load_published": "models.published",
+    "push_model": "models.hub",
     "reverse_step": "ops.reverse_step",
     "save_model": "models.folder",
 }
@@ -39,6 +40,7 @@ __all__ = [
     "__version__",
     "load_model",
     "load_published",
+    "push_model",
     "reverse_step",
     "save_model",
 ]
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
     from .fast.engine import FastSampler
     from .models.errors import ModelError
     from .models.folder import load_model, save_model
+    from .models.hub import push_model
     from .models.published import load_published
     from .ops.reverse_step import reverse_step  # type: ignore[no-redef]  # the function, and the module that defines it
     from .theory.objective import Objective

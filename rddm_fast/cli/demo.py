@@ -18,7 +18,9 @@ from .common.progress import progress_bar
 
 @command
 def demo(
-    model: Annotated[str, typer.Option("--model", "-m", help="A built-in model, or a model folder.")] = "derain",
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="A built-in model, a model folder, or hub:OWNER/NAME.")
+    ] = "derain",
     output: Annotated[
         Path, typer.Option("--output", "-o", dir_okay=False, help="The picture: input, restored, truth.")
     ] = Path("demo/demo.png"),

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..theory.objective import Objective, Prediction, at_test, read_out, stacked, targets
 from ..theory.schedule import Schedule
-from ..theory.steps import Step, ancestral_steps, check_eta, diffuir_steps, few_steps, step_indices, two_pass
+from ..theory.steps import Step, check_eta, model_steps, step_indices
 from .reverse import reverse
 from .start import Start, noise_source, to_signed, watcher
 
@@ -268,12 +268,8 @@ class ResidualDiffusion(nn.Module):
     def steps(self, sampling_timesteps: int | None = None, eta: float | None = None) -> list[Step]:
         """Make the reverse steps: ancestral for T steps, few-step for fewer. None takes the model's own settings."""
         count = self.sampling_timesteps if sampling_timesteps is None else sampling_timesteps
-        if self.schedule.delta_bar is not None:
-            return diffuir_steps(self.schedule, count, self.eta if eta is None else eta)
-        if count == self.num_timesteps:
-            return ancestral_steps(self.schedule)
-        steps = few_steps(self.schedule, count, self.eta if eta is None else eta)
-        return two_pass(steps) if self.official_two_pass else steps
+        eta = self.eta if eta is None else eta
+        return model_steps(self.schedule, count, eta, official_two_pass=self.official_two_pass)
 
     def start(
         self,

@@ -2,6 +2,7 @@
 
     MODEL/config.json         the network's arguments, the schedule and the objective, readable
     MODEL/model.safetensors   the weights, by their published names
+    MODEL/README.md           the model card (`models.card`)
 
 A restorer of Cold Diffusion is kept in the same way, under a format of its own, which `load_model` refuses.
 A published checkpoint stores neither objective, time input nor schedule recipe; `load_published` asks for them.
@@ -26,9 +27,11 @@ from ..system.extras import require
 from ..system.files import write_text_whole, write_whole
 from ..theory.schedule import Schedule
 from .architecture import built_networks, check_dtypes
+from .card import write_card
 from .catalogue import BUILT_IN as MODELS
 from .config import COLD, DIFFUSION, RDDM, checked_config
 from .errors import ModelError, reading
+from .hub import fetched, is_on_hub
 
 FORMAT = "rddm_fast model"
 COLD_FORMAT = "rddm_fast cold restorer"
@@ -51,13 +54,16 @@ def save_model(
     dtype: torch.dtype | None = None,
     info: dict[str, Any] | None = None,
 ) -> None:
-    """Write `diffusion` to `folder` as model.safetensors and config.json.
+    """Write `diffusion` to `folder` as model.safetensors and config.json, with a model card.
+
+    A README.md that somebody has written stays as it is.
 
     Args:
         diffusion: the model, or a restorer of Cold Diffusion; its network must be `ResidualUnets`.
         folder: where to write; it is created if needed.
         dtype: the dtype to store the weights in. None keeps theirs; float16 halves the file.
-        info: a JSON object to keep with the model: how it was trained, its licence.
+        info: a JSON object to keep with the model: how it was trained, its licence. The card shows its purpose,
+            licence, measured (on what, and numbers before and after by the metric's name), training and converted_from.
 
     Raises:
         ModelError: the network is not one of `rddm_fast`'s.
@@ -84,6 +90,7 @@ def save_model(
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / "model.safetensors", lambda path: safetensors.save_file(tensors, path))
     write_text_whole(folder / "config.json", text)
+    write_card(folder, json.loads(text))
 
 
 def described(diffusion: ResidualDiffusion | ColdRestorer) -> dict[str, Any]:
@@ -112,16 +119,21 @@ def built_in_models() -> list[str]:
 def load_model(folder: str | PathLike[str]) -> ResidualDiffusion:
     """Load the model in `folder`, or the built-in one of that name, on the CPU in float32, in evaluation mode.
 
-    A folder takes precedence over a built-in model of the same name.
+    A folder takes precedence over a built-in model of the same name. "hub:owner/name" and "hub:owner/name@revision"
+    are models on the Hugging Face Hub, which are fetched once (`models.hub`).
 
     Raises:
-        ModelError: the folder or one of its files is missing, damaged or of another format.
+        ModelError: the folder or one of its files is missing, damaged or of another format, or the model cannot be
+            fetched.
+        ImportError: a package is missing that reads or fetches models.
     """
     return _loaded(folder, FORMAT, _built)
 
 
 def load_cold_restorer(folder: str | PathLike[str]) -> ColdRestorer:
     """Load the restorer of Cold Diffusion in `folder`, on the CPU in float32, in evaluation mode.
+
+    It may be one on the Hub, as in `load_model`.
 
     Raises:
         ModelError: the folder or one of its files is missing, damaged or of another format.
@@ -139,6 +151,8 @@ def load_cold_restorer(folder: str | PathLike[str]) -> ColdRestorer:
 def _loaded(folder: str | PathLike[str], form: str, built: Callable[[dict[str, Any], dict[str, Tensor], str], M]) -> M:
     """Load a folder of the format `form`; `built` makes the model from the two files' content and the second's name."""
     safetensors = require("safetensors.torch", "models")
+    if is_on_hub(folder):
+        folder = fetched(str(folder))
     if not Path(folder).exists() and str(folder) in built_in_models():
         folder = MODELS / folder
     folder = Path(folder)

@@ -5,7 +5,8 @@ Every step is a linear form, so one fused kernel, `ops.reverse_step`, serves eve
     I_s = k_t I_t + k_res I_res + k_noise epsilon + k_0 I_0 + k_in I_in + sigma z
 
 `few_steps` makes the generalised (DDIM-like) steps, `ancestral_steps` the full-length posterior sampler, `path` the
-steps of partially path-independent generation. `diffusion.reverse` walks them.
+steps of partially path-independent generation. `model_steps` chooses among them, `step_between` makes one alone.
+`diffusion.reverse` walks them.
 """
 
 from __future__ import annotations
@@ -103,6 +104,21 @@ def few_steps(schedule: Schedule, sampling_timesteps: int, eta: float = 0.0, *, 
     return [_generalised(schedule, t, s, eta) for t, s in pairwise(indices)]
 
 
+def step_between(schedule: Schedule, t: int, s: int, eta: float = 0.0) -> Step:
+    """Make the step from index `t` to any earlier index `s`, -1 for the clean image: that of `few_steps`.
+
+    For a schedule with delta_bar it is that of `diffuir_steps`.
+
+    Raises:
+        ValueError: indices that are not -1 <= s < t < T, or an eta out of range.
+    """
+    check_eta(eta)
+    if not -1 <= s < t < schedule.timesteps:
+        raise ValueError(f"a step leads from an index up to {schedule.timesteps - 1} to an earlier one, not {t} to {s}")
+    step = _generalised(schedule, t, s, eta)
+    return step if schedule.delta_bar is None else _putting_back(schedule, step)
+
+
 def _generalised(schedule: Schedule, t: int, s: int, eta: float) -> Step:
     alpha_bar, beta_bar = schedule.alpha_bar_at(t), schedule.beta_bar_at(t)
     one_minus = schedule.one_minus_alpha_bar_at(t)
@@ -165,11 +181,13 @@ def diffuir_steps(schedule: Schedule, count: int, eta: float = 0.0) -> list[Step
     if schedule.delta_bar is None:
         raise ValueError("DiffUIR's steps need a schedule with delta_bar: Schedule.diffuir")
 
-    def diffuir(step: Step) -> Step:
-        put_back = schedule.delta_bar_at(step.t) - schedule.delta_bar_at(step.s)
-        return step if step.s < 0 else replace(step, k_noise=0.0, k_in=put_back)
+    return [_putting_back(schedule, step) for step in few_steps(schedule, count, eta)]
 
-    return [diffuir(step) for step in few_steps(schedule, count, eta)]
+
+def _putting_back(schedule: Schedule, step: Step) -> Step:
+    """Turn a generalised step into DiffUIR's."""
+    put_back = schedule.delta_bar_at(step.t) - schedule.delta_bar_at(step.s)
+    return step if step.s < 0 else replace(step, k_noise=0.0, k_in=put_back)
 
 
 ORDERS = ("together", "residual_first", "noise_first")
@@ -225,3 +243,22 @@ def two_pass(steps: Sequence[Step]) -> list[Step]:
     reproduce the published images.
     """
     return [replace(step, k_noise=0.0) for step in steps] + [replace(step, k_res=0.0) for step in steps]
+
+
+def model_steps(
+    schedule: Schedule, sampling_timesteps: int, eta: float = 0.0, *, official_two_pass: bool = False
+) -> list[Step]:
+    """Make the steps that a model samples with: ancestral for T steps, few for fewer, DiffUIR's if there is delta_bar.
+
+    Args:
+        official_two_pass: few steps take a pass for the residual, then one for the noise (`two_pass`).
+
+    Raises:
+        ValueError: a count or an eta out of range.
+    """
+    if schedule.delta_bar is not None:
+        return diffuir_steps(schedule, sampling_timesteps, eta)
+    if sampling_timesteps == schedule.timesteps:
+        return ancestral_steps(schedule)
+    steps = few_steps(schedule, sampling_timesteps, eta)
+    return two_pass(steps) if official_two_pass else steps

@@ -28,7 +28,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "training": ("fast", *BELOW_FAST),
     "restoration": ("fast", *BELOW_FAST),
     "compat": ("training", "restoration", "fast", *BELOW_FAST),
-    "cli": ("training", "restoration", "fast", "benchmarks", *BELOW_FAST),
+    "integrations": ("restoration", "fast", *BELOW_FAST),
+    "cli": ("integrations", "training", "restoration", "fast", "benchmarks", *BELOW_FAST),
     "benchmarks": ("compat", "training", "restoration", "fast", "kernels", *BELOW_FAST),
 }
 """Folder -> the folders that it may import, besides itself."""

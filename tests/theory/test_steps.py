@@ -6,7 +6,7 @@ import pytest
 from small_models import SCHEDULE
 
 from rddm_fast.theory.schedule import Schedule
-from rddm_fast.theory.steps import ancestral_steps, few_steps, step_indices
+from rddm_fast.theory.steps import ancestral_steps, diffuir_steps, few_steps, step_between, step_indices
 
 
 def test_the_published_indices() -> None:
@@ -54,6 +54,15 @@ def test_the_generalised_step(schedule: Schedule, eta: float) -> None:
         assert step.sigma == pytest.approx(math.sqrt(variance), rel=1e-12)
         assert step.draws == (eta != 0)
     assert (last.k_t, last.k_res, last.k_noise, last.k_0, last.sigma, last.draws) == (0, 0, 0, 1, 0, False)
+
+
+def test_a_step_alone_is_that_of_the_samplers() -> None:
+    for schedule, steps in ((SCHEDULE, few_steps), (Schedule.diffuir(), diffuir_steps)):
+        walked = steps(schedule, 5, 0.5)
+        assert [step_between(schedule, step.t, step.s, 0.5) for step in walked] == walked
+    for t, s in ((1000, 3), (3, 3), (3, -2)):
+        with pytest.raises(ValueError, match=f"an index up to 999 to an earlier one, not {t} to {s}$"):
+            step_between(SCHEDULE, t, s)
 
 
 def test_the_posterior() -> None:

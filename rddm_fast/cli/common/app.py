@@ -85,7 +85,9 @@ class Device(str, Enum):
 Model = Annotated[
     str,
     typer.Option(
-        "--model", "-m", help="A built-in model (rddm-fast models lists them), a model folder, or a published .pt."
+        "--model",
+        "-m",
+        help="A built-in model (rddm-fast models lists them), a model folder, hub:OWNER/NAME, or a published .pt.",
     ),
 ]
 Steps = Annotated[int | None, typer.Option(min=1, help="Sampling steps; default: the model's own.")]

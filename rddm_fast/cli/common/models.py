@@ -76,11 +76,12 @@ def _schedule(name: str) -> Schedule:
 
 
 def model_named(name: str, **published: Any) -> ResidualDiffusion:
-    """Load a built-in model, a model folder or a published checkpoint."""
+    """Load a built-in model, a model folder, one on the Hub or a published checkpoint."""
     from ...models.folder import load_model
+    from ...models.hub import is_on_hub
 
     path = Path(name)
-    if path.suffix.lower() in (".pt", ".pth", ".ckpt") and not path.is_dir():
+    if not is_on_hub(name) and path.suffix.lower() in (".pt", ".pth", ".ckpt") and not path.is_dir():
         return published_model(path, **published)
     given = [option for option, value in published.items() if value is not None]
     if given:

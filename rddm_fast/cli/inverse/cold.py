@@ -25,7 +25,10 @@ class Algorithm(str, Enum):
 def cold(
     inputs: Annotated[list[Path], typer.Argument(help="Images, and folders of images.", show_default=False)],
     model: Annotated[
-        str, typer.Option("--model", "-m", help="The model folder of a training with --degradation cold:NAME.")
+        str,
+        typer.Option(
+            "--model", "-m", help="The model folder of a training with --degradation cold:NAME, or hub:OWNER/NAME."
+        ),
     ],
     output: Annotated[
         Path,
