@@ -30,3 +30,8 @@ def test_a_flag_does_not_look_as_if_it_took_a_value(arguments: list[str]) -> Non
 def test_an_option_with_a_value_still_shows_its_type() -> None:
     told = succeeded(run("restore", "--help")).stdout
     assert re.search(r"--device +\Sauto\|cpu\|cuda", told) and re.search(r"--overwrite +Also", told)
+
+
+def test_the_help_of_restore_says_what_a_result_keeps() -> None:
+    told = " ".join(succeeded(run("restore", "--help")).stdout.split())
+    assert "EXIF (camera, date, place) and XMP are not kept" in told
