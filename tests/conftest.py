@@ -26,6 +26,18 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> None:
     stand_in(monkeypatch)
 
 
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a small model that restores; what it restores is clamped at twice the range."""
+    from small_models import small_model
+
+    from rddm_fast.models.folder import save_model
+
+    folder = tmp_path_factory.mktemp("model")
+    save_model(folder, small_model("pred_res", clip_res=2.0))
+    return folder
+
+
 @pytest.fixture
 def dark_pairs(tmp_path: Path) -> tuple[Path, Path]:
     """Two folders, dark images and the truth: three pairs of different sizes."""

@@ -16,15 +16,7 @@ namespace {
 
 using torch::headeronly::ScalarType;
 
-struct Sizes {
-  int64_t channels, inner, features, panel;
-
-  int64_t out_channels() const { return divided(channels, panel) * panel; }
-  int64_t packed() const { return kHeader + 3 * inner * channels + inner * out_channels(); }
-};
-
-// Weights of the queries, then of the keys and values, then of the output. `width` is 0, or the
-// vectors' length to pack for.
+// `width` is 0, or the vectors' length to pack for.
 Tensor pack_attention_layer_cpu(const Tensor& norm_g, const Tensor& to_qkv, const Tensor& to_out,
                                 int64_t heads, int64_t width) {
   const auto is_matrix = [](const Tensor& t) {
@@ -40,18 +32,14 @@ Tensor pack_attention_layer_cpu(const Tensor& norm_g, const Tensor& to_qkv, cons
   const int64_t channels = to_out.size(0), inner = to_out.size(1);
   const AttentionSteps* const steps = attention_steps(channels, inner / heads, width);
   RDDM_CHECK(steps, "pack_attention_layer: the channels and features divide into no vectors");
-  const Sizes sizes{channels, inner, inner / heads, 2 * steps->width};
-  Tensor packed = torch::stable::new_empty(to_out, {sizes.packed()});
-  float* to = static_cast<float*>(packed.mutable_data_ptr());
+  Tensor packed =
+      torch::stable::new_empty(to_out, {kHeader + attention_weights_size(*steps, inner, channels)});
+  float* const to = static_cast<float*>(packed.mutable_data_ptr());
   std::fill_n(to, kHeader, 0.f);
   to[0] = float(steps->width), to[1] = float(channels), to[2] = float(inner), to[3] = float(heads);
-  to += kHeader;
-  const float* const qkv = static_cast<const float*>(to_qkv.const_data_ptr());
-  const float* const gain = static_cast<const float*>(norm_g.const_data_ptr());
-  steps->pack(qkv, gain, inner, channels, to);
-  steps->pack(qkv + inner * channels, gain, 2 * inner, channels, to + inner * channels);
-  steps->pack(static_cast<const float*>(to_out.const_data_ptr()), nullptr, channels, inner,
-              to + 3 * inner * channels);
+  pack_attention(*steps, static_cast<const float*>(to_qkv.const_data_ptr()),
+                 static_cast<const float*>(norm_g.const_data_ptr()),
+                 static_cast<const float*>(to_out.const_data_ptr()), inner, channels, to + kHeader);
   return packed;
 }
 
@@ -72,8 +60,7 @@ Tensor attention_layer_cpu(const Tensor& x, const Tensor& norm_g, const Tensor& 
   RDDM_CHECK(steps && data[1] == float(channels) && data[3] == float(heads) && inner > 0,
              "attention_layer: packed must come from pack_attention_layer, of these weights "
              "and on this machine");
-  const Sizes sizes{channels, inner, inner / heads, 2 * steps->width};
-  RDDM_CHECK(weights.numel() == sizes.packed(),
+  RDDM_CHECK(weights.numel() == kHeader + attention_weights_size(*steps, inner, channels),
              "attention_layer: packed must come from pack_attention_layer");
   for (const Tensor* row : {&bias, &g}) {
     RDDM_CHECK(is_packed(*row) && row->size(0) == channels,
@@ -86,8 +73,7 @@ Tensor attention_layer_cpu(const Tensor& x, const Tensor& norm_g, const Tensor& 
   a.pixels = x.size(2) * x.size(3), a.channels = channels;
   a.heads = heads, a.features = inner / heads, a.eps = float(eps);
   a.scale = float(1 / std::sqrt(double(a.features)) / double(a.pixels));
-  a.queries = data + kHeader, a.keys_values = a.queries + inner * channels;
-  a.out = a.keys_values + 2 * inner * channels;
+  use_packed(data + kHeader, a);
   a.bias = static_cast<const float*>(bias.const_data_ptr());
   a.gain = static_cast<const float*>(g.const_data_ptr());
   AttentionWalks walks(*steps, a, {images.const_data_ptr(), result.mutable_data_ptr(), is_bfloat16},

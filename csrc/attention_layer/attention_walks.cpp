@@ -21,7 +21,25 @@ const AttentionSteps* attention_steps(int64_t channels, int64_t features, int64_
 #endif
   });
   return widest(sets, width,
-                [&](int64_t own) { return channels % own == 0 && features % (2 * own) == 0; });
+                [&](int64_t own) { return serves_attention(own, channels, features); });
+}
+
+int64_t attention_weights_size(const AttentionSteps& steps, int64_t inner, int64_t channels) {
+  const int64_t panel = 2 * steps.width;
+  return inner * (3 * channels + divided(channels, panel) * panel);
+}
+
+void pack_attention(const AttentionSteps& steps, const float* to_qkv, const float* gain,
+                    const float* to_out, int64_t inner, int64_t channels, float* to) {
+  const int64_t weights = inner * channels;
+  steps.pack(to_qkv, gain, inner, channels, to);
+  steps.pack(to_qkv + weights, gain, 2 * inner, channels, to + weights);
+  steps.pack(to_out, nullptr, channels, inner, to + 3 * weights);
+}
+
+void use_packed(const float* packed, Attention& a) {
+  const int64_t weights = a.inner() * a.channels;
+  a.queries = packed, a.keys_values = packed + weights, a.out = packed + 3 * weights;
 }
 
 int64_t AttentionWalks::chunks() const { return divided(a_.pixels, kChunk); }

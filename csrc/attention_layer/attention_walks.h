@@ -16,6 +16,22 @@ namespace rddm {
 // `width` is 0, or the vectors' length.
 const AttentionSteps* attention_steps(int64_t channels, int64_t features, int64_t width);
 
+// Whether vectors of a length serve so many channels and features of a head.
+constexpr bool serves_attention(int64_t width, int64_t channels, int64_t features) {
+  return channels % width == 0 && features % (2 * width) == 0;
+}
+
+// The size of the packed weights, in float32 values.
+int64_t attention_weights_size(const AttentionSteps&, int64_t inner, int64_t channels);
+
+// Packs the weights of the queries, then of the keys and values, each channel times its gain if
+// there are gains, and then of the output.
+void pack_attention(const AttentionSteps&, const float* to_qkv, const float* gain,
+                    const float* to_out, int64_t inner, int64_t channels, float* to);
+
+// Lets the walks read weights that were packed so.
+void use_packed(const float* packed, Attention&);
+
 class AttentionWalks {
  public:
   AttentionWalks(const AttentionSteps& steps, const Attention& a, AttentionImage images,

@@ -56,9 +56,6 @@ RDDM_CLONES void apply_gradients(const float* __restrict x, const float* __restr
   }
 }
 
-const float* values_of(const Tensor& x) { return static_cast<const float*>(x.const_data_ptr()); }
-float* values_to(Tensor& x) { return static_cast<float*>(x.mutable_data_ptr()); }
-
 void check_arguments(const char* op, const Tensor& x, const Tensor& weight, const Tensor& bias,
                      int64_t groups, const std::optional<Tensor>& scale_shift) {
   RDDM_CHECK(
@@ -89,7 +86,7 @@ std::tuple<Tensor, Tensor> group_norm_silu_training_cpu(const Tensor& x, const T
   const Cut cut(image, PixelLayout{x.size(1), x.size(2) * x.size(3)});
   const auto moments = statistics_of<float>(in, image, cut);
   activate_all<float>(affines(in, moments), image, none, cut, y);
-  float* to = values_to(statistics);
+  float* to = data_to<float>(statistics);
   for (const Moments& m : moments) {
     *to++ = float(m.mean);
     *to++ = float(1.0 / std::sqrt(m.squares / m.count + eps));
@@ -108,20 +105,21 @@ class Backward {
       : cut_(images, PixelLayout{images.size(1), images.size(2) * images.size(3)}),
         channels_(images.size(1)),
         groups_(groups),
-        x_(values_of(images)),
-        grad_(values_of(grads)),
-        weight_(values_of(weight)),
-        bias_(values_of(bias)),
+        x_(data_of<float>(images)),
+        grad_(data_of<float>(grads)),
+        weight_(data_of<float>(weight)),
+        bias_(data_of<float>(bias)),
         to_(to),
         table_(table) {
     const int64_t all = cut_.samples * channels_, of_group = channels_ / groups;
     by_weight.resize(all), by_bias.resize(all), slopes_.resize(all), shifts_.resize(all);
     parts_.resize(2 * all * cut_.pieces);
-    const float* const given = data_of<float>(scale_shift);
+    const float *const given = data_of<float>(scale_shift), *const of_groups =
+                                                                data_of<float>(statistics);
     for (int64_t n = 0; n < cut_.samples; ++n) {
       const float* const row = given ? given + n * 2 * channels_ : nullptr;
       for (int64_t c = 0; c < channels_; ++c) {
-        const float* const own = values_of(statistics) + 2 * (n * groups + c / of_group);
+        const float* const own = of_groups + 2 * (n * groups + c / of_group);
         const float scale = row ? row[c] : 0, shift = row ? row[channels_ + c] : 0;
         const Affine a = normalised(own[0], own[1], weight_[c], bias_[c], scale, shift);
         factors_.push_back(a.factor), terms_.push_back(a.term);
@@ -240,10 +238,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> group_norm_silu_backward_cpu(
   if (x.numel() == 0) {
     return {x_grad, weight_grad, bias_grad, torch::stable::zero_(table_grad)};
   }
-  Backward backward(grads, images, weight, bias, groups, scale_shift, statistics, values_to(x_grad),
-                    scale_shift ? values_to(table_grad) : nullptr);
+  Backward backward(grads, images, weight, bias, groups, scale_shift, statistics,
+                    data_to<float>(x_grad), scale_shift ? data_to<float>(table_grad) : nullptr);
   backward.run();
-  float *const by_weight = values_to(weight_grad), *const by_bias = values_to(bias_grad);
+  float *const by_weight = data_to<float>(weight_grad), *const by_bias = data_to<float>(bias_grad);
   for (int64_t i = 0; i < x.size(0) * channels; ++i) {
     by_weight[i % channels] += backward.by_weight[i];
     by_bias[i % channels] += backward.by_bias[i];

@@ -12,13 +12,12 @@
 
 #include "attention_layer/attention_walks.h"
 #include "check.h"
+#include "common/tensors.h"
 #include "pixel_attention/attention_gradients.h"
 #include "vectors/instruction_sets.h"
 
 namespace rddm {
 namespace {
-
-using torch::headeronly::ScalarType;
 
 // All are fixed, so that threads change no bit.
 constexpr int64_t kChunk = 1024;  // pixels of a share of the work
@@ -44,9 +43,6 @@ struct Shapes {
   float scale(double given) const { return float(given / double(std::max<int64_t>(pixels, 1))); }
 };
 
-const float* data(const Tensor& x) { return static_cast<const float*>(x.const_data_ptr()); }
-float* data_of_result(Tensor& x) { return static_cast<float*>(x.mutable_data_ptr()); }
-
 std::tuple<Tensor, Tensor, Tensor> pixel_attention_cpu(const Tensor& x, const Tensor& to_qkv,
                                                        const Tensor& to_out, const Tensor& bias,
                                                        int64_t heads, double scale) {
@@ -55,26 +51,24 @@ std::tuple<Tensor, Tensor, Tensor> pixel_attention_cpu(const Tensor& x, const Te
   RDDM_CHECK(steps, "pixel_attention: the channels and features divide into no vectors");
   RDDM_CHECK(is_packed(bias) && bias.size(0) == s.channels,
              "pixel_attention: bias must be float32, one value a channel");
-  const int64_t features = s.inner / heads, weights = s.inner * s.channels;
+  const int64_t features = s.inner / heads;
   Tensor out = torch::stable::empty_like(x);
   Tensor keys = torch::stable::new_empty(x, {s.batch, s.inner});
   Tensor contexts = torch::stable::new_empty(x, {s.batch, s.inner, features});
   if (x.numel() == 0) {
     return {out, torch::stable::zero_(keys), torch::stable::zero_(contexts)};
   }
-  std::vector<float> packed(3 * weights + s.inner * (s.channels + 2 * steps->width));
-  steps->pack(data(to_qkv), nullptr, s.inner, s.channels, packed.data());
-  steps->pack(data(to_qkv) + weights, nullptr, 2 * s.inner, s.channels, packed.data() + weights);
-  steps->pack(data(to_out), nullptr, s.channels, s.inner, packed.data() + 3 * weights);
+  std::vector<float> packed(attention_weights_size(*steps, s.inner, s.channels));
+  pack_attention(*steps, data_of<float>(to_qkv), nullptr, data_of<float>(to_out), s.inner,
+                 s.channels, packed.data());
   Attention a;
   a.pixels = s.pixels, a.channels = s.channels, a.heads = heads, a.features = features;
-  a.has_norms = false, a.scale = s.scale(scale), a.bias = data(bias);
-  a.queries = packed.data(), a.keys_values = a.queries + weights;
-  a.out = a.keys_values + 2 * weights;
-  AttentionWalks walks(*steps, a, {data(x), data_of_result(out), false}, s.batch);
+  a.has_norms = false, a.scale = s.scale(scale), a.bias = data_of<float>(bias);
+  use_packed(packed.data(), a);
+  AttentionWalks walks(*steps, a, {data_of<float>(x), data_to<float>(out), false}, s.batch);
   walks.gather();
   walks.apply();
-  float *log_sum = data_of_result(keys), *context = data_of_result(contexts);
+  float *log_sum = data_to<float>(keys), *context = data_to<float>(contexts);
   for (int64_t n = 0; n < s.batch; ++n) {
     const AttentionContext own = walks.context(n);
     for (int64_t i = 0; i < s.inner; ++i, ++log_sum) {
@@ -95,8 +89,7 @@ const AttentionGradientSteps* gradient_steps(int64_t channels, int64_t features)
       &kAttentionGradientsAvx512,
 #endif
   });
-  return widest(sets, 0,
-                [&](int64_t own) { return channels % own == 0 && features % (2 * own) == 0; });
+  return widest(sets, 0, [&](int64_t own) { return serves_attention(own, channels, features); });
 }
 
 // to += all of the others, one behind the other.
@@ -201,20 +194,21 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> pixel_attention_backward_cpu(
   Tensor x_grad = torch::stable::empty_like(x), qkv_grad = torch::stable::empty_like(to_qkv);
   Tensor out_grad = torch::stable::empty_like(to_out);
   Tensor bias_grad = torch::stable::new_empty(x, {s.channels});
-  const std::vector<float> qkv = transposed(data(to_qkv), 3 * s.inner, s.channels);
-  const std::vector<float> out = transposed(data(to_out), s.channels, s.inner);
+  const std::vector<float> qkv = transposed(data_of<float>(to_qkv), 3 * s.inner, s.channels);
+  const std::vector<float> out = transposed(data_of<float>(to_out), s.channels, s.inner);
   std::vector<float> packed(qkv.size()), back(3 * s.inner * (s.channels + 2 * steps->width));
-  steps->pack(data(to_qkv), 3 * s.inner, s.channels, packed.data());
+  steps->pack(data_of<float>(to_qkv), 3 * s.inner, s.channels, packed.data());
   steps->pack(qkv.data(), s.channels, 3 * s.inner, back.data());
   AttentionGradients a;
   a.pixels = s.pixels, a.channels = s.channels, a.heads = heads, a.features = features;
   a.scale = s.scale(scale), a.qkv = packed.data(), a.back = back.data(), a.out = out.data();
   std::vector<float> turned(s.inner * s.channels);
   Backward(*steps, a, s.batch,
-           {data(x), data(grads), data_of_result(x_grad), data(keys), data(context)})
-      .run(data_of_result(qkv_grad), turned.data(), data_of_result(bias_grad));
+           {data_of<float>(x), data_of<float>(grads), data_to<float>(x_grad), data_of<float>(keys),
+            data_of<float>(context)})
+      .run(data_to<float>(qkv_grad), turned.data(), data_to<float>(bias_grad));
   const std::vector<float> straight = transposed(turned.data(), s.inner, s.channels);
-  std::copy_n(straight.data(), straight.size(), data_of_result(out_grad));
+  std::copy_n(straight.data(), straight.size(), data_to<float>(out_grad));
   return {x_grad, qkv_grad, out_grad, bias_grad};
 }
 

@@ -87,13 +87,6 @@ def _prepared(items: Dataset[Item], data: DataSettings, kind: str) -> Dataset[It
 
 def schedule_of(model: ModelSettings) -> Schedule:
     """The schedule that the settings name. Raises SettingsError for a sum_scale that it cannot have."""
-    try:
-        return _schedule_of(model)
-    except (RuntimeError, MemoryError) as error:
-        raise SettingsError(f"model.timesteps is {model.timesteps}: there is not enough memory for as many") from error
-
-
-def _schedule_of(model: ModelSettings) -> Schedule:
     if model.schedule == "ddim":
         if model.sum_scale != 1:
             raise SettingsError(

@@ -7,17 +7,8 @@ from typing import Any
 import pytest
 from commands import run, succeeded
 from PIL import Image
-from small_models import small_model
 
-from rddm_fast.models.folder import save_model
 from rddm_fast.restoration.demo import PHOTOS
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    save_model(folder, small_model("pred_res", clip_res=2.0))
-    return folder
 
 
 @pytest.fixture

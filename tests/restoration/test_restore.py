@@ -21,13 +21,6 @@ from rddm_fast.restoration.demo import PHOTOS
 from rddm_fast.restoration.restore import Restorer, restore_files
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    save_model(folder, small_model("pred_res", clip_res=2.0))
-    return folder
-
-
 def restore(model: Path, output: Path, *arguments: object) -> Result:
     return run("restore", *arguments, "--model", model, "--output", output)
 

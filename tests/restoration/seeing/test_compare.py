@@ -7,19 +7,10 @@ import pytest
 import torch
 from commands import error_of, run, succeeded
 from PIL import ImageCms
-from small_models import small_model
 
 from rddm_fast.images.picture import Picture, read_image, write_image
-from rddm_fast.models.folder import save_model
 
 PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    save_model(folder, small_model("pred_res", clip_res=2.0))
-    return folder
 
 
 @pytest.fixture

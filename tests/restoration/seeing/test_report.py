@@ -16,21 +16,12 @@ import pytest
 import torch
 from commands import error_of, run, succeeded
 from PIL import Image, ImageCms
-from small_models import small_model
 
 from rddm_fast.images.picture import Picture, write_image
-from rddm_fast.models.folder import save_model
 from rddm_fast.restoration import report
 from rddm_fast.restoration.report import PAGE, Pair, write_report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    save_model(folder, small_model("pred_res", clip_res=2.0))
-    return folder
 
 
 @pytest.fixture

@@ -11,19 +11,11 @@ from typer.testing import Result
 
 from rddm_fast.images.formats import left_out_lines
 from rddm_fast.images.picture import read_image
-from rddm_fast.models.folder import save_model
 from rddm_fast.restoration.demo import PHOTOS
 from rddm_fast.restoration.restore import Restorer, restore_files
 
 HEIC = b"\x00\x00\x00\x1cftypheic" + bytes(32)
 """How a HEIC file begins."""
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    save_model(folder, small_model("pred_res", clip_res=2.0))
-    return folder
 
 
 @pytest.fixture
