@@ -35,6 +35,7 @@ BENCHMARKS = {
     "readme": ("readme", "the README's tables of CPU figures, measured and written"),
     "table1": ("paper.table1", "the paper's Table 1 on a small scale"),
     "aosa": ("paper.aosa", "what AOSA decides, and when"),
+    "models": ("models.table", "the built-in models on photographs held aside, beside the classics"),
     "inverse": ("inverse.table", "the table of DDRM and DDNM on held-aside photographs and digits"),
     "cold": ("paper.cold_gallery", "Cold Diffusion: naive sampling beside TACoS, with restorers that you trained"),
     "paths": ("paper.paths_digits", "whether generation is path-independent"),
