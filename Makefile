@@ -44,7 +44,7 @@ develop: $(VENV)/tools
 	PATH="$(abspath $(BIN)):$$PATH" $(PIP) install -c constraints.txt --no-build-isolation -e ".[test,dev]"
 
 # The sources are read, not imported: nothing is compiled, and no torch is needed.
-docs: $(VENV)/installed-docs-tools
+docs: $(VENV)/mkdocs
 	$(BIN)/python -m mkdocs build --strict
 
 bench: develop
@@ -52,7 +52,7 @@ bench: develop
 	$(BIN)/rddm-fast bench network
 
 clean:
-	rm -rf $(VENV) $(LOWEST) build demo *.egg-info
+	rm -rf $(VENV) $(LOWEST) build demo site *.egg-info
 
 # What building needs, torch included: the package is compiled against the torch that it will run with.
 $(VENV)/tools: constraints.txt
@@ -76,4 +76,9 @@ $(LOWEST)/installed: .ci/lowest.py $(SOURCES)
 # The checkers look at the sources with torch's types beside them.
 $(VENV)/checkers: $(VENV)/tools pyproject.toml
 	$(PIP) install -c constraints.txt ruff mypy clang-format
+	touch $@
+
+$(VENV)/mkdocs: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install mkdocs-material mkdocstrings-python
 	touch $@
