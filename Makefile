@@ -80,5 +80,5 @@ $(VENV)/checkers: $(VENV)/tools pyproject.toml
 
 $(VENV)/mkdocs: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) install mkdocs-material mkdocstrings-python
+	$(PIP) install mkdocs-material mkdocstrings-python ruff
 	touch $@
