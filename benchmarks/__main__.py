@@ -32,7 +32,7 @@ BENCHMARKS = {
     "soak": ("soak", "what users do, repeated for minutes: do memory, open files or threads grow?"),
     "sanitize": ("end_to_end.sanitize", "every GPU kernel on small and odd images, for compute-sanitizer"),
     "draw": ("draw", "plots from a benchmark's JSON"),
-    "readme": ("readme", "the README's tables of CPU figures, measured and written"),
+    "readme": ("readme", "the CPU figures of README.md and docs/benchmarks.md, measured and written"),
     "table1": ("paper.table1", "the paper's Table 1 on a small scale"),
     "aosa": ("paper.aosa", "what AOSA decides, and when"),
     "models": ("models.table", "the built-in models on photographs held aside, beside the classics"),
