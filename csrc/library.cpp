@@ -63,10 +63,9 @@ std::string build_info() {
 std::string kernel_attributes() {
 #ifdef RDDM_WITH_CUDA
   std::vector<std::string> all;
-  for (const auto& kernels :
-       {reverse_step_kernel_attributes(), forward_diffuse_kernel_attributes(),
-        joint_loss_kernel_attributes(), range_null_step_kernel_attributes(),
-        tacos_step_kernel_attributes()}) {
+  for (const auto& kernels : {reverse_step_kernel_attributes(), forward_diffuse_kernel_attributes(),
+                              joint_loss_kernel_attributes(), range_null_step_kernel_attributes(),
+                              tacos_step_kernel_attributes()}) {
     for (const KernelAttributes& k : kernels) {
       all.push_back(json_object({{"kernel", quoted(k.kernel)},
                                  {"registers", std::to_string(k.registers)},
