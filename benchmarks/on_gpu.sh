@@ -70,7 +70,7 @@ if [ $dry -eq 0 ]; then export PYTHONPATH="$package"; fi
 run=("$python" -P -m rddm_fast.benchmarks)
 
 step environment 15 "$python" -P -m rddm_fast.ops.env_report --json
-step attributes 15 "$python" -P -c 'import json; from rddm_fast import _C; import rddm_fast.ops; print(json.dumps(_C.kernel_attributes(), indent=1))'
+step attributes 15 "$python" -P -c 'import json, torch, rddm_fast.ops; print(json.dumps(json.loads(torch.ops.rddm_fast.kernel_attributes()), indent=1))'
 
 # These run all at once: none is timed, and most wait for compilers. Without the cache of torch's allocator, every tensor is an
 # allocation of its own, and compute-sanitizer sees an access beyond its end.

@@ -16,13 +16,16 @@ import ctypes
 import functools
 import importlib
 import importlib.util
+import json
 import os
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from ..system.version import installed_as
 from .overlap import check_overlap
 
 BACKENDS = ("reference", "cpp", "cuda", "triton")
@@ -33,19 +36,23 @@ HALVES_CAPABILITY = (8, 0)
 """The least compute capability of a GPU whose matrix units multiply bfloat16, by Triton."""
 
 
+LIBRARY = Path(__file__).parents[1] / "librddm_fast.so"
+"""The compiled library, whatever the system. It is no Python module, and serves every Python."""
+
+
 class BackendUnavailable(RuntimeError):
     """The backend asked for cannot be used here, or none can; the message says why."""
 
 
 def _load_compiled() -> tuple[dict[str, Any] | None, str]:
     """Return the compiled library's build information; without a library, None and the reason."""
+    if not LIBRARY.exists():
+        return None, f"not compiled: this is a {installed_as()}, and `pip install .` in the sources builds the library"
     try:
-        compiled = importlib.import_module("rddm_fast._C")
-    except ImportError as error:
-        if importlib.util.find_spec("rddm_fast._C") is None:
-            return None, "not compiled: this is a source checkout, and `pip install .` builds the library"
-        return None, f"compiled, but it could not be loaded: {error}"
-    return compiled.build_info(), ""
+        torch.ops.load_library(LIBRARY)
+    except OSError as error:
+        return None, f"compiled, but it could not be loaded: {error.__cause__ or error}"
+    return json.loads(torch.ops.rddm_fast.build_info()), ""
 
 
 def parse_architectures(text: str) -> list[tuple[tuple[int, int], str]]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from ..system.version import installed_as
 from . import backends
 
 PACKAGES = (
@@ -26,6 +27,7 @@ def report() -> dict[str, Any]:
     """Return the whole report as dicts, lists, strings and numbers, ready for JSON."""
     return {
         "versions": versions(),
+        "installed as": installed_as(),
         "compiled": compiled(),
         "backends": {
             name: {kind: served_by(op, torch.device(kind)) for kind in ("cpu", "cuda")}
@@ -107,7 +109,7 @@ def formatted(found: dict[str, Any]) -> str:
     """Return the report as plain text."""
     lines = ["versions"]
     lines += [f"  {name:24} {version or '-'}" for name, version in found["versions"].items()]
-    lines += ["compiled library"]
+    lines += [f"installed as {found['installed as']}", "compiled library"]
     lines += [f"  {name:24} {value}" for name, value in found["compiled"].items()]
     for op, devices in found["backends"].items():
         for kind, choice in devices.items():

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import tempfile
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from os import PathLike
 from pathlib import Path
 
+from .portable.locks import try_lock
+
 LONGEST = 255
 """The most bytes that a file's name can have on common file systems."""
+
+WINDOWS = os.name == "nt"
+"""Windows neither renames nor removes an open file, and has no descriptors of folders."""
 
 _UNFINISHED = re.compile(r"\.(?P<name>.+)\.[a-z0-9_]{8}(?P<suffix>(\.[^.]+)?)", re.DOTALL)
 
@@ -26,23 +31,35 @@ def write_whole(path: str | PathLike[str], write: Callable[[Path], object]) -> N
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{_shortened(path)}.", suffix=path.suffix)
     temporary = Path(name)
     try:
-        _locked(handle)
-        write(temporary)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        # mkstemp makes files private; an ordinary file has the permissions the user's umask leaves.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
+        try:
+            if not WINDOWS:  # there an open file cannot be removed anyway
+                _locked(handle)
+            write(temporary)
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            # mkstemp makes files private; an ordinary file has the permissions the user's umask leaves.
+            umask = os.umask(0)
+            os.umask(umask)
+            temporary.chmod(0o666 & ~umask)
+        finally:
+            if WINDOWS:
+                os.close(handle)
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     finally:
-        os.close(handle)
-    folder = os.open(path.parent, os.O_RDONLY)
+        if not WINDOWS:  # the lock is held until the file has its name
+            os.close(handle)
+    if not WINDOWS:
+        _sync_folder(path.parent)
+
+
+def _sync_folder(path: Path) -> None:
+    """Bring a folder itself to disk: only then does a rename in it survive a power cut."""
+    folder = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(folder)  # The rename survives a power cut only once the folder itself is on disk.
+        os.fsync(folder)
     finally:
         os.close(folder)
 
@@ -76,6 +93,10 @@ def remove_unfinished_in(folder: Path, wanted: Callable[[str, str], bool]) -> No
 
 
 def _remove_if_left(path: Path) -> None:
+    if WINDOWS:
+        with suppress(OSError):  # its writer still has it open, or it may not be removed
+            path.unlink(missing_ok=True)
+        return
     try:
         handle = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
@@ -92,10 +113,9 @@ def _remove_if_left(path: Path) -> None:
 def _locked(handle: int) -> bool:
     """Lock an open file; return whether this worked. Some file systems have no locks."""
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return try_lock(handle)
     except OSError:
         return False
-    return True
 
 
 def _shortened(path: Path) -> str:

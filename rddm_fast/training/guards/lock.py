@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import socket
 import time
@@ -10,6 +9,8 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from ...system.portable.locks import try_lock, unlock
 
 NAME = "run.lock"
 _held: set[int] = set()
@@ -37,7 +38,7 @@ def alone_in(folder: Path) -> Iterator[None]:
             yield
         finally:
             _say(descriptor, "")
-            fcntl.flock(descriptor, fcntl.LOCK_UN)
+            unlock(descriptor)
     finally:
         _held.discard(descriptor)
         os.close(descriptor)
@@ -45,21 +46,24 @@ def alone_in(folder: Path) -> Iterator[None]:
 
 def _lock(descriptor: int, folder: Path) -> None:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        holder = os.pread(descriptor, 1000, 0).decode(errors="replace").strip() or "another process"
-        raise FolderInUse(
-            f"{folder} is in use by another run ({holder}): wait for it or stop it, or choose another --output"
-        ) from None
+        if try_lock(descriptor):
+            return
     except OSError as error:
         warnings.warn(
             f"{folder} cannot be locked ({error.strerror}): see to it that no other run uses it", stacklevel=4
         )
+        return
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    holder = os.read(descriptor, 1000).decode(errors="replace").strip() or "another process"
+    raise FolderInUse(
+        f"{folder} is in use by another run ({holder}): wait for it or stop it, or choose another --output"
+    )
 
 
 def _say(descriptor: int, text: str) -> None:
     os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, text.encode(), 0)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    os.write(descriptor, text.encode())
 
 
 def _let_go() -> None:
@@ -68,4 +72,5 @@ def _let_go() -> None:
         os.close(_held.pop())
 
 
-os.register_at_fork(after_in_child=_let_go)
+if hasattr(os, "register_at_fork"):  # Windows does not fork.
+    os.register_at_fork(after_in_child=_let_go)

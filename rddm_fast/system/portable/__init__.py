@@ -1,0 +1,1 @@
+"""What Linux, macOS and Windows do each in its own way."""
