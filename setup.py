@@ -186,6 +186,7 @@ def main() -> None:
                 "models/built_in/**",
                 "restoration/photos/**",
                 "restoration/page/*",
+                "serve/page/*",
             ]
         },
         ext_modules=[Extension("rddm_fast._C", sources=[])],

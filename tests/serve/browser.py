@@ -8,7 +8,7 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
@@ -16,6 +16,8 @@ from typing import Any
 
 CHROMIUM = shutil.which("chromium")
 DRIVER = shutil.which("chromedriver")
+PATIENCE = 120.0
+"""Seconds; a machine may be busy with other tests."""
 _ELEMENT = "element-6066-11e4-a52e-4f735466cecf"  # the key of an element in WebDriver's JSON
 
 
@@ -23,7 +25,7 @@ class Browser:
     """A session of the browser; downloads go to the folder `saved`."""
 
     def __init__(self, connection: HTTPConnection, width: int, height: int, saved: Path) -> None:
-        self._connection, self._path = connection, "/session"
+        self._connection, self._path, self.saved = connection, "/session", saved
         flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-extensions"]
         flags += ["--disable-background-networking", f"--window-size={width},{height}", "--hide-scrollbars"]
         options = {"binary": CHROMIUM, "args": flags, "prefs": {"download.default_directory": str(saved)}}
@@ -52,14 +54,22 @@ class Browser:
         """Run JavaScript, the body of a function, on the page; return what it returns."""
         return self._ask("POST", "/execute/sync", {"script": script, "args": arguments})
 
-    def until(self, condition: str, seconds: float = 60.0) -> Any:
+    def until(self, condition: str) -> Any:
         """Wait until an expression is true on the page; return its value."""
-        ends = time.monotonic() + seconds
-        while time.monotonic() < ends:
-            if value := self.run(f"return {condition}"):
-                return value
+        try:
+            return self.wait(lambda: self.run(f"return {condition}"))
+        except TimeoutError:
+            told = self.run("return document.body.innerText")
+            raise AssertionError(f"never true: {condition}; the page says: {told}") from None
+
+    def wait(self, condition: Callable[[], Any]) -> Any:
+        """Wait until a function returns what is true; return that."""
+        ends = time.monotonic() + PATIENCE
+        while not (value := condition()):
+            if time.monotonic() > ends:
+                raise TimeoutError
             time.sleep(0.05)
-        raise AssertionError(f"never true: {condition}; the page says: {self.run('return document.body.innerText')}")
+        return value
 
     def element(self, selector: str) -> str:
         return self._ask("POST", "/element", {"using": "css selector", "value": selector})[_ELEMENT]

@@ -26,7 +26,7 @@ def test_ctrl_c_ends_it_and_nothing_is_left(tmp_path: Path, pixels: np.ndarray) 
         found = re.search(r"http://127\.0\.0\.1:(\d+)/", process.stdout.readline())
         assert found is not None
         connection = HTTPConnection("127.0.0.1", int(found[1]), timeout=60)
-        connection.request("POST", "/restore?steps=1&name=a.png", file_of(pixels))
+        connection.request("POST", "/convert?to=png&name=a.png", file_of(pixels))
         assert connection.getresponse().read()[:4] == b"\x89PNG"
         # A job is at work when it is ended.
         connection.request("POST", "/solve?operator=denoising&steps=1000&job=long", file_of(pixels))

@@ -105,7 +105,7 @@ function enqueue(items) {
   const choice = choices.chosen;
   for (const item of items) {
     if (!item?.before || item.state === "waiting" || item.state === "working") continue;
-    if (choice.needsMask && (!item.mask || item.mask.empty)) {
+    if (choice.needsMask && !painted(item)) {
       setState(item, item.state === "failed" ? "ready" : item.state, { note: "paint a mask first" });
       if (items.length === 1) setView("mask");
     } else setState(item, "waiting", { choice });
@@ -127,12 +127,12 @@ function job() {
   const unread = find("reading"), waiting = find("waiting");
   if (unread) return () => read(unread);
   if (waiting) return () => restore(waiting);
-  const model = chosen?.before && offer.models.find(({ name, mask }) => !chosen.previews.has(name) && (!mask || (name === choices.name && chosen.mask && !chosen.mask.empty)));
+  const model = chosen?.before && offer.models.find(({ name, mask }) => !chosen.previews.has(name) && (!mask || painted(chosen)));
   return model ? () => preview(chosen, model.name) : null;
 }
 
 async function restore(item) {
-  const { choice } = item, used = choice.mask && item.mask && !item.mask.empty ? await item.mask.file() : null;
+  const { choice } = item, used = choice.mask && painted(item) ? await item.mask.file() : null;
   item.job = crypto.randomUUID();
   setState(item, "working", { done: 0, of: 0 });
   const timer = setInterval(async () => {
@@ -187,6 +187,8 @@ async function save(items) {
 
 // -- masks ---------------------------------------------------------------------------------------------------
 
+const painted = (item) => Boolean(item.mask && !item.mask.empty);
+
 function setView(wanted) {
   view = wanted;
   refresh();
@@ -211,10 +213,9 @@ function maskChanged() {
 async function showFilm() {
   const film = byId("film"), frames = byId("frames");
   frames.replaceChildren();
-  const item = chosen, choice = choices.chosen, masked = item?.mask && !item.mask.empty;
-  film.hidden = !choice.film || !item?.small;
-  if (!film.open || film.hidden) return;
-  if (choice.needsMask && !masked) return frames.replaceChildren("Paint a mask first.");
+  const item = chosen, choice = choices.chosen;
+  if (!film.open || !choice.film || !item?.small) return;
+  if (choice.needsMask && !painted(item)) return frames.replaceChildren("Paint a mask first.");
   frames.replaceChildren("Restoring a small copy …");
   try {
     const shown = await api.film(choice, item.small, choice.mask ? await item.mask.file() : null);
@@ -254,6 +255,7 @@ function refresh() {
 
   choices.showPreviews(item);
 
+  byId("film").hidden = !choice.film || !item?.small;
   const can = item?.before && !["waiting", "working"].includes(item.state);
   byId("restore").disabled = !can;
   byId("cancel").hidden = !(item && ["waiting", "working"].includes(item.state));

@@ -68,7 +68,8 @@ export class Viewer {
   // Zoom, and keep the point under the pointer, or the middle of what is seen, where it is.
   zoomTo(zoom, pointer) {
     const port = this.port, box = port.getBoundingClientRect();
-    const most = Math.max(LARGEST, this.full() * 4), wanted = Math.min(most, Math.max(1, zoom));
+    const full = this.full(), most = Math.max(LARGEST, full * 4);
+    const wanted = Math.min(most, Math.max(Math.min(1, full), zoom));
     const x = pointer ? pointer.clientX - box.left : port.clientWidth / 2;
     const y = pointer ? pointer.clientY - box.top : port.clientHeight / 2;
     const across = (port.scrollLeft + x) / port.scrollWidth, down = (port.scrollTop + y) / port.scrollHeight;
