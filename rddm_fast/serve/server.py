@@ -199,15 +199,15 @@ class Handler(BaseHTTPRequestHandler):
 
     def _restore(self, query: Query) -> Reply:
         model, steps = self._model(query)
-        upload, suffix = self._upload(query), self._format(query)
-        restored = self.server.restoring.restored
-        return self._result(query, lambda job: restored(upload, suffix(upload), model, steps, job.advance))
+        upload = self._upload(query)
+        suffix, restored = self._suffix(query, upload), self.server.restoring.restored
+        return self._result(query, lambda job: restored(upload, suffix, model, steps, job.advance))
 
     def _solve(self, query: Query) -> Reply:
         settings = _solver_settings(query)
-        upload, suffix = self._upload(query), self._format(query)
-        solved = self.server.restoring.solved
-        return self._result(query, lambda job: solved(upload, suffix(upload), settings, job.advance))
+        upload = self._upload(query)
+        suffix, solved = self._suffix(query, upload), self.server.restoring.solved
+        return self._result(query, lambda job: solved(upload, suffix, settings, job.advance))
 
     def _convert(self, query: Query) -> Reply:
         suffix = "." + query.one_of("to", sorted(known[1:] for known in WRITE_SUFFIXES))
@@ -237,9 +237,8 @@ class Handler(BaseHTTPRequestHandler):
             raise ValueError(f"mask is {masked} bytes, and the body has {len(self.body)}: the picture comes first")
         return Upload(self.body[:-masked], query.file(), self.body[-masked:])
 
-    def _format(self, query: Query) -> Callable[[Upload], str]:
-        own = query.one_of("format", ["png", "own"], "png") == "own"
-        return lambda upload: upload.suffix() if own else ".png"
+    def _suffix(self, query: Query, upload: Upload) -> str:
+        return upload.suffix() if query.one_of("format", ["png", "own"], "png") == "own" else ".png"
 
     def _named_job(self, query: Query) -> str:
         name = query.job()

@@ -260,6 +260,7 @@ function refresh() {
   byId("restore").disabled = !can;
   byId("cancel").hidden = !(item && ["waiting", "working"].includes(item.state));
   byId("restore-all").disabled = !queue.items.some((one) => one.before && !isDone(one));
+  byId("restore-all").textContent = `Restore all: ${choice.title}`;
   byId("save").disabled = !item?.result;
   byId("save-all").disabled = done === 0;
   byId("save-all").textContent = done > 1 ? `Save all ${done}` : "Save all";
