@@ -28,7 +28,10 @@ class Browser:
         self._connection, self._path, self.saved = connection, "/session", saved
         flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-extensions"]
         flags += ["--disable-background-networking", f"--window-size={width},{height}", "--hide-scrollbars"]
-        options = {"binary": CHROMIUM, "args": flags, "prefs": {"download.default_directory": str(saved)}}
+        # What a user answers to "this page wants to download several files".
+        several = {"profile.default_content_setting_values.automatic_downloads": 1}
+        prefs = {"download.default_directory": str(saved), **several}
+        options = {"binary": CHROMIUM, "args": flags, "prefs": prefs}
         if width < 500:  # a window is never made so narrow, but a phone's can be shown
             options["mobileEmulation"] = {"deviceMetrics": {"width": width, "height": height, "pixelRatio": 1}}
         wanted = {
