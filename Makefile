@@ -5,6 +5,7 @@
 #   make test-lowest   the same with the lowest version of every dependency, in .venv-lowest (Python 3.11 or newer)
 #   make check     formatting, lint, types
 #   make develop   an editable installation, for working on the package
+#   make docs      the documentation as a site, in site/
 #   make bench     benchmark the ops and one network (of an editable installation)
 
 PYTHON ?= python3
@@ -16,7 +17,7 @@ SOURCES := setup.py pyproject.toml CMakeLists.txt constraints.txt \
 	$(shell find rddm_fast kernels csrc benchmarks/*.py benchmarks/*/*.py -type f -not -name '*.pyc' -not -name '*.so')
 FORMATTED := csrc/*.cpp csrc/*/* examples/*.cpp tests/ops/cuda_on_host/*.h tests/ops/cuda_on_host/*.cpp
 
-.PHONY: demo test test-lowest check format develop bench clean
+.PHONY: demo test test-lowest check format develop docs bench clean
 
 demo: $(VENV)/installed-demo
 	$(BIN)/rddm-fast demo --output demo/demo.png --json demo/demo.json
@@ -42,12 +43,16 @@ format: $(VENV)/checkers
 develop: $(VENV)/tools
 	PATH="$(abspath $(BIN)):$$PATH" $(PIP) install -c constraints.txt --no-build-isolation -e ".[test,dev]"
 
+# The sources are read, not imported: nothing is compiled, and no torch is needed.
+docs: $(VENV)/mkdocs
+	$(BIN)/python -m mkdocs build --strict
+
 bench: develop
 	$(BIN)/rddm-fast bench ops --keep-freed-memory
 	$(BIN)/rddm-fast bench network
 
 clean:
-	rm -rf $(VENV) $(LOWEST) build demo *.egg-info
+	rm -rf $(VENV) $(LOWEST) build demo site *.egg-info
 
 # What building needs, torch included: the package is compiled against the torch that it will run with.
 $(VENV)/tools: constraints.txt
@@ -71,4 +76,9 @@ $(LOWEST)/installed: .ci/lowest.py $(SOURCES)
 # The checkers look at the sources with torch's types beside them.
 $(VENV)/checkers: $(VENV)/tools pyproject.toml
 	$(PIP) install -c constraints.txt ruff mypy clang-format
+	touch $@
+
+$(VENV)/mkdocs: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install mkdocs-material mkdocstrings-python ruff
 	touch $@

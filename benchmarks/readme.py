@@ -1,6 +1,6 @@
-"""The README's tables of CPU figures: measured, kept as JSON, and written between their marks by one command.
+"""The CPU figures of README.md and docs/benchmarks.md: measured, kept as JSON, and written as tables by one command.
 
-    rddm-fast bench readme [--measure [NAME …]] [--results benchmarks/results/xeon] [--readme README.md]
+    rddm-fast bench readme [--measure [NAME …]] [--results benchmarks/results/xeon] [--root .]
 
 Without --measure it writes the tables from the figures that are kept. With it, it first runs the benchmarks named, or
 all of them, on this machine (`sampler` with torch.compile takes a quarter of an hour, all of them an hour), and keeps
@@ -71,6 +71,27 @@ def sampler(figures: Figures) -> str:
     return table(titles, rows())
 
 
+def _training(figures: Figures) -> tuple[Figures, Figures]:
+    """Return the training step's rows, eager and ours."""
+    rows = {row["provider"]: row for row in figures["training"]["rows"]}
+    return rows["eager"], rows["rddm_fast"]
+
+
+def summary(figures: Figures) -> str:
+    """Return the README's numbers: a small image, a large one, a training step."""
+
+    def rows() -> Iterator[Sequence[str]]:
+        found = {(row["shape"][-1], row["provider"]): row["ms_p50"] for row in figures["sampler"]["rows"]}
+        for size, provider, dtype in ((64, "folded", "float32"), (256, "folded, bfloat16", "bfloat16")):
+            eager, own = found[size, "eager"], found[size, provider]
+            yield f"{size}×{size}, {dtype}", f"{eager:.0f} ms", f"{own:.0f} ms", f"**{eager / own:.1f}**"
+        slow, fast = _training(figures)
+        times = (f"{row['ms_p50']:.0f} ms, {row['peak_mib']:.0f} MiB" for row in (slow, fast))
+        yield "a training step (dim 32, 8×64×64)", *times, f"**{slow['ms_p50'] / fast['ms_p50']:.1f}**"
+
+    return table(("", "as published", "rddm_fast", "times faster"), rows())
+
+
 def others(figures: Figures) -> str:
     def rows() -> Iterator[Sequence[str]]:
         for name, title in (("shared", "one evaluation, shared encoder, 64×64"), ("one", "the same, one network")):
@@ -78,12 +99,10 @@ def others(figures: Figures) -> str:
             eager, own = of["ms"]["eager"]["p50"], of["ms"]["folded"]["p50"]
             command = f"`rddm-fast bench network --networks {name}`"
             yield title, f"{eager:.0f} ms", f"{own:.0f} ms", f"**{eager / own:.1f}**", command
-        eager, own = (
-            next(r for r in figures["training"]["rows"] if r["provider"] == p) for p in ("eager", "rddm_fast")
-        )
-        times = (f"{row['ms_p50']:.0f} ms, {row['peak_mib']:.0f} MiB" for row in (eager, own))
+        slow, fast = _training(figures)
+        times = (f"{row['ms_p50']:.0f} ms, {row['peak_mib']:.0f} MiB" for row in (slow, fast))
         title = "a training step (two networks, dim 32, 8×64×64)"
-        yield title, *times, f"**{eager['ms_p50'] / own['ms_p50']:.1f}**", "`rddm-fast bench training`"
+        yield title, *times, f"**{slow['ms_p50'] / fast['ms_p50']:.1f}**", "`rddm-fast bench training`"
 
     return table(("what", "eager reference", "rddm_fast", "ratio", "made by"), rows())
 
@@ -129,27 +148,31 @@ def range_null_step(figures: Figures) -> str:
     return table(titles, (_line(figures, op, "cpp in place", title, 1) for op, title in NULL_STEPS.items()))
 
 
-TABLES: dict[str, Callable[[Figures], str]] = {
-    "sampler": sampler,
-    "others": others,
-    "conv3x3": conv3x3,
-    "ops": ops,
-    "range_null_step": range_null_step,
+TABLES: dict[str, dict[str, Callable[[Figures], str]]] = {
+    "README.md": {"summary": summary},
+    "docs/benchmarks.md": {
+        "sampler": sampler,
+        "others": others,
+        "conv3x3": conv3x3,
+        "ops": ops,
+        "range_null_step": range_null_step,
+    },
 }
+"""The tables of each page."""
 
 
-def written(text: str, figures: Figures) -> str:
-    """Return the README's text with its tables made from the figures.
+def written(page: str, text: str, figures: Figures) -> str:
+    """Return the text of a page of `TABLES` with its tables made from the figures.
 
     Raises:
         ValueError: a table's marks are not there, or not once.
     """
-    for name, make in TABLES.items():
+    for name, make in TABLES[page].items():
         marks = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
         new = make(figures)
         text, found = re.subn(marks, lambda match, new=new: f"{match[1]}\n{new}\n\n{match[2]}", text, flags=re.DOTALL)  # type: ignore[misc]
         if found != 1:
-            raise ValueError(f"the README has {found} places for the table {name!r}: mark one by <!-- {name} -->")
+            raise ValueError(f"{page} has {found} places for the table {name!r}: mark one by <!-- {name} -->")
     return text
 
 
@@ -169,7 +192,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--measure", nargs="*", choices=[*RUNS], help="run these benchmarks first; all if none is named"
     )
     parser.add_argument("--results", type=Path, default=Path("benchmarks/results/xeon"), help="folder of the figures")
-    parser.add_argument("--readme", type=Path, default=Path("README.md"))
+    parser.add_argument("--root", type=Path, default=Path(), help=f"folder that has {' and '.join(TABLES)}")
     options = parser.parse_args(argv)
     names = [] if options.measure is None else options.measure or list(RUNS)
     for name in names:
@@ -177,7 +200,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         file = (options.results / f"{name}.json").resolve()
         command = [sys.executable, "-P", "-m", "rddm_fast.benchmarks", *RUNS[name], "--json", str(file)]
         if subprocess.run(command, check=False).returncode:
-            sys.exit(f"error: the benchmark {name!r} failed, see above: nothing was written to {options.readme}")
-    text = options.readme.read_text()
-    write_text_whole(options.readme, written(text, kept(options.results)))
-    print(f"{options.readme}: {len(TABLES)} tables from {options.results}")
+            sys.exit(f"error: the benchmark {name!r} failed, see above: no page was written")
+    figures = kept(options.results)
+    for page, tables in TABLES.items():
+        path = options.root / page
+        write_text_whole(path, written(page, path.read_text(encoding="utf-8"), figures))
+        print(f"{path}: {', '.join(tables)} from {options.results}")

@@ -22,6 +22,7 @@ from .reverse import reverse
 from .start import Start, noise_source, to_signed, watcher
 
 LOSSES = {"l1": F.l1_loss, "l2": F.mse_loss}
+MASK_MARKS = ("change", "grey hole", "smooth hole")
 
 
 def _adopt_coefficients(module: nn.Module, _keys: Any) -> None:
@@ -57,6 +58,12 @@ class ResidualDiffusion(nn.Module):
         eta: stochasticity of the few-step sampler, 0 to 1.
         clip_res: half-width of the residual's clamp. The published 1 is the default, although residuals span [-2, 2].
         image_size: height and width of a generated image in pixels; a restored one has the input's size.
+        mask_marks: what is white in the mask, for `restoration.restore.Restorer`, which then returns the known pixels
+            as they are: "change", pixels that were changed and that the network sees; "grey hole" or "smooth hole",
+            missing pixels, which the network saw as 0.5 or as the continuation of what surrounds them (`images.fill`).
+            None, as published: the mask is an input and nothing else. `sample` does not look at it.
+        global_exposure: how bright a region becomes depends on the whole picture, as in low light; `Restorer` then
+            keeps the tiles of a picture to one exposure.
 
     Raises:
         ValueError: settings that do not fit the model or the schedule.
@@ -83,10 +90,15 @@ class ResidualDiffusion(nn.Module):
         eta: float = 0.0,
         clip_res: float = 1.0,
         image_size: int | None = None,
+        mask_marks: str | None = None,
+        global_exposure: bool = False,
     ) -> None:
         super().__init__()
         if loss_type not in LOSSES:
             raise ValueError(f"loss_type is 'l1' or 'l2', not {loss_type!r}")
+        if mask_marks is not None and (mask_marks not in MASK_MARKS or not input_condition):
+            known = ", ".join(map(repr, MASK_MARKS))
+            raise ValueError(f"mask_marks is {known}, of a model that takes a mask, or None, not {mask_marks!r}")
         self.objective = Objective.parse(objective)
         self.read_objective, self.read_outputs = at_test(self.objective, test_res_or_noise)
         networks = getattr(model, "outputs", self.objective.outputs)
@@ -109,6 +121,8 @@ class ResidualDiffusion(nn.Module):
         self.eta = eta
         self.clip_res = clip_res
         self.image_size = image_size
+        self.mask_marks = mask_marks
+        self.global_exposure = global_exposure
         for name, values in schedule.buffers().items():
             self.register_buffer(name, values)
         self.register_load_state_dict_post_hook(_adopt_coefficients)

@@ -8,6 +8,7 @@ reading, the number of workers or the items read before. To train, let `length` 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
@@ -24,6 +25,8 @@ from .pairs import DataError, Pair
 from .picture import ImageError, read_image, sides
 
 Item = dict[str, Any]
+CONTEXT = 32
+"""Half of the longest streak of rain, and more than a letter, a stroke's bend or a block of JPEG."""
 
 
 class PairedImages(Dataset[Item]):
@@ -128,7 +131,8 @@ class PhotoPatches(Dataset[Item]):
     An item holds `target`, float32 (3, patch, patch), and `name`, the photograph's file name; with a degradation also
     `input`, of the target's shape, and, for the kinds that have one, `mask`, float32 (1, patch, patch). The probability
     of a photograph is proportional to the square root of its area, so that small ones are not repeated as often as
-    large ones.
+    large ones. The wide kinds degrade up to `CONTEXT` pixels around the patch too, and the patch is cut after: streaks,
+    holes, shadows and the blocks of JPEG cross its border as they cross that of a tile.
 
     Args:
         photographs: image files; read once and kept in memory with 8 bits per sample.
@@ -172,6 +176,7 @@ class PhotoPatches(Dataset[Item]):
         self.seed = seed
         self.flip = flip
         self.shrink = shrink
+        self.context = CONTEXT if kind is not None and kind.startswith("wide-") else 0
         self._photographs = [_read_uint8(path) for path in self.paths]
         for path, photograph in zip(self.paths, self._photographs, strict=True):
             if min(photograph.shape[:2]) < patch:
@@ -188,28 +193,40 @@ class PhotoPatches(Dataset[Item]):
             raise IndexError(f"index {index} is out of range for {self.length} patches")
         rng = np.random.default_rng((self.seed, index))
         which = min(int(np.searchsorted(self._cumulative, rng.random(), side="right")), len(self.paths) - 1)
-        target = self._draw_patch(self._photographs[which], rng)
-        item: Item = {"target": _to_tensor(target), "name": self.paths[which].name}
+        region, top, left = self._draw_region(self._photographs[which], rng)
+        patch = (slice(top, top + self.patch), slice(left, left + self.patch))
+        item: Item = {"target": _to_tensor(region[patch]), "name": self.paths[which].name}
         if self.kind is not None:
-            degraded = degrade(target, self.kind, rng)
-            item["input"] = _to_tensor(degraded.image)
+            degraded = degrade(region, self.kind, rng)
+            item["input"] = _to_tensor(degraded.image[patch])
             if degraded.mask is not None:
-                item["mask"] = torch.from_numpy(degraded.mask)[None]
+                item["mask"] = torch.from_numpy(np.ascontiguousarray(degraded.mask[patch]))[None]
         return item
 
-    def _draw_patch(self, photograph: npt.NDArray[np.uint8], rng: np.random.Generator) -> FloatImage:
+    def _draw_region(self, photograph: npt.NDArray[np.uint8], rng: np.random.Generator) -> tuple[FloatImage, int, int]:
+        """Return a region of a photograph, a patch with what surrounds it, and the patch's top and left there."""
         height, width = photograph.shape[:2]
         # The interval is symmetric about 1, so half of the factors become 1.
         factor = max(1.0, rng.uniform(2 - self.shrink, self.shrink))
         side = min(round(self.patch * factor), height, width)
         top, left = rng.integers(height - side + 1), rng.integers(width - side + 1)
-        region = photograph[top : top + side, left : left + side]
+        scale = self.patch / side
+        around = math.ceil(self.context / scale)
+        first = max(0, top - around), max(0, left - around)
+        last = min(height, top + side + around), min(width, left + side + around)
+        region = photograph[first[0] : last[0], first[1] : last[1]]
         if self.flip and rng.random() < 0.5:
             region = region[:, ::-1]
+            left, first = width - left - side, (first[0], width - last[1])
         if side == self.patch:
-            return np.ascontiguousarray(region).astype(np.float32) / np.float32(255)
-        pixels = torch.from_numpy(np.ascontiguousarray(region)).permute(2, 0, 1).float() / 255
-        return np.ascontiguousarray(_resize(pixels, (self.patch, self.patch)).permute(1, 2, 0).numpy())
+            pixels = np.ascontiguousarray(region).astype(np.float32) / np.float32(255)
+            return pixels, top - first[0], left - first[1]
+        scaled = torch.from_numpy(np.ascontiguousarray(region)).permute(2, 0, 1).float() / 255
+        size = [max(self.patch, round(length * scale)) for length in region.shape[:2]]
+        pixels = np.ascontiguousarray(_resize(scaled, (size[0], size[1])).permute(1, 2, 0).numpy())
+        # Rounding may have left less room by a pixel.
+        places = [round((at - start) * scale) for at, start in zip((top, left), first, strict=True)]
+        return pixels, *(min(at, length - self.patch) for at, length in zip(places, size, strict=True))
 
 
 def _crop(images: dict[str, Tensor], patch: int, rng: np.random.Generator) -> dict[str, Tensor]:

@@ -1,11 +1,12 @@
-"""Real photographs to train on, found in packages that a machine may already have.
+"""Real photographs to train on and to measure on, found in packages that a machine may already have.
 
-The photographs are not part of rddm_fast. They come with scikit-image and with two Debian packages of desktop
-wallpapers. Those ship in many sizes, and many are drawings: `SOURCES` names one file per photograph. The lists are
-fixed, so that a training run can be repeated on another machine. None of the demo photographs in
-rddm_fast/restoration/photos is among them.
+The photographs are not part of rddm_fast. They come with scikit-image and scikit-learn, and with Debian packages of
+desktop wallpapers. Those ship in many sizes, and many are drawings: `SOURCES` names one file per photograph to train
+on, `HELD_ASIDE` those that no training may see; the demo's photographs are smaller copies of some of them. The lists
+are fixed, so that a training run can be repeated on another machine.
 
-`python -m rddm_fast.images.photographs FOLDER` gathers them as PNG files, scaled down.
+`python -m rddm_fast.images.photographs FOLDER` gathers the first as PNG files, scaled down, and with --held-aside the
+second.
 """
 
 from __future__ import annotations
@@ -50,6 +51,16 @@ SOURCES: dict[str, Source] = {
             *("RainDrops", "Storm", "TwoWings", "Wood", "YellowFlower"),
         ),
     ),
+    "lomiri-wallpapers-16.04": Source(
+        install="apt install lomiri-wallpapers-16.04",
+        folder="/usr/share/backgrounds",
+        pattern="{}.jpg",
+        names=(
+            *("Picture_0B_by_freespace", "Picture_1A_by_freespace", "Wine_by_Jakkub_Mede", "free_by_Peter_Nerlich"),
+            *("aitzgorri_by_Aitzol_Berasategi", "greentock_by_Peter_Nerlich", "seeding_by_Clements_Engelhardt"),
+            "sunset_by_Aitzol_Berasategi",
+        ),
+    ),
     "scikit-image": Source(
         install="pip install scikit-image",
         folder="skimage",  # a Python package: wherever it is installed
@@ -58,6 +69,36 @@ SOURCES: dict[str, Source] = {
             *("brick.png", "coins.png", "grass.png", "gravel.png", "ihc.png", "moon.png"),
             *("motorcycle_left.png", "page.png", "retina.jpg", "text.png"),
         ),
+    ),
+}
+
+HELD_ASIDE: dict[str, Source] = {
+    "scikit-image": Source(
+        install="pip install scikit-image",
+        folder="skimage",
+        pattern="data/{}",
+        names=("astronaut.png", "camera.png", "chelsea.png", "coffee.png", "hubble_deep_field.jpg", "rocket.jpg"),
+    ),
+    "scikit-learn": Source(
+        install="pip install scikit-learn",
+        folder="sklearn",
+        pattern="datasets/images/{}.jpg",
+        names=("china", "flower"),
+    ),
+    "lomiri-wallpapers-16.04": Source(
+        install="apt install lomiri-wallpapers-16.04",
+        folder="/usr/share/backgrounds",
+        pattern="{}.jpg",
+        names=(
+            *("Bridge_by_Sander_Klootwijk", "Dragonfly_by_Bolly", "friends_by_Aitzol_Berasategi"),
+            *("life_by_Aitzol_Berasategi", "picosdeeuropa_by_Aitzol_Berasategi"),
+        ),
+    ),
+    "lomiri-wallpapers-20.04": Source(
+        install="apt install lomiri-wallpapers-20.04",
+        folder="/usr/share/backgrounds",
+        pattern="{}.jpg",
+        names=("Kleiber_by_Lukas_Baubkus",),
     ),
 }
 
@@ -84,8 +125,9 @@ def gather(
     scale: float = 4.0,
     shortest: int = 300,
     roots: Mapping[str, str | PathLike[str]] | None = None,
+    sources: Mapping[str, Source] = SOURCES,
 ) -> list[Path]:
-    """Write the training photographs to `folder` as 8-bit RGB PNG files named package-photograph.png.
+    """Write the photographs of `sources` to `folder` as 8-bit RGB PNG files named package-photograph.png.
 
     Each is scaled down by `scale` with a Lanczos filter, but not below `shortest` pixels on its shorter side,
     and never enlarged. Returns the files written. Raises what `find_training_photographs` raises.
@@ -94,7 +136,7 @@ def gather(
         raise ValueError(f"scale must be at least 1 (photographs are only scaled down), got {scale:g}")
     image_module = require("PIL.Image", "cli")
     folder = Path(folder)
-    found = _found(roots)
+    found = _found(roots, sources)
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for package, photographs in found.items():
@@ -109,14 +151,16 @@ def gather(
     return written
 
 
-def _found(roots: Mapping[str, str | PathLike[str]] | None) -> dict[str, dict[str, Path]]:
+def _found(
+    roots: Mapping[str, str | PathLike[str]] | None, sources: Mapping[str, Source] = SOURCES
+) -> dict[str, dict[str, Path]]:
     """Map each installed package to its photographs: package -> name -> file."""
     roots = roots or {}
-    if unknown := sorted(set(roots) - set(SOURCES)):
-        raise ValueError(f"unknown package {unknown[0]!r} in roots; the packages are {', '.join(SOURCES)}")
+    if unknown := sorted(set(roots) - set(sources)):
+        raise ValueError(f"unknown package {unknown[0]!r} in roots; the packages are {', '.join(sources)}")
 
     found = {}
-    for package, source in SOURCES.items():
+    for package, source in sources.items():
         root = Path(roots[package]) if package in roots else _installed_folder(source.folder)
         if root is None or not root.is_dir():
             continue
@@ -129,8 +173,8 @@ def _found(roots: Mapping[str, str | PathLike[str]] | None) -> dict[str, dict[st
             raise FileNotFoundError(f"{missing} is missing: another version of {package} is installed")
         found[package] = photographs
     if not found:
-        commands = "; ".join(source.install for source in SOURCES.values())
-        raise FileNotFoundError(f"there are no training photographs: install some by one of these: {commands}")
+        commands = "; ".join(source.install for source in sources.values())
+        raise FileNotFoundError(f"none of the photographs is here: install some by one of these: {commands}")
     return found
 
 
@@ -144,10 +188,11 @@ def _installed_folder(folder: str) -> Path | None:
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m rddm_fast.images.photographs",
-        description="Gather real photographs to train on, scaled down, as PNG.",
+        description="Gather real photographs to train or to measure on, scaled down, as PNG.",
     )
     parser.add_argument("folder", help="where to write them")
     parser.add_argument("--scale", type=float, default=4.0, help="scale down by this factor (default: 4)")
+    parser.add_argument("--held-aside", action="store_true", help="those to measure on, which no training may see")
     parser.add_argument(
         "--root",
         action="append",
@@ -160,7 +205,8 @@ def main() -> None:
         parser.error(f"--root takes PACKAGE=FOLDER, got {malformed[0]!r}")
     try:
         roots = dict(root.split("=", 1) for root in arguments.root)
-        written = gather(arguments.folder, arguments.scale, roots=roots)
+        sources = HELD_ASIDE if arguments.held_aside else SOURCES
+        written = gather(arguments.folder, arguments.scale, roots=roots, sources=sources)
     except (OSError, ValueError) as error:
         sys.exit(f"error: {error}")
     print(f"{len(written)} photographs written to {arguments.folder}")

@@ -51,6 +51,8 @@ DIFFUSION = {
     "eta": Field(float, 0, 1),
     "clip_res": _NUMBER,
     "image_size": _OR_DEFAULT,
+    "mask_marks": Field(str | None),
+    "global_exposure": _FLAG,
 }
 """The settings of `ResidualDiffusion` that are saved under these names."""
 _CURVE = {"shape": Field(str), "ratio": _NUMBER}

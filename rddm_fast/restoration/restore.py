@@ -8,11 +8,7 @@ for outcome in restore_files(restorer, ["photos"], "restored"):
 from __future__ import annotations
 
 import copy
-import os
-import stat
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -21,15 +17,16 @@ from torch import Tensor
 
 from ..diffusion.residual import ResidualDiffusion
 from ..fast.engine import FastSampler
-from ..images.find import PathOrText, check_beside, images_of, named_file, plan_outputs
-from ..images.pairs import masks_of
-from ..images.picture import ImageError, Picture, read_image, sides, write_image
-from ..system.errors import one_line
-from ..system.files import remove_unfinished
+from ..images.find import PathOrText, check_beside
+from ..images.picture import ImageError, Picture, sides, write_image
 from ..system.memory import out_of_memory
-from ..system.processes import rank, share
-from .compare import View, before_and_after, compared_path, write_comparison
+from .compare import before_and_after, compared_path
+from .files.each import each_file
+from .files.outcome import Done, Outcome
+from .files.plan import plan
 from .tiles import check_overlap, tiled
+from .whole.exposure import GLANCE, restored_at_a_glance, with_exposure_of
+from .whole.known import Marked
 
 
 class PictureRestorer(Protocol):
@@ -58,6 +55,10 @@ SMALLEST_TILE = 64
 class Restorer:
     """A restoring model with its settings; call it with one picture.
 
+    Where the model says what its mask marks (`ResidualDiffusion.mask_marks`), the pixels that are not marked come back
+    equal to the bit, and what a hole held has no influence on the result. Where the model judges the exposure
+    (`global_exposure`), a picture gets one, however it is tiled.
+
     Args:
         diffusion: a model with `condition=True`.
         steps: sampling steps; the model's own number if None.
@@ -66,6 +67,7 @@ class Restorer:
             other pictures are restored with it.
         tile: larger pictures are restored in tiles of at most this side in pixels; None never tiles.
         overlap: pixels by which neighbouring tiles overlap at least.
+        batch: the number of tiles that are restored together; None takes 8 on a GPU and 1 on a CPU.
         dtype: the dtype of the networks' computation, as in `FastSampler`.
         compile: compile the networks, and capture the loop on a GPU. This takes about a minute per image size, so it
             pays only for many pictures of one size.
@@ -83,6 +85,7 @@ class Restorer:
         seed: int = 0,
         tile: int | None = 512,
         overlap: int = 32,
+        batch: int | None = None,
         dtype: torch.dtype | None = None,
         compile: bool = False,
     ) -> None:
@@ -91,10 +94,12 @@ class Restorer:
         if tile is not None:
             check_overlap(tile, overlap)
         self.needs_mask = diffusion.input_condition
+        self.mask_marks, self.global_exposure = diffusion.mask_marks, diffusion.global_exposure
         self.device = diffusion.device
         graphs = compile and self.device.type == "cuda"
         self.sampler = FastSampler(diffusion, steps=steps, eta=eta, dtype=dtype, compile=compile, graphs=graphs)
         self.seed, self.tile, self.overlap = seed, tile, overlap
+        self.batch = batch or (8 if self.device.type == "cuda" else 1)
 
     def __call__(
         self,
@@ -106,7 +111,7 @@ class Restorer:
 
         Args:
             picture: the degraded picture.
-            mask: a mask of the same size, for models that take one.
+            mask: a mask of the same size, for models that take one. Values up to 0.1 are black.
             advance: called after each tile with the number done and the number in all.
 
         Returns:
@@ -116,28 +121,65 @@ class Restorer:
             ImageError: mask and picture differ in size.
         """
         image = picture.pixels[None].to(self.device)
-        masks = []
-        if mask is not None:
-            if mask.pixels.shape != picture.pixels.shape:
-                sizes = sides(mask.pixels), sides(picture.pixels)
-                raise ImageError(f"the mask {mask.path} is {sizes[0]} and {picture.path} is {sizes[1]}")
-            masks = [mask.pixels[None].to(self.device)]
-        generator = torch.Generator(self.device).manual_seed(self.seed)
-        if self.tile is None or max(image.shape[-2:]) <= self.tile:
-            return picture.with_pixels(self.sampler(image, *masks, generator=generator)[0].cpu())
+        if mask is None:
+            return picture.with_pixels(self._restored(image, [], advance)[0].cpu())
+        if mask.pixels.shape != picture.pixels.shape:
+            sizes = sides(mask.pixels), sides(picture.pixels)
+            raise ImageError(f"the mask {mask.path} is {sizes[0]} and {picture.path} is {sizes[1]}")
+        given = mask.pixels[None].to(self.device)
+        if self.mask_marks is None:
+            return picture.with_pixels(self._restored(image, [given], advance)[0].cpu())
+        marked = Marked.by(given, image, self.mask_marks)
+        if marked.nothing:
+            return picture
+        restored = self._restored(marked.given, [marked.mask], advance)
+        return picture.with_pixels(marked.with_known(restored)[0].cpu())
 
+    def _restored(self, image: Tensor, masks: list[Tensor], advance: Callable[[int, int], None] | None) -> Tensor:
+        """Restore (1, C, H, W), in tiles if it is larger than one, at one exposure if the model needs that."""
+        fits = self.tile is None or max(image.shape[-2:]) <= self.tile
+        if fits and (not self.global_exposure or max(image.shape[-2:]) <= GLANCE):
+            return self.sampler(image, *masks, generator=self._generator())
+        restored = (
+            self.sampler(image, *masks, generator=self._generator()) if fits else self._tiled(image, masks, advance)
+        )
+        if not self.global_exposure:
+            return restored
+        whole = restored_at_a_glance(lambda small: self.sampler(small, generator=self._generator()), image)
+        return with_exposure_of(restored, whole)
+
+    def _tiled(self, image: Tensor, masks: list[Tensor], advance: Callable[[int, int], None] | None) -> Tensor:
         # Draw the noise of the whole picture first, so that overlapping tiles see the same noise.
+        generator = self._generator()
         draws = 1 + sum(step.draws for step in self.sampler.steps)
         noise = [torch.randn(image.shape, generator=generator, device=self.device) for _ in range(draws)]
 
         def restore(parts: Sequence[Tensor]) -> Tensor:
-            return self.sampler(*parts[:-draws], draws=parts[-draws:])
+            if self.mask_marks is None:
+                return self.sampler(*parts[:-draws], draws=parts[-draws:])
+            # A tile without a marked pixel stays as it is.
+            marked = parts[1].flatten(1).any(1)
+            result = parts[0].clone()
+            if marked.any():
+                image, mask, *noise = (part[marked] for part in parts)
+                result[marked] = self.sampler(image, mask, draws=noise)
+            return result
 
-        restored = tiled(restore, [image, *masks, *noise], self.tile, self.overlap, advance)
-        return picture.with_pixels(restored[0].cpu())
+        assert self.tile is not None
+        return tiled(restore, [image, *masks, *noise], self.tile, self.overlap, advance, self.batch)
+
+    def _generator(self) -> torch.Generator:
+        return torch.Generator(self.device).manual_seed(self.seed)
 
     def smaller(self, picture: Picture) -> Restorer | None:
-        """Return this restorer with tiles of half the side that this picture takes, or None below `SMALLEST_TILE`."""
+        """Return this restorer with half as many tiles at once, or with tiles of half the side that this picture takes.
+
+        None below `SMALLEST_TILE`.
+        """
+        if self.batch > 1 and self.tile is not None and max(picture.pixels.shape[1:]) > self.tile:
+            other = copy.copy(self)
+            other.batch = self.batch // 2
+            return other
         side = max(picture.pixels.shape[1:])
         tile = (side if self.tile is None else min(self.tile, side)) // 2
         if tile < SMALLEST_TILE:
@@ -145,88 +187,6 @@ class Restorer:
         other = copy.copy(self)
         other.tile, other.overlap = tile, min(self.overlap, tile // 4)
         return other
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one input: restored in `seconds`, skipped because its result exists, or failed with `error`.
-
-    Attributes:
-        scores: PSNR in dB and SSIM of each image that was compared with the clean one, by name; None without one.
-        note: how it was restored otherwise than asked for, such as in smaller tiles; None if as asked for.
-        comparison: the picture that shows the file and its result side by side; None if not asked for.
-        cause: the exception that the error tells of, for its traceback.
-    """
-
-    source: Path
-    target: Path | None = None
-    seconds: float = 0.0
-    skipped: bool = False
-    error: str | None = None
-    scores: Mapping[str, tuple[float, float]] | None = None
-    note: str | None = None
-    comparison: Path | None = None
-    cause: Exception | None = None
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The work of one call: (source, target) per file, the masks by source, and the inputs that cannot be used."""
-
-    files: list[tuple[Path, Path]]
-    masks: dict[Path, Path]
-    failures: list[Outcome]
-
-
-def plan(
-    inputs: Sequence[PathOrText],
-    output: PathOrText,
-    mask: PathOrText | None = None,
-    *,
-    needs_mask: bool = False,
-    on_left_out: Callable[[Sequence[Path]], None] | None = None,
-) -> Plan:
-    """Decide what to restore and where the results go, before any work is done.
-
-    An input that is missing or holds no image, and a folder that cannot be read, becomes a failure; the others are
-    still planned. An output folder inside an input is left out of it, as its pictures are results.
-
-    Args:
-        inputs: image files and folders.
-        output: the folder for the results, or the name of the one input's result, such as restored.png.
-        mask: the mask's file, or the folder of masks matched by name.
-        needs_mask: whether the model takes a mask.
-        on_left_out: as in `restore_files`.
-
-    Raises:
-        ImageError: results would overwrite each other or an input, or `output` is a file that is not the one result.
-        ValueError: the model needs a mask and none is given, or the reverse; a mask has no image or an image no mask.
-    """
-    file = named_file(inputs, output)
-    found: list[list[tuple[Path, Path]]] = []
-    failures: list[Outcome] = []
-    left_out: list[Path] = []
-
-    def failed(path: Path, error: ImageError) -> None:
-        failures.append(Outcome(path, error=str(error), cause=error))
-
-    for given in inputs:
-        try:
-            found.append(images_of(given, leave_out=Path(output), unusable=failed, no_image=left_out.append))
-        except ImageError as error:
-            failed(Path(given), error)
-    if needs_mask and mask is None:
-        raise ValueError("this model was trained with a mask: pass mask=, its file or a folder of masks")
-    if mask is not None and not needs_mask:
-        raise ValueError("this model takes no mask: leave mask= out")
-    files = plan_outputs([image for images in found for image in images], output, file)
-    masks: dict[Path, Path] = {}
-    if mask is not None:
-        for images in found:
-            masks.update(masks_of(images, mask))
-    if left_out and on_left_out is not None and rank() == 0:
-        on_left_out(list(dict.fromkeys(left_out)))
-    return Plan(files, masks, failures)
 
 
 def restore_files(
@@ -268,7 +228,7 @@ def restore_files(
             restored, failure = _within_memory(used, picture, mask, advance)
             if restored is not None:
                 write_image(target, restored)
-                smaller = used is not restorer
+                smaller = used.tile != restorer.tile
                 note = f"in tiles of {used.tile}: larger ones need more memory than there is" if smaller else None
                 return Done(note=note)
             used = used.smaller(picture)
@@ -296,96 +256,3 @@ def _within_memory(
         if not out_of_memory(error):
             raise
         return None, str(error)
-
-
-@dataclass(frozen=True)
-class Done:
-    """What the work on one file tells: the scores and the note of its `Outcome`."""
-
-    scores: Mapping[str, tuple[float, float]] | None = None
-    note: str | None = None
-
-
-Views = Callable[[Path, Path], list[View]]
-
-
-def each_file(
-    planned: Plan,
-    work: Callable[[Picture, Picture | None, Path], Done],
-    *,
-    overwrite: bool,
-    views: Views | None = None,
-    on_start: Callable[[int, int, Path], None] | None,
-    advice: str,
-) -> Iterator[Outcome]:
-    """Do `work` for each planned file of this process that is not done; yields one Outcome per file.
-
-    Whatever is raised for a file is its outcome, and the next one follows.
-
-    Args:
-        planned: from `plan`.
-        work: takes the picture, its mask and the path of its result; writes the result, and tells of it.
-        overwrite: also work on files whose result exists.
-        views: takes a file and its result, and returns what is compared; None for no comparison.
-        on_start: as in `restore_files`.
-        advice: what to do about a picture that needs too much memory.
-    """
-    if rank() == 0:
-        yield from planned.failures
-    files = share(planned.files)
-    remove_unfinished(target for _, target in files)
-    for number, (source, target) in enumerate(files):
-        if on_start is not None:
-            on_start(number, len(files), source)
-        try:
-            outcome = _outcome(source, target, planned.masks.get(source), work, overwrite)
-            beside = compared_path(target)
-            if views is not None and not (outcome.skipped and _is_result(beside)):
-                write_comparison(beside, views(source, target))
-            outcome = replace(outcome, comparison=beside if views is not None else None)
-        except ImageError as error:
-            outcome = Outcome(source, error=str(error), cause=error)
-        except Exception as error:
-            reason = f"was not restored: {type(error).__name__}: {one_line(error)}"
-            if isinstance(error, ImportError | ValueError):
-                reason = f"was not restored: {one_line(error)}"
-            elif out_of_memory(error):
-                reason = f"needs more memory than there is: {advice}"
-            outcome = Outcome(source, error=f"{source} {reason}", cause=error)
-        yield outcome
-
-
-def _outcome(
-    source: Path,
-    target: Path,
-    mask: Path | None,
-    work: Callable[[Picture, Picture | None, Path], Done],
-    overwrite: bool,
-) -> Outcome:
-    if _is_result(target) and not overwrite:
-        return Outcome(source, target, skipped=True)
-    started = time.perf_counter()
-    masked = None if mask is None else read_image(mask)
-    done = work(read_image(source), masked, target)
-    return Outcome(source, target, seconds=time.perf_counter() - started, scores=done.scores, note=done.note)
-
-
-def _is_result(target: Path) -> bool:
-    """Return whether a file is in a result's place; an empty one is none, as results appear whole.
-
-    Raises:
-        ImageError: something is there that is no file, or it cannot be looked at.
-    """
-    try:
-        found = os.stat(target)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or one_line(error)
-        raise ImageError(f"{target} cannot be written: {reason}") from error
-    if not stat.S_ISREG(found.st_mode):
-        kind = "folder" if stat.S_ISDIR(found.st_mode) else "pipe, a socket or a device"
-        raise ImageError(
-            f"{target} is a {kind}, where the result should be written: remove it or choose another output"
-        )
-    return found.st_size > 0

@@ -25,6 +25,9 @@ from ..inverse.restore import check_settings, walk_of
 from ..inverse.windows import restore_windows, windows
 from ..system.extras import require
 from .compare import View, before_and_after, compared_path
+from .files.each import each_file
+from .files.outcome import Done, Outcome
+from .files.plan import plan
 from .measurement import (
     GREY,
     MASKED,
@@ -38,7 +41,6 @@ from .measurement import (
     pixels_of,
 )
 from .metrics import psnr, ssim
-from .restore import Done, Outcome, each_file, plan
 
 Advance = Callable[[int, int], None]
 SMALLEST = 11

@@ -40,15 +40,17 @@ def tiled(
     tile: int,
     overlap: int,
     advance: Callable[[int, int], None] | None = None,
+    batch: int = 1,
 ) -> Tensor:
     """Apply `restore` to every tile of `images` and blend the results.
 
     Args:
-        restore: a function of the same tile of each of `images` that returns the first of them restored.
+        restore: a function of the same tiles of each of `images`, (B n, C, h, w), that returns the first restored.
         images: tensors (B, C, H, W), all of one height and width.
         tile: largest side of a tile in pixels.
         overlap: least number of pixels by which neighbours overlap; less than `tile`.
-        advance: called after each tile with the number done and the number in all.
+        advance: called after each call of `restore` with the number of tiles done and the number in all.
+        batch: n, the number of tiles that are restored together; the last call may have fewer. All are of one size.
 
     Returns:
         The restored image, of the shape of `images[0]`.
@@ -60,16 +62,19 @@ def tiled(
     height, width = images[0].shape[-2:]
     boxes = [(top, left) for top in starts(height, tile, overlap) for left in starts(width, tile, overlap)]
     result, weights = torch.zeros_like(images[0]), torch.zeros_like(images[0][0, 0])
-    for done, (top, left) in enumerate(boxes, 1):
-        rows, columns = slice(top, min(top + tile, height)), slice(left, min(left + tile, width))
-        # Restore a tile.
-        restored = restore([image[..., rows, columns].contiguous() for image in images])
+    h, w = min(tile, height), min(tile, width)
+    weight = (_ramp(h, overlap)[:, None] * _ramp(w, overlap)).to(result)
+    for first in range(0, len(boxes), batch):
+        together = boxes[first : first + batch]
+        # Restore some tiles.
+        restored = restore(
+            [torch.cat([image[..., top : top + h, left : left + w] for top, left in together]) for image in images]
+        )
 
-        # Blend it in.
-        h, w = restored.shape[-2:]
-        weight = (_ramp(h, overlap)[:, None] * _ramp(w, overlap)).to(restored)
-        result[..., rows, columns] += weight * restored
-        weights[rows, columns] += weight
+        # Blend them in.
+        for (top, left), part in zip(together, restored.chunk(len(together)), strict=True):
+            result[..., top : top + h, left : left + w] += weight * part
+            weights[top : top + h, left : left + w] += weight
         if advance is not None:
-            advance(done, len(boxes))
+            advance(first + len(together), len(boxes))
     return result / weights

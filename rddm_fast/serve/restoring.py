@@ -23,6 +23,7 @@ from ..models.folder import load_model
 from ..restoration.measurement import check_measurable, measurement_of
 from ..restoration.restore import Restorer
 from ..restoration.solve import Solver, default_tile
+from ..restoration.whole.known import Marked
 from .limits import MOST_PIXELS, SMALL
 
 Advance = Callable[[int, int], None]
@@ -117,12 +118,22 @@ class Restoring:
         sampler = self._sampler(model, steps)
         picture = smaller(upload.picture(), SMALL)
         _check_mask(upload, sampler.diffusion.input_condition)
-        mask = upload.mask_of(*picture.pixels.shape[1:])
-        inputs = [image.pixels[None].to(self.device) for image in (picture, mask) if image is not None]
+        image, *masks = self._inputs(picture, upload.mask_of(*picture.pixels.shape[1:]), sampler.diffusion.mask_marks)
         generator = torch.Generator(self.device).manual_seed(0)
-        images = sampler.sample(*inputs, generator=generator, every_step=True)
+        images = sampler.sample(image, *masks, generator=generator, every_step=True)
         times = [sampler.steps[0].t + 1, *(step.s + 1 for step in sampler.steps)]
         return {"frames": [{"t": t, "image": _url(picture, image[0])} for t, image in zip(times, images, strict=True)]}
+
+    def _inputs(self, picture: Picture, mask: Picture | None, marks: str | None) -> list[Tensor]:
+        """Return what `Restorer` gives the network: the picture, without what a hole holds, and the mask."""
+        image = picture.pixels[None].to(self.device)
+        if mask is None:
+            return [image]
+        painted = mask.pixels[None].to(self.device)
+        if marks is None:
+            return [image, painted]
+        marked = Marked.by(painted, image, marks)
+        return [marked.given, marked.mask]
 
     def _new_restorer(self, model: str, steps: int | None) -> Restorer:
         return Restorer(self._model(model), steps=steps)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import asdict
 from os import PathLike
@@ -14,11 +15,13 @@ from ..diffusion.cold_restorer import ColdRestorer
 from ..diffusion.residual import ResidualDiffusion
 from ..diffusion.residual_unets import ResidualUnets
 from ..images.datasets import Item, PairedImages, PhotoPatches
+from ..images.degrade import WITH_MASK
 from ..images.digits import Digits
 from ..images.find import find_images
 from ..images.pairs import find_pairs
 from ..images.prepared import Prepared
 from ..inverse.cold.recipes import PREFIX, Recipe
+from ..models.folder import load_model
 from ..system.errors import quoted_value
 from ..theory.objective import AUTO
 from ..theory.schedule import Schedule
@@ -29,8 +32,9 @@ from .trainer import Trainer
 
 SHRINK = 2.0
 """Photographs are scaled down by up to this factor before a patch is cut."""
-WITH_MASK = ("shadow", "mask")
-"""Degradations that also give a mask."""
+MASK_MARKS_OF = {"shadow": "change", "wide-shadow": "change", "mask": "grey hole", "wide-mask": "smooth hole"}
+"""What the masks of a degradation mark, as `ResidualDiffusion` names it."""
+OF_EXPOSURE = ("lowlight", "wide-lowlight")
 OF_COLD = ("dim", "mults", "channels", "loss_type")
 """The settings of a model that a restorer of Cold Diffusion has; it takes all others at their defaults."""
 
@@ -98,15 +102,19 @@ def schedule_of(model: ModelSettings) -> Schedule:
     return Schedule.triangular(model.timesteps, model.sum_scale)
 
 
-def model_of(model: ModelSettings, masked: bool, side: int | None) -> ResidualDiffusion | AutoObjective:
-    """Build the untrained model, with weights drawn from torch's generator.
+def model_of(
+    model: ModelSettings, masked: bool, side: int | None, degradation: str | None = None
+) -> ResidualDiffusion | AutoObjective:
+    """Build the model before training: its weights are drawn from torch's generator, or those of `start_from`.
 
     Args:
         model: its settings.
         masked: whether the data has masks.
         side: of a generated image in pixels, unless the settings give one.
+        degradation: of photographs, a name in `images.degrade.KINDS`; None for other data.
 
-    Raises SettingsError if the model takes a mask that the data lacks, or the other way round.
+    Raises SettingsError if the model takes a mask that the data lacks, or the other way round, or if the networks of
+    `start_from` are others; ModelError if it cannot be loaded.
     """
     if model.mask is not None and model.mask != masked:
         raise SettingsError(
@@ -129,9 +137,24 @@ def model_of(model: ModelSettings, masked: bool, side: int | None) -> ResidualDi
         clip_res=model.clip_res,
         sampling_timesteps=model.sampling_timesteps,
         image_size=model.image_size or (None if conditional else side),
+        mask_marks=MASK_MARKS_OF.get(degradation or ""),
+        global_exposure=degradation in OF_EXPOSURE,
         **images,
     )
+    if model.start_from is not None:
+        _take_weights(diffusion, model.start_from)
     return AutoObjective(diffusion) if model.objective == AUTO else diffusion
+
+
+def _take_weights(diffusion: ResidualDiffusion, folder: str) -> None:
+    other = load_model(folder)
+    ours, theirs = ({name: tuple(w.shape) for name, w in m.model.state_dict().items()} for m in (diffusion, other))
+    if ours != theirs:
+        raise SettingsError(
+            f"model.start_from {quoted_value(folder)} has other networks than these settings: it has "
+            f"{json.dumps(other.model.config)}"
+        )
+    diffusion.model.load_state_dict(other.model.state_dict())
 
 
 def _network_of(model: ModelSettings, **options: Any) -> ResidualUnets:
@@ -187,8 +210,9 @@ def trainer_of(run: RunSettings, folder: str | PathLike[str], *, new_data: bool 
     kind = model.kind if recipe is None else "generate"
     dataset, masked = dataset_of(data, kind, model.channels == 1, length, train.seed)
     torch.manual_seed(train.seed)
-    untrained = model_of(model, masked, data.side) if recipe is None else cold_restorer_of(model, recipe)
     degrades = recipe is not None or bool(data.photos)
+    degradation = data.degradation if data.photos and kind == "restore" else None
+    untrained = model_of(model, masked, data.side, degradation) if recipe is None else cold_restorer_of(model, recipe)
     task = "generation" if model.kind == "generate" else data.degradation if degrades else "pairs"
     found = fingerprint(data, dataset)
     return Trainer(untrained, dataset, folder, train, info={"task": task}, data=found, new_data=new_data)

@@ -66,7 +66,7 @@ def _lowlight() -> Preset:
     return _published(80_000, 1, 8e-5, 256, model, data, optimizer="adam", betas=[0.9, 0.99])
 
 
-def _photos(degradation: str, steps: int) -> Preset:
+def _photos(degradation: str, steps: int, patch: int = 96, batch_size: int = 4, lr: float = 3e-4) -> Preset:
     """A built-in model: small, trained on photographs that are degraded as they are read."""
     return {
         "model": {
@@ -78,8 +78,8 @@ def _photos(degradation: str, steps: int) -> Preset:
             "sum_scale": 0.01,
             "sampling_timesteps": 3,
         },
-        "data": {"degradation": degradation, "patch": 64},
-        "train": {"steps": steps, "batch_size": 8, "lr": 4e-4, "lr_schedule": "cosine", "warmup": 100},
+        "data": {"degradation": degradation, "patch": patch},
+        "train": {"steps": steps, "batch_size": batch_size, "lr": lr, "lr_schedule": "cosine", "warmup": 100},
     }
 
 
@@ -114,11 +114,13 @@ PRESETS: dict[str, Preset] = {
     "generation": _pair_of_networks("generate", 128, "power", False),
     "path_independent": _pair_of_networks("generate", 128, "ddim", True),
     # The built-in models.
-    "photos-derain": _photos("rain", 4500),
-    "photos-lowlight": _photos("lowlight", 3000),
-    "photos-denoise": _photos("noise", 2000),
-    "photos-deshadow": _photos("shadow", 3000),
-    "photos-inpaint": _photos("mask", 2000),
+    "photos-derain": _photos("wide-rain", 5000),
+    "photos-lowlight": _photos("lowlight", 3000, patch=64, batch_size=8, lr=4e-4),
+    "photos-denoise": _photos("wide-noise", 2200),
+    "photos-deshadow": _photos("shadow", 3000, patch=64, batch_size=8, lr=4e-4),
+    "photos-inpaint": _photos("wide-mask", 2500),
+    "photos-deblur": _photos("wide-blur", 20_000),
+    "photos-dejpeg": _photos("wide-jpeg", 15_000),
     # The built-in priors: photographs in patches, and handwritten digits of 32 x 32 pixels as whole images.
     "prior-photos": {**_prior(8_000, 3, 8, 4e-4), "data": {"patch": 64}},
     "prior-digits": {**_prior(8_000, 1, 16, 4e-4), "data": {"patch": None, "size": 32, "flip": False}},

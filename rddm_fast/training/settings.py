@@ -200,6 +200,9 @@ class ModelSettings(Settings):
     clip_res: float = setting(2.0, "Half-width of the residual's clamp.")
     sampling_timesteps: int = setting(3, "Steps in which the model samples.", "--sampling-timesteps", least=1)
     image_size: int | None = setting(None, "Side of a generated image; if left out, that of the data.", least=1)
+    start_from: str | None = setting(
+        None, "Start from the weights of this model: a folder or a name, of the same networks.", "--start-from"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -217,8 +220,9 @@ class DataSettings(Settings):
     photos: str | None = setting(None, "Folder of clean photographs, which are degraded as they are read.", "--photos")
     degradation: str = setting(
         "rain",
-        "With photos: rain, lowlight, noise, blur, shadow or mask. With photos, target or digits, to restore by Cold "
-        "Diffusion: cold:blur, cold:resolution, cold:fade, cold:snow or cold:decolour; cold:blur:50 has 50 levels.",
+        "With photos: rain, lowlight, noise, blur, jpeg, shadow or mask, or wide-rain and so on, which mix many of a "
+        "kind, from none to strong. With photos, target or digits, to restore by Cold Diffusion: cold:blur, "
+        "cold:resolution, cold:fade, cold:snow or cold:decolour; cold:blur:50 has 50 levels.",
         "--degradation",
     )
     input: str | None = setting(None, "Degraded images: a folder, .flist, pattern or CSV.", "--input")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rddm_fast.images.degrade import KINDS, degrade
+from rddm_fast.images.degrade import KINDS, WITH_MASK, degrade
 from rddm_fast.restoration.demo import photographs
 
 Image = pytest.importorskip("PIL.Image")
@@ -39,10 +39,10 @@ def test_result_is_float32_in_range_and_repeats_from_the_seed(kind, size):
     assert first.image.min() >= 0 and first.image.max() <= 1
     assert np.array_equal(first.image, again.image)
     assert np.array_equal(image, before)
-    if size == (64, 64):
+    if size == (64, 64) and not kind.startswith("wide-"):  # of those, 12 % are clean
         assert not np.array_equal(first.image, other.image)
         assert not np.array_equal(first.image, image)
-    if kind in ("shadow", "mask"):
+    if kind in WITH_MASK:
         assert first.mask is not None and first.mask.shape == size and first.mask.dtype == np.float32
         assert set(np.unique(first.mask)) <= {0.0, 1.0}
     else:

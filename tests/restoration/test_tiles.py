@@ -53,3 +53,22 @@ def test_neighbours_that_disagree_are_blended_smoothly() -> None:
 def test_an_overlap_that_cannot_be(overlap: int) -> None:
     with pytest.raises(ValueError, match="overlap must be 0 or more and less than tile=16"):
         tiled(lambda parts: parts[0], [torch.rand(1, 1, 40, 40)], tile=16, overlap=overlap)
+
+
+@pytest.mark.parametrize("batch", [2, 3, 50])
+def test_tiles_are_restored_together(batch: int) -> None:
+    image = torch.rand(2, 3, 50, 70, generator=torch.Generator().manual_seed(0))
+    calls: list[int] = []
+    done: list[tuple[int, int]] = []
+
+    def restore(parts):
+        assert all(part.shape[1:] == (3, 32, 32) for part in parts)
+        calls.append(len(parts[0]) // 2)
+        return parts[0] * parts[1].mean((1, 2, 3), keepdim=True)  # depends on the tile, so that a swap would show
+
+    other = torch.rand(2, 3, 50, 70, generator=torch.Generator().manual_seed(1))
+    one_by_one = tiled(restore, [image, other], 32, 8)
+    calls.clear()
+    together = tiled(restore, [image, other], 32, 8, lambda n, of: done.append((n, of)), batch)
+    torch.testing.assert_close(together, one_by_one, rtol=0, atol=1e-6)
+    assert sum(calls) == 6 and max(calls) == min(batch, 6) and done[-1] == (6, 6)

@@ -9,6 +9,7 @@ import torch
 
 from rddm_fast.images.picture import read_image
 from rddm_fast.images.prepared import equalized, resized
+from rddm_fast.models.folder import load_model
 from rddm_fast.restoration.demo import PHOTOS
 from rddm_fast.training.aosa import AutoObjective
 from rddm_fast.training.from_settings import model_of, trainer_of
@@ -79,3 +80,31 @@ def test_what_does_not_go_together_is_one_sentence(changes: Any, sentence: str, 
     with pytest.raises(ValueError, match=re.escape(sentence)):
         trainer_of(RunSettings.of(changes), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_starts_from_another_model_s_weights(tmp_path: Path) -> None:
+    settings = {"data": {"photos": PHOTOS}, "model": {"dim": 8, "mults": [1]}, "train": {"plot": False}}
+    first = trainer_of(RunSettings.of(settings, {"train": {"seed": 5}}), tmp_path / "first").export()
+    tuned = trainer_of(RunSettings.of(settings, {"model": {"start_from": str(first)}}), tmp_path / "tuned").export()
+    ours, theirs = (load_model(folder).model.state_dict() for folder in (tuned, first))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    with pytest.raises(SettingsError, match=r"model.start_from .*first/model. has other networks .* \"dim\": 8"):
+        trainer_of(RunSettings.of(settings, {"model": {"start_from": str(first), "dim": 16}}), tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    ("degradation", "marks", "exposure"),
+    [
+        ("shadow", "change", False),
+        ("mask", "grey hole", False),
+        ("wide-mask", "smooth hole", False),
+        ("wide-lowlight", None, True),
+        ("wide-rain", None, False),
+    ],
+)
+def test_a_model_says_what_its_mask_marks(degradation: str, marks: str | None, exposure: bool, tmp_path: Path) -> None:
+    model = {"dim": 8, "mults": [1]}
+    data = {"photos": PHOTOS, "degradation": degradation}
+    trained = trainer_of(RunSettings.of({"data": data, "model": model, "train": {"plot": False}}), tmp_path / "run")
+    made = load_model(trained.export())
+    assert (made.mask_marks, made.global_exposure) == (marks, exposure)

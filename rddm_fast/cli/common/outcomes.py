@@ -16,7 +16,7 @@ from . import app
 from .console import err, out, shown
 
 if TYPE_CHECKING:  # a command's --help needs no restorer
-    from ...restoration.restore import Outcome
+    from ...restoration.files.outcome import Outcome
 
 
 @dataclass
@@ -55,7 +55,7 @@ class Tally:
         """Count the files in folders that are left out, and name the first of each kind; in JSON name all."""
         # Late, as these need torch.
         from ...images.formats import left_out_lines, why_not_read
-        from ...restoration.restore import Outcome
+        from ...restoration.files.outcome import Outcome
 
         self.left_out = len(paths)
         for path in paths if self.as_json else ():

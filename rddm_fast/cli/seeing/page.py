@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from ...system.processes import world_size
 
 if TYPE_CHECKING:  # a command's --help needs no restorer
+    from ...restoration.files.outcome import Outcome
     from ...restoration.report import Pair
-    from ...restoration.restore import Outcome
 
 
 class Page:

@@ -19,6 +19,7 @@ from ...diffusion.residual import ResidualDiffusion
 from ...diffusion.start import Start
 from ...fast.engine import FastSampler
 from ...restoration.tiles import tiled
+from ...restoration.whole.known import Marked
 from ...system.files import write_text_whole
 from .pictures import batch_of
 from .scheduler import RDDMScheduler
@@ -76,6 +77,8 @@ class RDDMPipeline(DiffusionPipeline):
             path_independent=diffusion.path_independent,
             input_condition_mask=diffusion.input_condition_mask,
             image_size=diffusion.image_size,
+            mask_marks=diffusion.mask_marks,
+            global_exposure=diffusion.global_exposure,
         )
         clips = (None if clip == float("inf") else clip for clip in (diffusion.clip_res, diffusion.clip_0))
         clip_residual, clip_sample = clips
@@ -120,6 +123,8 @@ class RDDMPipeline(DiffusionPipeline):
             eta=settings.eta,
             clip_res=infinite if settings.clip_residual is None else settings.clip_residual,
             image_size=network.image_size,
+            mask_marks=network.mask_marks,
+            global_exposure=network.global_exposure,
         )
         diffusion.clip_0 = infinite if settings.clip_sample is None else settings.clip_sample
         if unet.device.type != "meta":  # where offloaded weights are while nobody needs them
@@ -172,7 +177,8 @@ class RDDMPipeline(DiffusionPipeline):
         Args:
             image: the degraded image or images: of PIL, numpy arrays (H, W, C) or tensors (C, H, W), in [0, 1], of one
                 size; None for a model that generates.
-            mask_image: the same for the mask, of a model that takes one.
+            mask_image: the same for the mask, of a model that takes one. Where the model says what it marks
+                (`ResidualDiffusion.mask_marks`), the other pixels come back as they are.
             num_inference_steps: number of steps; None takes the pipeline's `default_steps`.
             eta: stochasticity, 0 to 1; None takes the scheduler's.
             generator: of the noise; one, or one for each image.
@@ -206,6 +212,10 @@ class RDDMPipeline(DiffusionPipeline):
                     raise ValueError(
                         f"mask_image is {tuple(mask.shape)} and image {tuple(I_in.shape)}: make them alike"
                     )
+        marked = None
+        if diffusion.mask_marks is not None and I_in is not None and mask is not None:
+            marked = Marked.by(mask, I_in, diffusion.mask_marks)
+            I_in, mask = marked.given, marked.mask
         inputs: dict[str, Any] = {"batch_size": batch_size, "draws": self._draws(I_in, batch_size, generator)}
 
         if fast and callback_on_step_end is None and not self._in_parts():
@@ -216,6 +226,8 @@ class RDDMPipeline(DiffusionPipeline):
             start = diffusion.start([], I_in, mask, **inputs).float()
             wanted = callback_on_step_end_tensor_inputs
             result = self._walk(diffusion, start, eta, generator, callback_on_step_end, wanted)
+        if marked is not None:
+            result = marked.with_known(result)
         pictures = self.image_processor.postprocess(result, output_type=output_type)
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=pictures) if return_dict else (pictures,)

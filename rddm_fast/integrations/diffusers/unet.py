@@ -48,6 +48,7 @@ class RDDMUNetModel(ModelMixin, ConfigMixin):
         path_independent: the networks' times are alpha_bar_t T and beta_bar_t T instead of t.
         input_condition_mask: the mask stays in [0, 1]; otherwise it is mapped to [-1, 1].
         image_size: height and width of a generated image in pixels.
+        mask_marks, global_exposure: what a mask marks, and whether tiles need one exposure, as in `ResidualDiffusion`.
     """
 
     __module__ = "rddm_fast.integrations.diffusers"  # by this name saved pipelines find the class
@@ -70,6 +71,8 @@ class RDDMUNetModel(ModelMixin, ConfigMixin):
         path_independent: bool = False,
         input_condition_mask: bool = False,
         image_size: int | None = None,
+        mask_marks: str | None = None,
+        global_exposure: bool = False,
     ) -> None:
         super().__init__()
         self.model = ResidualUnets(
@@ -96,7 +99,7 @@ class RDDMUNetModel(ModelMixin, ConfigMixin):
 
         Args:
             networks: a `ResidualUnets`.
-            settings: path_independent, input_condition_mask and image_size.
+            settings: path_independent, input_condition_mask, image_size, mask_marks and global_exposure.
 
         Raises:
             ModelError: other networks.

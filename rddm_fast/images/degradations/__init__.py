@@ -1,0 +1,1 @@
+"""The kinds of degradation, one file each; `images.degrade` lists them by name."""

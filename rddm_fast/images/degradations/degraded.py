@@ -1,0 +1,38 @@
+"""A degraded photograph, and what the kinds of degradation share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+FloatImage = npt.NDArray[np.float32]
+Range = tuple[float, float]
+
+CLEAN = 0.12
+"""The share of photographs that the wide kinds leave as they are, so that a model learns not to harm a clean one."""
+
+
+@dataclass(frozen=True, eq=False)
+class Degraded:
+    """A degraded photograph.
+
+    Attributes:
+        image: float32 (H, W, 3) in [0, 1].
+        mask: float32 (H, W), 1 where the photograph was changed and 0 elsewhere, for the kinds that change a
+            region (`shadow`, `mask` and their wide forms); None for the others.
+    """
+
+    image: FloatImage
+    mask: FloatImage | None = None
+
+
+def clip(image: FloatImage) -> FloatImage:
+    """Return the image with its values cut to [0, 1]."""
+    return np.clip(image, np.float32(0), np.float32(1))
+
+
+def rounded(image: FloatImage) -> FloatImage:
+    """Return the image as a file of 8 bits holds it."""
+    return (np.round(clip(image) * np.float32(255)) / np.float32(255)).astype(np.float32)
