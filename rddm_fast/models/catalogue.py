@@ -9,6 +9,8 @@ from pathlib import Path
 BUILT_IN = Path(__file__).parent / "built_in"
 DEFAULT = "derain"
 """The model that restores where nobody chooses one."""
+_WRONG = {"lowlight": "too dark", "mask": "holes", "jpeg": "JPEG blocks"}
+"""What people call a kind of degradation, where the kind's name is no word for it."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,8 @@ def cards() -> list[Card]:
 def _card(path: Path) -> Card:
     config = json.loads(path.read_text(encoding="utf-8"))
     info, settings = config["info"], config["diffusion"]
-    wrong = info.get("wrong", info["task"]) if settings["condition"] else None
+    kind = info["task"].removeprefix("wide-")
+    wrong = _WRONG.get(kind, kind) if settings["condition"] else None
     measured = info.get("measured", {})
     psnr, ssim = (tuple(measured[name]) if measured else None for name in ("psnr", "ssim"))
     return Card(

@@ -215,4 +215,5 @@ def trainer_of(run: RunSettings, folder: str | PathLike[str], *, new_data: bool 
     untrained = model_of(model, masked, data.side, degradation) if recipe is None else cold_restorer_of(model, recipe)
     task = "generation" if model.kind == "generate" else data.degradation if degrades else "pairs"
     found = fingerprint(data, dataset)
-    return Trainer(untrained, dataset, folder, train, info={"task": task}, data=found, new_data=new_data)
+    info = {"task": task} if model.start_from is None else {"task": task, "start_from": model.start_from}
+    return Trainer(untrained, dataset, folder, train, info=info, data=found, new_data=new_data)

@@ -1,5 +1,6 @@
 """From settings to a data set, a model and a trainer."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,7 @@ def test_a_run_starts_from_another_model_s_weights(tmp_path: Path) -> None:
     tuned = trainer_of(RunSettings.of(settings, {"model": {"start_from": str(first)}}), tmp_path / "tuned").export()
     ours, theirs = (load_model(folder).model.state_dict() for folder in (tuned, first))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert json.loads((tuned / "config.json").read_text())["info"]["start_from"] == str(first)
     with pytest.raises(SettingsError, match=r"model.start_from .*first/model. has other networks .* \"dim\": 8"):
         trainer_of(RunSettings.of(settings, {"model": {"start_from": str(first), "dim": 16}}), tmp_path / "other")
 
