@@ -213,6 +213,7 @@ def main() -> None:
                 "models/built_in/**",
                 "restoration/photos/**",
                 "restoration/page/*",
+                "serve/page/*",
             ]
         },
         ext_modules=[Extension("rddm_fast.librddm_fast", sources=[])] if wants_library() else [],

@@ -10,6 +10,6 @@ from .common.app import app, main
 # Importing a command registers it, in the order in which --help lists them.
 from . import demo, restore, evaluate, compile, export, train, paths, convert, doctor, ddim, bench, env  # noqa: F401, I001
 from .inverse import cold, operators  # noqa: F401
-from .seeing import models  # noqa: F401
+from .seeing import models, serve  # noqa: F401
 
 __all__ = ["app", "main"]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..models.catalogue import DEFAULT
 from .common.app import MOST_SEED, Device, Model, Precision, Where, command, device_of, dtype_of
 from .common.console import shown
 from .common.models import model_named
@@ -37,7 +38,7 @@ def restore(
             "the folder lies in an input folder, it is left out there.",
         ),
     ],
-    model: Model = "derain",
+    model: Model = DEFAULT,
     steps: Annotated[
         int | None,
         typer.Option(min=1, help="Sampling steps; default: the model's own, and with --method 100, for ddrm 20."),

@@ -7,6 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 BUILT_IN = Path(__file__).parent / "built_in"
+DEFAULT = "derain"
+"""The model that restores where nobody chooses one."""
+_WRONG = {"lowlight": "too dark", "mask": "holes", "jpeg": "JPEG blocks"}
+"""What people call a kind of degradation, where the kind's name is no word for it."""
 
 
 @dataclass(frozen=True)
@@ -16,6 +20,8 @@ class Card:
     Attributes:
         name: what `--model`, `--prior` and `load_model` take.
         purpose: what it does, in a few words.
+        wrong: what is wrong with the pictures that it restores, in a word or two, such as "too dark"; None for a prior.
+        steps: its own number of sampling steps.
         mask: what is white in the mask that it takes, such as "white in the shadow"; None if it takes none.
         psnr, ssim: before and after, of what `measured_on` says; PSNR in dB. None if it was not measured by itself.
         licence: the SPDX identifier of the weights' licence.
@@ -23,6 +29,8 @@ class Card:
 
     name: str
     purpose: str
+    wrong: str | None
+    steps: int
     mask: str | None
     psnr: tuple[float, float] | None
     ssim: tuple[float, float] | None
@@ -37,7 +45,20 @@ def cards() -> list[Card]:
 
 
 def _card(path: Path) -> Card:
-    info = json.loads(path.read_text(encoding="utf-8"))["info"]
+    config = json.loads(path.read_text(encoding="utf-8"))
+    info, settings = config["info"], config["diffusion"]
+    kind = info["task"].removeprefix("wide-")
+    wrong = _WRONG.get(kind, kind) if settings["condition"] else None
     measured = info.get("measured", {})
     psnr, ssim = (tuple(measured[name]) if measured else None for name in ("psnr", "ssim"))
-    return Card(path.parent.name, info["purpose"], info.get("mask"), psnr, ssim, measured.get("on"), info["licence"])
+    return Card(
+        name=path.parent.name,
+        purpose=info["purpose"],
+        wrong=wrong,
+        steps=settings["sampling_timesteps"],
+        mask=info.get("mask"),
+        psnr=psnr,
+        ssim=ssim,
+        measured_on=measured.get("on"),
+        licence=info["licence"],
+    )

@@ -18,6 +18,8 @@ NO_PICTURE = ("cs", "cs-block")
 """The operators whose measurement is not a picture."""
 MASKED = ("inpaint", "old")
 """The operators that take a mask."""
+NEED_MASK = ("inpaint",)
+"""The operators that restore nothing without a mask."""
 WINDOWED = ("denoising", "inpaint", "sr", "color", "old")
 """The operators by which large pictures can be restored in windows, the names of `inverse.windows.WINDOWED`."""
 GREY_TOLERANCE = 3.5 / 255

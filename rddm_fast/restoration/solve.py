@@ -31,6 +31,7 @@ from .files.plan import plan
 from .measurement import (
     GREY,
     MASKED,
+    NEED_MASK,
     WINDOWED,
     channels_of,
     check_measurable,
@@ -44,6 +45,8 @@ from .metrics import psnr, ssim
 Advance = Callable[[int, int], None]
 SMALLEST = 11
 """The least height and width of a picture whose SSIM is measured, that of its window."""
+TILE = 256
+"""The side of a window, where nobody chooses one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,9 +188,9 @@ class Solver:
         """Raise ValueError if the operator takes no mask and one is given, or needs one that is not given."""
         if given and self.name not in MASKED:
             raise ValueError(f"{self.operator} has no use for a mask: leave it out, or choose inpaint or old:F")
-        if not given and self.name == "inpaint" and not degrade:
+        if not given and self.name in NEED_MASK and not degrade:
             raise ValueError(
-                "inpaint needs a mask, white where pixels are missing: pass one or a folder of masks (--mask)"
+                f"{self.operator} needs a mask, white where pixels are missing: pass one or a folder of masks (--mask)"
             )
 
     def _generator(self) -> torch.Generator:
@@ -216,6 +219,11 @@ class Solver:
 
     def _picture(self, image: Tensor, source: Picture) -> Picture:
         return picture_with(pixels_of(image[0]), source, coloured=self.channels == 3 and self.name in GREY)
+
+
+def default_tile(operator: str) -> int | None:
+    """Return the tile for a `Solver` where nobody chooses one: None by operators that take whole pictures only."""
+    return TILE if parsed(operator)[0] in WINDOWED else None
 
 
 def solve_files(

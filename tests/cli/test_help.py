@@ -12,7 +12,7 @@ AFTER = (
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--version"], ["--help"], ["restore", "--help"], ["train", "--help"], ["ddim", "--help"]],
+    [["--version"], ["--help"], ["restore", "--help"], ["train", "--help"], ["ddim", "--help"], ["serve", "--help"]],
     ids=" ".join,
 )
 def test_help_does_not_wait_for_torch(arguments: list[str]) -> None:

@@ -17,6 +17,7 @@ def test_a_card_fits_its_model_and_the_notice(card: Card) -> None:
     diffusion = load_model(card.name)
     assert isinstance(diffusion, ResidualDiffusion) and card.licence == "Apache-2.0"
     assert (card.mask is not None) == diffusion.input_condition
+    assert (card.wrong is not None) == diffusion.condition and card.steps == diffusion.sampling_timesteps
     assert (card.psnr is not None) == diffusion.condition == (card.name in DEGRADATIONS)
     notice = (MODELS.parent / "NOTICE.md").read_text(encoding="utf-8")
     row = re.search(rf"^\| `{card.name}` \|.*$", notice, re.MULTILINE)
@@ -42,3 +43,4 @@ def test_the_command_in_json() -> None:
     listed = json.loads(succeeded(run("models", "--json")).stdout)
     inpaint = next(card for card in listed if card["name"] == "inpaint")
     assert inpaint["mask"] == "white where the picture is missing" and inpaint["psnr"] == [18.84, 25.95]
+    assert inpaint["wrong"] == "holes" and inpaint["steps"] == 3

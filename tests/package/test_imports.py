@@ -29,7 +29,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "restoration": ("fast", *BELOW_FAST),
     "compat": ("training", "restoration", "fast", *BELOW_FAST),
     "integrations": ("restoration", "fast", *BELOW_FAST),
-    "cli": ("integrations", "training", "restoration", "fast", "benchmarks", *BELOW_FAST),
+    "serve": ("restoration", "fast", *BELOW_FAST),
+    "cli": ("serve", "integrations", "training", "restoration", "fast", "benchmarks", *BELOW_FAST),
     "benchmarks": ("compat", "training", "restoration", "fast", "kernels", *BELOW_FAST),
 }
 """Folder -> the folders that it may import, besides itself."""

@@ -14,9 +14,6 @@ if TYPE_CHECKING:
 
     from ...restoration.solve import Solver
 
-TILE = 256
-"""The side of a window, if --tile does not say otherwise."""
-
 
 def _option(*names: str, help: str) -> Any:
     return typer.Option(*names, help=help, rich_help_panel="Restore from a formula of the degradation")
@@ -80,19 +77,17 @@ def solver_of(
     Args:
         device: where to compute.
         published: the options of a published .pt.
-        tile: 0 for none; None for `TILE` where the operator can be windowed.
+        tile: 0 for none; None for the default of the operator.
         settings: what `Solver` takes as it is.
     """
-    from ...inverse.operators.named import parsed
-    from ...restoration.measurement import WINDOWED
-    from ...restoration.solve import Solver
+    from ...restoration.solve import Solver, default_tile
 
     if eta_b is not None and method != "ddrm":
         raise ValueError(f"--eta-b is for --method ddrm: leave it out of {method}")
     if travel is not None and method == "ddrm":
         raise ValueError("--travel is for --method ddnm and its variants: leave it out of ddrm")
     if tile is None:
-        tile = TILE if parsed(operator)[0] in WINDOWED else 0
+        tile = default_tile(operator)
     diffusion = model_named(prior or "prior-photos", **published).to(device)
     return Solver(
         diffusion,

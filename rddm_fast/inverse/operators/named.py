@@ -128,6 +128,11 @@ def listing() -> list[tuple[str, str]]:
     return [(row.form, row.line) for row in _ROWS]
 
 
+def example_of(form: str) -> str:
+    """Return a name of a form of `listing`: "sr:4" of "sr:F"."""
+    return next(row.example for row in _ROWS if row.form == form)
+
+
 def parsed(spec: str) -> tuple[str, int | float | str | None]:
     """Return the name and the argument of a name such as "sr:4": ("sr", 4), or ("inpaint", None).
 

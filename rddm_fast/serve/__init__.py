@@ -1,0 +1,1 @@
+"""`rddm-fast serve`: one page on this computer that restores pictures, by the standard library's HTTP server."""
