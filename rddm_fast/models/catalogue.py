@@ -23,6 +23,8 @@ class Card:
         wrong: what is wrong with the pictures that it restores, in a word or two, such as "too dark"; None for a prior.
         steps: its own number of sampling steps.
         mask: what is white in the mask that it takes, such as "white in the shadow"; None if it takes none.
+        trained_on: what it has seen, in a few words.
+        fails: where it does not help, or harms, with a number; None for a prior.
         psnr, ssim: before and after, of what `measured_on` says; PSNR in dB. None if it was not measured by itself.
         licence: the SPDX identifier of the weights' licence.
     """
@@ -32,6 +34,8 @@ class Card:
     wrong: str | None
     steps: int
     mask: str | None
+    trained_on: str
+    fails: str | None
     psnr: tuple[float, float] | None
     ssim: tuple[float, float] | None
     measured_on: str | None
@@ -57,6 +61,8 @@ def _card(path: Path) -> Card:
         wrong=wrong,
         steps=settings["sampling_timesteps"],
         mask=info.get("mask"),
+        trained_on=info["trained_on"],
+        fails=info.get("fails"),
         psnr=psnr,
         ssim=ssim,
         measured_on=measured.get("on"),

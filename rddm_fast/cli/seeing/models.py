@@ -29,8 +29,10 @@ def models(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
         if card.psnr and card.ssim:
             scores = f"PSNR {card.psnr[0]:.1f} → {card.psnr[1]:.1f} dB, SSIM {card.ssim[0]:.3f} → {card.ssim[1]:.3f}"
             facts.insert(0, scores)
-        out.print(shown(f"{'':<{width}}  {'; '.join(facts)}"))
+        lines = ["; ".join(facts), f"trained on {card.trained_on}", *([f"fails: {card.fails}"] if card.fails else [])]
+        for line in lines:
+            out.print(shown(f"{'':<{width}}  {line}"))
     out.print()
     for line in sorted({f"Measured on {card.measured_on}." for card in found if card.measured_on}):
         out.print(shown(line))
-    out.print("All are small and were trained on synthetic degradations; what on, and its licences: models/NOTICE.md.")
+    out.print("All are small. The photographs they were trained on, and their licences: models/NOTICE.md.")
