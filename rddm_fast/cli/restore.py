@@ -19,7 +19,7 @@ from .inverse.solve import Degrade, Eta, EtaB, Method, Official, OperatorName, P
 from .seeing.page import Page
 
 if TYPE_CHECKING:
-    from ..restoration.restore import Outcome
+    from ..restoration.files.outcome import Outcome
 
 Scores = Mapping[str, tuple[float, float]]
 

@@ -109,10 +109,28 @@ def read_image(path: str | PathLike[str]) -> Picture:
         ImportError: Pillow, or OpenCV for 16-bit colour, is not installed.
     """
     path = Path(path)
-    data = _read_bytes(path)
+    return decoded(_read_bytes(path), path)
+
+
+def decoded(data: bytes, path: Path, *, most_pixels: int | None = None) -> Picture:
+    """Return the picture that a file's bytes hold, as `read_image` does; nothing is read from the disk.
+
+    Args:
+        data: the file's bytes.
+        path: what errors call the file, and the picture's `path`.
+        most_pixels: refuse a larger picture, before it takes memory.
+
+    Raises:
+        ImageError, ImportError: as `read_image`.
+    """
+    if not data:
+        raise ImageError(f"{path} is empty (0 bytes)")
     pil = require("PIL.Image", "cli")
     try:
         with _quiet(data), pil.open(io.BytesIO(data), formats=formats()) as image:
+            if most_pixels is not None and image.width * image.height > most_pixels:
+                limit = f"at most {most_pixels / 1e6:g} million pixels are taken"
+                raise ImageError(f"{path} has {image.width}x{image.height} pixels, and {limit}: make it smaller")
             bits = _bits_per_sample(image, data)
             if bits not in (1, 2, 4, 8, 16):
                 raise ImageError(f"{path} has {bits}-bit or floating-point samples; use 8 or 16 bits")
@@ -169,10 +187,28 @@ def write_image(path: str | PathLike[str], picture: Picture, *, overwrite_input:
             or it is the file that the picture was read from and `overwrite_input` is false.
     """
     path = Path(path)
-    if path.suffix.lower() not in WRITE_SUFFIXES:
-        raise ImageError(f"{path} cannot be written: use one of {', '.join(sorted(WRITE_SUFFIXES))}")
+    _check_suffix(path)
     if not overwrite_input and picture.path is not None and path.exists() and path.samefile(picture.path):
         raise ImageError(f"{path} is the file that the picture was read from; choose another name")
+    data = encoded(picture, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, lambda unfinished: unfinished.write_bytes(data))
+    except (OSError, ValueError) as error:  # ValueError: a name that the file system's encoding lacks
+        raise ImageError(f"{path} cannot be written: {getattr(error, 'strerror', None) or one_line(error)}") from error
+
+
+def encoded(picture: Picture, path: Path) -> bytes:
+    """Return the bytes of the file that `write_image` writes; nothing is written.
+
+    Args:
+        picture: the picture.
+        path: its suffix is the format, and errors call the file so.
+
+    Raises:
+        ImageError: the suffix is not in `WRITE_SUFFIXES`, the pixels are not finite, or the format cannot hold them.
+    """
+    _check_suffix(path)
     for values in (picture.pixels, picture.alpha):
         if values is not None and not torch.isfinite(values).all():
             raise ImageError(f"{path} was not written: the picture has values that are not finite")
@@ -181,18 +217,18 @@ def write_image(path: str | PathLike[str], picture: Picture, *, overwrite_input:
         limit = f"at most {_LONGEST_SIDE[suffix]} pixels along a side"
         raise ImageError(f"{path} cannot be written: {suffix} holds {limit}, not {longest}; give it the suffix .png")
     try:
-        data = _encode(suffix, picture)
+        return _encode(suffix, picture)
     except (ImportError, MemoryError):
         raise
     except Exception as error:  # An encoder raises anything, too.
         if out_of_memory(error):
             raise
         raise ImageError(f"{path} cannot be written as {suffix}: {one_line(error)}") from error
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, lambda unfinished: unfinished.write_bytes(data))
-    except (OSError, ValueError) as error:  # ValueError: a name that the file system's encoding lacks
-        raise ImageError(f"{path} cannot be written: {getattr(error, 'strerror', None) or one_line(error)}") from error
+
+
+def _check_suffix(path: Path) -> None:
+    if path.suffix.lower() not in WRITE_SUFFIXES:
+        raise ImageError(f"{path} cannot be written: use one of {', '.join(sorted(WRITE_SUFFIXES))}")
 
 
 def _read_bytes(path: Path) -> bytes:
@@ -207,8 +243,6 @@ def _read_bytes(path: Path) -> bytes:
         raise ImageError(f"{path} does not exist") from None
     except OSError as error:
         raise ImageError(f"{path} cannot be read: {error.strerror}") from error
-    if not data:
-        raise ImageError(f"{path} is empty (0 bytes)")
     return data
 
 

@@ -11,7 +11,7 @@ import copy
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -29,6 +29,8 @@ from ..system.files import remove_unfinished
 from ..system.memory import out_of_memory
 from ..system.processes import rank, share
 from .compare import View, before_and_after, compared_path, write_comparison
+from .files.failure import why_it_failed
+from .files.outcome import Done, Outcome
 from .tiles import check_overlap, tiled
 
 
@@ -53,6 +55,8 @@ class PictureRestorer(Protocol):
 
 SMALLEST_TILE = 64
 """The least side to which tiles are halved where memory runs out: below, the image costs more than its tiles."""
+SMALLER = "make it smaller"
+"""What to do about a picture for which the smallest tiles need too much memory."""
 
 
 class Restorer:
@@ -136,6 +140,23 @@ class Restorer:
         restored = tiled(restore, [image, *masks, *noise], self.tile, self.overlap, advance)
         return picture.with_pixels(restored[0].cpu())
 
+    def together(self, pictures: Sequence[Picture]) -> list[Picture]:
+        """Restore pictures of one size, at once if they are no larger than a tile; the results are those of one by one.
+
+        Args:
+            pictures: at least one picture, for a model that takes no mask.
+        """
+        height, width = pictures[0].pixels.shape[1:]
+        if len(pictures) == 1 or (self.tile is not None and max(height, width) > self.tile):
+            return [self(picture) for picture in pictures]
+        images = torch.stack([picture.pixels for picture in pictures]).to(self.device)
+        # The noise of one picture is that of every other.
+        generator = torch.Generator(self.device).manual_seed(self.seed)
+        draws = 1 + sum(step.draws for step in self.sampler.steps)
+        noise = (torch.randn(images[:1].shape, generator=generator, device=self.device) for _ in range(draws))
+        restored = self.sampler(images, draws=(one.expand(images.shape) for one in noise)).cpu()
+        return [picture.with_pixels(pixels) for picture, pixels in zip(pictures, restored, strict=True)]
+
     def smaller(self, picture: Picture) -> Restorer | None:
         """Return this restorer with tiles of half the side that this picture takes, or None below `SMALLEST_TILE`."""
         side = max(picture.pixels.shape[1:])
@@ -145,28 +166,6 @@ class Restorer:
         other = copy.copy(self)
         other.tile, other.overlap = tile, min(self.overlap, tile // 4)
         return other
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one input: restored in `seconds`, skipped because its result exists, or failed with `error`.
-
-    Attributes:
-        scores: PSNR in dB and SSIM of each image that was compared with the clean one, by name; None without one.
-        note: how it was restored otherwise than asked for, such as in smaller tiles; None if as asked for.
-        comparison: the picture that shows the file and its result side by side; None if not asked for.
-        cause: the exception that the error tells of, for its traceback.
-    """
-
-    source: Path
-    target: Path | None = None
-    seconds: float = 0.0
-    skipped: bool = False
-    error: str | None = None
-    scores: Mapping[str, tuple[float, float]] | None = None
-    note: str | None = None
-    comparison: Path | None = None
-    cause: Exception | None = None
 
 
 @dataclass(frozen=True)
@@ -263,21 +262,39 @@ def restore_files(
     planned = plan(inputs, output, mask, needs_mask=restorer.needs_mask, on_left_out=on_left_out)
 
     def work(picture: Picture, mask: Picture | None, target: Path) -> Done:
-        used: PictureRestorer | None = restorer
-        while used is not None:
-            restored, failure = _within_memory(used, picture, mask, advance)
-            if restored is not None:
-                write_image(target, restored)
-                smaller = used is not restorer
-                note = f"in tiles of {used.tile}: larger ones need more memory than there is" if smaller else None
-                return Done(note=note)
-            used = used.smaller(picture)
-        raise MemoryError(failure)
+        restored, note = restored_within_memory(restorer, picture, mask, advance)
+        write_image(target, restored)
+        return Done(note=note)
 
     if compare:
         check_beside(planned.files, compared_path, "comparison")
     views = before_and_after if compare else None
-    yield from each_file(planned, work, overwrite=overwrite, views=views, on_start=on_start, advice="make it smaller")
+    yield from each_file(planned, work, overwrite=overwrite, views=views, on_start=on_start, advice=SMALLER)
+
+
+def restored_within_memory(
+    restorer: PictureRestorer,
+    picture: Picture,
+    mask: Picture | None = None,
+    advance: Callable[[int, int], None] | None = None,
+) -> tuple[Picture, str | None]:
+    """Restore a picture, in smaller tiles where memory runs out.
+
+    Returns:
+        The restored picture, and the note of its `Outcome`.
+
+    Raises:
+        MemoryError: the smallest tiles need more memory than there is, too.
+    """
+    used: PictureRestorer | None = restorer
+    while used is not None:
+        restored, failure = _within_memory(used, picture, mask, advance)
+        if restored is not None:
+            smaller = used is not restorer
+            note = f"in tiles of {used.tile}: larger ones need more memory than there is" if smaller else None
+            return restored, note
+        used = used.smaller(picture)
+    raise MemoryError(failure)
 
 
 def _within_memory(
@@ -296,14 +313,6 @@ def _within_memory(
         if not out_of_memory(error):
             raise
         return None, str(error)
-
-
-@dataclass(frozen=True)
-class Done:
-    """What the work on one file tells: the scores and the note of its `Outcome`."""
-
-    scores: Mapping[str, tuple[float, float]] | None = None
-    note: str | None = None
 
 
 Views = Callable[[Path, Path], list[View]]
@@ -343,15 +352,8 @@ def each_file(
             if views is not None and not (outcome.skipped and _is_result(beside)):
                 write_comparison(beside, views(source, target))
             outcome = replace(outcome, comparison=beside if views is not None else None)
-        except ImageError as error:
-            outcome = Outcome(source, error=str(error), cause=error)
         except Exception as error:
-            reason = f"was not restored: {type(error).__name__}: {one_line(error)}"
-            if isinstance(error, ImportError | ValueError):
-                reason = f"was not restored: {one_line(error)}"
-            elif out_of_memory(error):
-                reason = f"needs more memory than there is: {advice}"
-            outcome = Outcome(source, error=f"{source} {reason}", cause=error)
+            outcome = Outcome(source, error=why_it_failed(source, error, advice), cause=error)
         yield outcome
 
 

@@ -25,6 +25,7 @@ from ..inverse.restore import check_settings, walk_of
 from ..inverse.windows import restore_windows, windows
 from ..system.extras import require
 from .compare import View, before_and_after, compared_path
+from .files.outcome import Done, Outcome
 from .measurement import (
     GREY,
     MASKED,
@@ -37,7 +38,7 @@ from .measurement import (
     pixels_of,
 )
 from .metrics import psnr, ssim
-from .restore import Done, Outcome, each_file, plan
+from .restore import each_file, plan
 
 Advance = Callable[[int, int], None]
 SMALLEST = 11

@@ -1,0 +1,1 @@
+"""Work on files of pictures: what to do, what became of each."""
