@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 import time
@@ -84,7 +85,8 @@ def restore_on_ray(
     check_apart(*places)
     with joined(on) as ray:
         work = {"source": str(places[0]), "target": str(places[1]), "overwrite": overwrite, "batch": batch}
-        work |= {"model": [ray.put(diffusion.cpu())], "workers": workers, "device": device, "settings": settings}
+        work |= {"model": [ray.put(copy.deepcopy(diffusion).cpu())], "settings": settings}
+        work |= {"workers": workers, "device": device}
         files = 0
         for kind, value in _told(ray, work):
             if kind == "outcome":
