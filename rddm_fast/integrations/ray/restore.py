@@ -173,12 +173,13 @@ class _Stages:
         # Files whose block was lost again and again are tried alone: all but the one that kills are then restored.
         for rows in (size, 1):
             for row in self._stream(list(left.values()), rows) if left else ():
-                del left[row["source"]]
+                if left.pop(row["source"], None) is None:
+                    continue
                 error, note = row["error"] or None, row["note"] or None
                 target = row["target"] if error is None else None
                 yield Outcome(row["source"], target, seconds=row["seconds"], error=error, note=note)
         for job in left.values():
-            died = f"the process that worked on it died, {2 * TRIES + 2} times: see the logs of Ray"
+            died = "the processes that worked on it died, also where they had nothing else: see Ray's logs"
             yield Outcome(job.source, error=f"{job.source} was not restored: {died}")
 
     def _stream(self, jobs: list[Job], rows: int) -> Iterator[dict[str, Any]]:
