@@ -109,5 +109,5 @@ def test_errors_are_one_sentence(folder: Path) -> None:
     assert "--compare is not for --on" in error_of(run(*command, *on, "--compare"))
     assert "--workers and --batch are for --on" in error_of(run(*command, "--workers", 2))
     assert "this model takes a mask" in error_of(run(*command, *on, "--model", "inpaint"))
-    assert "no machine of the cluster has a GPU" in error_of(run(*command, *on, "--device", "cuda"))
+    assert "no machine of the cluster has a GPU" in error_of(run(*command, *on, "--quiet", "--device", "cuda"))
     assert "the memory of one process" in error_of(run("restore", "memory://in", "--output", folder / "o", *on))
