@@ -3,6 +3,7 @@
 #   make demo      restore the package's photographs and write demo/demo.png (no GPU needed)
 #   make test      run the tests against the installed package
 #   make test-lowest   the same with the lowest version of every dependency, in .venv-lowest (Python 3.11 or newer)
+#   make test-cluster  the tests that start a Ray cluster on this machine: Ray is half a gigabyte, and starts in half a minute
 #   make check     formatting, lint, types
 #   make wheels    build what is released, into dist/, and restore a photograph with each wheel (minutes)
 #   make develop   an editable installation, for working on the package
@@ -18,7 +19,7 @@ SOURCES := setup.py pyproject.toml CMakeLists.txt constraints.txt \
 	$(shell find rddm_fast kernels csrc benchmarks/*.py benchmarks/*/*.py -type f -not -name '*.pyc' -not -name '*.so')
 FORMATTED := csrc/*.cpp csrc/*/* examples/*.cpp tests/ops/cuda_on_host/*.h tests/ops/cuda_on_host/*.cpp
 
-.PHONY: demo test test-lowest check format wheels develop docs bench clean
+.PHONY: demo test test-cluster test-lowest check format wheels develop docs bench clean
 
 demo: $(VENV)/installed-demo
 	$(BIN)/rddm-fast demo --output demo/demo.png --json demo/demo.json
@@ -26,6 +27,9 @@ demo: $(VENV)/installed-demo
 # Two files at once; threads that wait must sleep, or the two processes take each other's cores.
 test: $(VENV)/installed-test
 	OMP_WAIT_POLICY=passive $(BIN)/pytest -n 2 --dist loadfile
+
+test-cluster: $(VENV)/installed-test,ray
+	OMP_WAIT_POLICY=passive $(BIN)/pytest tests/integrations/ray
 
 test-lowest: $(LOWEST)/installed
 	OMP_WAIT_POLICY=passive $(LOWEST)/bin/pytest -n 2 --dist loadfile

@@ -94,7 +94,7 @@ class Round:
             (folder / "in" / f"{number}.png").write_bytes(content)
             (folder / "in" / f"broken {number}.png").write_bytes(content[: len(content) // 2])
         outcomes = list(restore_files(self.restorer, [folder / "in"], folder / "out"))
-        failed = sorted(outcome.source.name for outcome in outcomes if outcome.error)
+        failed = sorted(Path(outcome.source).name for outcome in outcomes if outcome.error)
         _must(failed == [f"broken {number}.png" for number in range(len(whole))], f"the files that failed are {failed}")
 
     def sample(self) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..models.catalogue import DEFAULT
+from .cluster.restore import ONLY_HERE, AtOnce, On, Workers, restore_on_cluster
 from .common.app import MOST_SEED, Device, Model, Precision, Where, command, device_of, dtype_of
 from .common.console import shown
 from .common.models import model_named
@@ -28,12 +29,13 @@ Scores = Mapping[str, tuple[float, float]]
 @command
 def restore(
     context: typer.Context,
-    inputs: Annotated[list[Path], typer.Argument(help="Images, and folders of images.", show_default=False)],
+    inputs: Annotated[list[str], typer.Argument(help="Images, and folders of images.", show_default=False)],
     output: Annotated[
-        Path,
+        str,
         typer.Option(
             "--output",
             "-o",
+            metavar="PATH",
             help="Folder for the results, which keep their names, or the one input's result, such as restored.png. If "
             "the folder lies in an input folder, it is left out there.",
         ),
@@ -96,6 +98,9 @@ def restore(
     travel: Travel = None,
     official: Official = False,
     degrade: Degrade = False,
+    on: On = None,
+    workers: Workers = None,
+    batch: AtOnce = 8,
     **published: Any,
 ) -> None:
     """Restore images. A file that fails is named and skipped; the others are restored, and the exit code is 1.
@@ -106,6 +111,8 @@ def restore(
     With --method and --operator they are restored from a formula of the degradation, without a model of it: by DDRM or
     DDNM. The inputs are then what the operator has made of images: small ones for sr, bicubic and old, grey ones for
     color and old, with holes for inpaint. With --degrade they are clean, and are degraded first.
+
+    With --on the work is shared among the machines of a Ray cluster; files are skipped, named and told in the same way.
     """
     from ..restoration.restore import Restorer, restore_files
     from ..restoration.solve import solve_files
@@ -114,6 +121,12 @@ def restore(
     def given(option: str) -> bool:
         source = context.get_parameter_source(option)
         return source is not None and source.name == "COMMANDLINE"
+
+    if on is None and (given("workers") or given("batch")):
+        raise ValueError("--workers and --batch are for --on: name a cluster, or leave them out")
+    for option in ONLY_HERE if on is not None else ():
+        if given(option):
+            raise ValueError(f"--{option.replace('_', '-')} is not for --on: restore these files on one machine")
 
     settings: dict[str, Any] = {"steps": steps, "seed": seed, "dtype": dtype_of(dtype), "compile": compile}
     formula: dict[str, Any] = {"operator": operator, "sigma_y": sigma_y, "prior": prior, "eta": eta, "eta_b": eta_b}
@@ -127,6 +140,20 @@ def restore(
         raise ValueError("--method needs --operator, such as sr:4: rddm-fast operators lists them")
     elif given("model"):
         raise ValueError("--model is for restoring without --method: with it, name a model of the noise as --prior")
+
+    if on is not None:
+        settings |= {
+            "tile": tile or None,
+            "overlap": overlap,
+            "overwrite": overwrite,
+            "workers": workers,
+            "batch": batch,
+        }
+        told = {"quiet": quiet, "as_json": as_json}
+        restore_on_cluster(
+            model_named(model, **published), inputs, output, on=on, device=device.value, **settings, **told
+        )
+        return
 
     work: Callable[..., Iterator[Outcome]]
     if method is None:
@@ -157,8 +184,8 @@ def restore(
             bar.update(files, completed=begun + done / count)
 
         for outcome in work(
-            inputs,
-            output,
+            list(map(Path, inputs)),
+            Path(output),
             mask=mask,
             overwrite=overwrite,
             compare=compare,
@@ -181,7 +208,7 @@ def restore(
     if page is not None:
         page.write(model if method is None else f"{method}, {operator}")
         tally.says(f"page: {shown(page.path)}")
-    tally.finish(output, **({} if page is None else {"page": str(page.path)}))
+    tally.finish(Path(output), **({} if page is None else {"page": str(page.path)}))
 
 
 def _text(scores: Scores) -> str:

@@ -79,12 +79,14 @@ def train(
     """Train a model. The same command resumes an interrupted run, also after a kill."""
     from ..system.files import write_text_whole
     from ..training.from_settings import trainer_of
+    from ..training.log import check_trackers
     from ..training.settings import RunSettings
     from ..training.trainer import Interrupted
     from ..training.trainer import Progress as Report
 
     try:
         run = RunSettings.of(*_layers(preset, config, flags, settings or []))
+        check_trackers(run.train.trackers)
     except SettingsError as error:
         raise SettingsError(_as_flags(str(error), flags)) from error
     if dry_run:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Iterable
+from os import PathLike
 from pathlib import Path
 
 READ_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif"})
@@ -30,9 +31,9 @@ def read_suffixes() -> frozenset[str]:
     return READ_SUFFIXES | HEIC_SUFFIXES if importlib.util.find_spec("pillow_heif") else READ_SUFFIXES
 
 
-def is_picture(path: Path) -> bool:
+def is_picture(path: str | PathLike[str]) -> bool:
     """Return whether a file's suffix is that of a picture, read or not."""
-    return path.suffix.lower() in READ_SUFFIXES or path.suffix.lower() in _UNREAD
+    return suffix_of(path) in READ_SUFFIXES or suffix_of(path) in _UNREAD
 
 
 def is_heic(data: bytes) -> bool:
@@ -40,17 +41,22 @@ def is_heic(data: bytes) -> bool:
     return data[4:8] == b"ftyp" and data[8:12] in _HEIC_BRANDS
 
 
-def why_not_read(path: Path) -> str:
+def why_not_read(path: str | PathLike[str]) -> str:
     """Say in a few words why a file with this suffix is left out of its folder."""
-    return _UNREAD.get(path.suffix.lower(), "no image by its suffix")
+    return _UNREAD.get(suffix_of(path), "no image by its suffix")
 
 
-def left_out_lines(paths: Iterable[Path], *, names: int = 3) -> list[str]:
+def suffix_of(path: str | PathLike[str]) -> str:
+    """Return a file's suffix in lower case; the file's name may be an address such as s3://bucket/photo.jpg."""
+    return Path(path).suffix.lower()
+
+
+def left_out_lines(paths: Iterable[str | PathLike[str]], *, names: int = 3) -> list[str]:
     """Sum up the files that are left out: a line for each reason, with the first `names` files and how many there are.
 
     Pictures that could be read come first, files that are no images last.
     """
-    reasons: dict[str, list[Path]] = {}
+    reasons: dict[str, list[str | PathLike[str]]] = {}
     for path in paths:
         reasons.setdefault(why_not_read(path), []).append(path)
     lines = []

@@ -33,7 +33,7 @@ from ..system.memory import out_of_memory
 from ..system.processes import rank, share, world_size
 from .gallery import Row, write_gallery
 from .metrics import lab_mae, luma, psnr, rmse, ssim, ssim_volume
-from .perceptual import Inception, Lpips, frechet_distance, inception_score
+from .perceptual import Inception, Lpips, Pyiqa, frechet_distance, inception_score
 
 # The suffix of a metric's name, and the pixels that it is measured on.
 REGIONS = {"": "all", "_shadow": "shadow", "_non_shadow": "non_shadow"}
@@ -82,7 +82,10 @@ class Evaluator:
         space: "rgb", or "y" for PSNR, SSIM and RMSE on the luma alone, as published for deraining and low light.
         resize: height and width to which all images are scaled first, bicubic with antialiasing, as published for
             shadow removal. None leaves them as they are; a pair of two sizes is then an error.
+        crop_border: pixels that are cut from every side before measuring, after `resize`, as BasicSR does for
+            super-resolution.
         lpips, fid, inception: TorchScript files of networks (see `perceptual`), for the metrics of those names.
+        pyiqa: names of metrics of the package pyiqa; they are measured on colour.
         device: where to compute.
 
     With a mask, PSNR and SSIM are also measured on both images multiplied by the mask ("shadow") and by its
@@ -98,17 +101,27 @@ class Evaluator:
         *,
         space: str = "rgb",
         resize: tuple[int, int] | None = None,
+        crop_border: int = 0,
         lpips: PathOrText | None = None,
         fid: PathOrText | None = None,
         inception: PathOrText | None = None,
+        pyiqa: Sequence[str] = (),
         device: torch.device | str = "cpu",
     ) -> None:
         if space not in SPACES:
             raise ValueError(f"space is {space!r}: choose one of {', '.join(SPACES)}")
-        self.space, self.resize, self.device = space, resize, torch.device(device)
+        if crop_border < 0:
+            raise ValueError(f"crop_border must be 0 or more, not {crop_border}")
+        self.space, self.resize, self.crop_border, self.device = space, resize, crop_border, torch.device(device)
         self.lpips = None if lpips is None else Lpips(lpips, device=device)
         self.features = None if fid is None else Inception(fid, flag="return_features", device=device)
         self.classes = None if inception is None else Inception(inception, flag="no_output_bias", device=device)
+        self.pyiqa = [Pyiqa(name, device=device) for name in dict.fromkeys(pyiqa)]
+
+    @property
+    def lower_better(self) -> list[str]:
+        """The names of the metrics of which less is better."""
+        return ["rmse", "mae_lab", "lpips", *(f"pyiqa:{metric.name}" for metric in self.pyiqa if metric.lower_better)]
 
     def read(self, pair: Pair) -> tuple[Tensor, Tensor, Tensor | None]:
         """Read prediction and truth, float32 (3, H, W) in [0, 1], and the mask, bool (1, H, W), all of one size."""
@@ -122,8 +135,16 @@ class Evaluator:
             if image.shape != images[0].shape:
                 sizes = f"{pair.input} is {sides(images[0])} and {file} is {sides(image)}"
                 raise DataError(f"{sizes}: resize them to one size first")
+        if self.crop_border:
+            images = [self._cropped(image, pair) for image in images]
         pred, target, *masks = (image.to(self.device) for image in images)
         return pred, target, masks[0].mean(0, keepdim=True) >= 0.5 if masks else None
+
+    def _cropped(self, image: Tensor, pair: Pair) -> Tensor:
+        border = self.crop_border
+        if min(image.shape[1:]) <= 2 * border:
+            raise DataError(f"{pair.input} is {sides(image)}: nothing is left where crop_border is {border}")
+        return image[:, border:-border, border:-border]
 
     def __call__(self, pair: Pair) -> Record:
         """Measure all metrics of one pair. A pair that cannot be measured becomes a record with an error."""
@@ -163,6 +184,8 @@ class Evaluator:
             values["pixels" + name] = int(region.sum()) if region is not None else target[0].numel()
         if self.lpips is not None:
             values["lpips"] = self.lpips.distance(pred, target)
+        for network in self.pyiqa:
+            values[f"pyiqa:{network.name}"] = network.measure(pred, target)
         return values
 
 
@@ -197,7 +220,9 @@ class Report:
             "failed": self.errors,
             "space": self.evaluator.space,
             "resize": self.evaluator.resize,
+            "crop_border": self.evaluator.crop_border,
             "metrics": {name: self._spread(name) for name in names if not name.startswith("pixels")},
+            "lower_is_better": [name for name in self.evaluator.lower_better if name in names],
             "mae_lab_per_pixel": {
                 region: self._per_pixel(suffix) for suffix, region in REGIONS.items() if "pixels" + suffix in names
             },
@@ -244,7 +269,7 @@ class Report:
         folder.mkdir(parents=True, exist_ok=True)
         summary = self.summary()
         write_text_whole(folder / "metrics.csv", self.table())
-        write_text_whole(folder / "summary.json", json.dumps(_json(summary), indent=2) + "\n")
+        write_text_whole(folder / "summary.json", json.dumps(for_json(summary), indent=2) + "\n")
         if worst and self.measured:
             write_gallery(folder / "worst.png", [self._row(record) for record in self.worst(worst)])
         return summary
@@ -260,10 +285,10 @@ def _cell(value: float | None) -> str:
     return "" if value is None else str(value) if isinstance(value, int) else f"{value:.6f}"
 
 
-def _json(value: Any) -> Any:
+def for_json(value: Any) -> Any:
     """Replace the numbers that JSON cannot hold: infinity, the PSNR of equal images, becomes a string."""
     if isinstance(value, dict):
-        return {key: _json(item) for key, item in value.items()}
+        return {key: for_json(item) for key, item in value.items()}
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -1,7 +1,7 @@
-"""Metrics by trained networks: LPIPS, FID and the Inception Score, from TorchScript files that the user provides.
+"""Metrics by trained networks: LPIPS, FID and the Inception Score from the user's TorchScript files; pyiqa's.
 
-Nothing is downloaded and no package of networks is needed: a TorchScript file (`torch.jit.save`) holds the network and
-its weights. The networks are called as follows, on images of the original size.
+For the first three nothing is downloaded and no package of networks is needed: a TorchScript file (`torch.jit.save`)
+holds the network and its weights. The networks are called as follows, on images of the original size.
 
 - LPIPS (Zhang et al., 2018): f(pred, target), float32 (1, 3, H, W) in [-1, 1], returns one number.
   `torch.jit.trace(lpips.LPIPS(net="alex").eval(), (x, x)).save("lpips.pt")` makes such a file.
@@ -22,7 +22,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ..system.errors import one_line
 from ..system.extras import require
+from ..system.memory import out_of_memory
 
 
 class Scripted:
@@ -83,6 +85,53 @@ class Inception(Scripted):
         if output.dim() != 2 or len(output) != 1:
             raise ValueError(f"{self.path} returned {tuple(output.shape)}, where (1, features) is expected")
         return output[0]
+
+
+class Pyiqa:
+    """A metric of the package pyiqa, by its name there, such as niqe or dists, of images (3, H, W) in [0, 1].
+
+    pyiqa fetches a metric's weights when it first makes it.
+
+    Attributes:
+        name: the metric's name.
+        lower_better: whether less is better.
+
+    Raises:
+        ImportError: pyiqa is not installed. No extra of ours installs it, because it brings torchvision, whose wheels
+            ask for one torch.
+        ValueError: pyiqa cannot make this metric.
+    """
+
+    def __init__(self, name: str, *, device: torch.device | str = "cpu") -> None:
+        try:
+            import pyiqa
+        except ModuleNotFoundError as error:
+            if error.name != "pyiqa":
+                raise
+            raise ImportError("pyiqa is not installed; pip install pyiqa installs it", name="pyiqa") from error
+        self.name, self.device = name, torch.device(device)
+        try:
+            self.metric = pyiqa.create_metric(name, device=self.device)
+        except Exception as error:  # of many packages of networks
+            raise ValueError(f"pyiqa makes no metric {name!r}: {one_line(error)}") from error
+        self.lower_better = bool(self.metric.lower_better)
+
+    @torch.no_grad()
+    def measure(self, pred: Tensor, target: Tensor) -> float:
+        """Return the metric: of both images if it compares them (its mode is FR), else of `pred` alone.
+
+        Raises:
+            ValueError: it cannot measure these images.
+        """
+        images = (pred, target) if self.metric.metric_mode == "FR" else (pred,)
+        try:
+            value = self.metric(*(image[None].float().clamp(0, 1).to(self.device) for image in images))
+        except (RuntimeError, AssertionError, ValueError, IndexError) as error:
+            if out_of_memory(error):
+                raise
+            size = f"{pred.shape[2]}x{pred.shape[1]}"
+            raise ValueError(f"{self.name} of pyiqa cannot measure images of {size}: {one_line(error)}") from error
+        return float(value)
 
 
 class _Given(nn.Identity):

@@ -50,6 +50,8 @@ class PictureRestorer(Protocol):
 
 SMALLEST_TILE = 64
 """The least side to which tiles are halved where memory runs out: below, the image costs more than its tiles."""
+SMALLER = "make it smaller"
+"""What to do about a picture for which the smallest tiles need too much memory."""
 
 
 class Restorer:
@@ -171,6 +173,24 @@ class Restorer:
     def _generator(self) -> torch.Generator:
         return torch.Generator(self.device).manual_seed(self.seed)
 
+    def together(self, pictures: Sequence[Picture]) -> list[Picture]:
+        """Restore pictures of one size, at once if they are no larger than a tile; the results are those of one by one.
+
+        Args:
+            pictures: at least one picture, for a model that takes no mask.
+        """
+        height, width = pictures[0].pixels.shape[1:]
+        in_tiles = self.tile is not None and max(height, width) > self.tile
+        if len(pictures) == 1 or in_tiles or (self.global_exposure and max(height, width) > GLANCE):
+            return [self(picture) for picture in pictures]
+        images = torch.stack([picture.pixels for picture in pictures]).to(self.device)
+        # The noise of one picture is that of every other.
+        generator = self._generator()
+        draws = 1 + sum(step.draws for step in self.sampler.steps)
+        noise = (torch.randn(images[:1].shape, generator=generator, device=self.device) for _ in range(draws))
+        restored = self.sampler(images, draws=(one.expand(images.shape) for one in noise)).cpu()
+        return [picture.with_pixels(pixels) for picture, pixels in zip(pictures, restored, strict=True)]
+
     def smaller(self, picture: Picture) -> Restorer | None:
         """Return this restorer with half as many tiles at once, or with tiles of half the side that this picture takes.
 
@@ -223,21 +243,39 @@ def restore_files(
     planned = plan(inputs, output, mask, needs_mask=restorer.needs_mask, on_left_out=on_left_out)
 
     def work(picture: Picture, mask: Picture | None, target: Path) -> Done:
-        used: PictureRestorer | None = restorer
-        while used is not None:
-            restored, failure = _within_memory(used, picture, mask, advance)
-            if restored is not None:
-                write_image(target, restored)
-                smaller = used.tile != restorer.tile
-                note = f"in tiles of {used.tile}: larger ones need more memory than there is" if smaller else None
-                return Done(note=note)
-            used = used.smaller(picture)
-        raise MemoryError(failure)
+        restored, note = restored_within_memory(restorer, picture, mask, advance)
+        write_image(target, restored)
+        return Done(note=note)
 
     if compare:
         check_beside(planned.files, compared_path, "comparison")
     views = before_and_after if compare else None
-    yield from each_file(planned, work, overwrite=overwrite, views=views, on_start=on_start, advice="make it smaller")
+    yield from each_file(planned, work, overwrite=overwrite, views=views, on_start=on_start, advice=SMALLER)
+
+
+def restored_within_memory(
+    restorer: PictureRestorer,
+    picture: Picture,
+    mask: Picture | None = None,
+    advance: Callable[[int, int], None] | None = None,
+) -> tuple[Picture, str | None]:
+    """Restore a picture, in smaller tiles where memory runs out.
+
+    Returns:
+        The restored picture, and the note of its `Outcome`.
+
+    Raises:
+        MemoryError: the smallest tiles need more memory than there is, too.
+    """
+    used: PictureRestorer | None = restorer
+    while used is not None:
+        restored, failure = _within_memory(used, picture, mask, advance)
+        if restored is not None:
+            smaller = used.tile != restorer.tile
+            note = f"in tiles of {used.tile}: larger ones need more memory than there is" if smaller else None
+            return restored, note
+        used = used.smaller(picture)
+    raise MemoryError(failure)
 
 
 def _within_memory(

@@ -1,15 +1,19 @@
-"""The log of a run: log.jsonl, the plot drawn from it, and TensorBoard's events."""
+"""The log of a run: log.jsonl, the plot drawn from it, and the trackers that are told the same numbers."""
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
+from dataclasses import asdict
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from ..system.errors import one_line
 from ..system.extras import require
 from ..system.files import write_text_whole, write_whole
+from .settings import SettingsError, TrainSettings
 
 
 def read_log(path: str | PathLike[str]) -> list[dict[str, Any]]:
@@ -24,20 +28,17 @@ def read_log(path: str | PathLike[str]) -> list[dict[str, Any]]:
 
 
 class TrainLog:
-    """The log of a run: `log.jsonl` in `folder`, one JSON object per line, and TensorBoard's events if asked for.
+    """The log of a run: `log.jsonl` in `folder`, one JSON object per line, and the trackers that were asked for.
 
     Args:
         folder: the folder of the run.
         step: of the checkpoint from which the run resumes. Later lines are dropped, because their steps are repeated.
         selecting: whether AOSA is still selecting. Then a line with a decision is dropped too.
-        tensorboard: write TensorBoard's events too.
-
-    Raises ImportError if TensorBoard is asked for and not installed.
+        trackers: accelerate's trackers (`opened`), which are told the numbers too.
     """
 
-    def __init__(self, folder: Path, step: int = 0, *, selecting: bool = False, tensorboard: bool = False) -> None:
-        self.path = folder / "log.jsonl"
-        self._events = _events(folder / "tensorboard") if tensorboard else None
+    def __init__(self, folder: Path, step: int = 0, *, selecting: bool = False, trackers: Sequence[Any] = ()) -> None:
+        self.path, self._trackers = folder / "log.jsonl", trackers
         if self.path.is_file():
             records = [record for record in read_log(self.path) if record["step"] <= step]
             kept = [record for record in records if not (selecting and "decided" in record)]
@@ -47,14 +48,13 @@ class TrainLog:
         """Add `record`; its "step" counts all steps of the run."""
         with self.path.open("a", encoding="utf-8") as file:
             file.write(_line(record))
-        if self._events is not None:
-            for name, value in record.items():
-                if name != "step" and isinstance(value, float):
-                    self._events.add_scalar(name, value, record["step"])
+        numbers = {name: value for name, value in record.items() if isinstance(value, float)}
+        for tracker in self._trackers if numbers else ():
+            tracker.log(numbers, step=record["step"])
 
     def close(self) -> None:
-        if self._events is not None:
-            self._events.close()
+        for tracker in self._trackers:
+            tracker.finish()
 
 
 def _line(record: dict[str, Any]) -> str:
@@ -63,15 +63,41 @@ def _line(record: dict[str, Any]) -> str:
     return json.dumps(finite, allow_nan=False) + "\n"
 
 
-def _events(folder: Path) -> Any:
+def check_trackers(names: Sequence[str]) -> None:
+    """Check that accelerate knows trackers by these names, and that their packages are installed.
+
+    Raises:
+        SettingsError: it knows none of a name.
+        ImportError: a package is not installed.
+    """
+    tracking = require("accelerate.tracking", "train")
+    known = sorted(map(str, tracking.LOGGER_TYPE_TO_CLASS))
+    installed = [str(name) for name in tracking.get_available_trackers()]
+    for name in names:
+        if name not in known:
+            raise SettingsError(f"train.log_with is {name!r}: choose one of {', '.join(known)}, or several with commas")
+        if name not in installed:
+            raise ImportError(
+                f"{name} is not installed; pip install {name} installs it, or leave log_with out", name=name
+            )
+
+
+def opened(accelerator: Any, settings: TrainSettings) -> list[Any]:
+    """Open the trackers of an `accelerate.Accelerator`, and tell them the settings.
+
+    Raises:
+        SettingsError: one does not start, such as wandb where nobody is logged in.
+    """
+    if not settings.trackers:
+        return []
+    plain = {
+        name: value if isinstance(value, int | float | str) else str(value) for name, value in asdict(settings).items()
+    }
     try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise ImportError(
-            "tensorboard is not installed; pip install tensorboard, or leave train.tensorboard false",
-            name="tensorboard",
-        ) from error
-    return SummaryWriter(str(folder))
+        accelerator.init_trackers("rddm_fast", config=plain)
+    except Exception as error:  # each tracker has errors of its own
+        raise SettingsError(f"train.log_with {settings.log_with} does not start: {one_line(error)}") from error
+    return accelerator.trackers
 
 
 def plot_log(log: str | PathLike[str], picture: str | PathLike[str]) -> None:

@@ -143,7 +143,12 @@ class TrainSettings(Settings):
     sample_every: int = setting(0, "Steps between sheets of samples; 0 for none.", "--sample-every", least=0, free=True)
     samples: int = setting(4, "Images on a sheet.", least=1, most=1000, free=True)
     plot: bool = setting(True, "Draw loss.png from the log when training ends.", free=True)
-    tensorboard: bool = setting(False, "Write TensorBoard's events too.", "--tensorboard", free=True)
+    log_with: str | None = setting(
+        None,
+        "Also log to trackers of accelerate, such as tensorboard, wandb or mlflow; several with commas.",
+        "--log-with",
+        free=True,
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -151,6 +156,11 @@ class TrainSettings(Settings):
             raise SettingsError(f"train.save_every is {self.save_every}: it is seconds, at least 0")
         if self.steps * self.batch_size * self.accumulate >= 1 << 63:
             raise SettingsError("train.steps times batch_size times accumulate is more than 2^63 images: take fewer")
+
+    @property
+    def trackers(self) -> list[str]:
+        """The names of the trackers."""
+        return [name.strip() for name in (self.log_with or "").split(",") if name.strip()]
 
     def lr_at(self, step: int) -> float:
         """The factor on `lr` at `step`, 0 to 1."""

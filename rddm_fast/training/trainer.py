@@ -36,7 +36,7 @@ from .ema import Ema
 from .guards.data import difference
 from .guards.finite import Diverged, LossWatch, all_finite
 from .guards.lock import alone_in
-from .log import TrainLog, plot_log
+from .log import TrainLog, check_trackers, opened, plot_log
 from .losses import losses_of
 from .phase import Phase
 from .samples import sampled
@@ -111,7 +111,8 @@ class Trainer:
         self.data, self._alone = data, False
         if self.settings.plot:
             require("matplotlib", "plot")
-        self.accelerator = _accelerator(self.settings)
+        check_trackers(self.settings.trackers)
+        self.accelerator = _accelerator(self.settings, self.folder)
         self.aosa: dict[str, Any] | None = None  # what AOSA decided, if it was asked to
         if isinstance(diffusion, AutoObjective):
             self.diffusion: Any = diffusion.diffusion
@@ -220,8 +221,9 @@ class Trainer:
 
     def _run(self, until_decided: bool) -> Iterator[Progress]:
         if self.accelerator.is_main_process:
-            options = {"selecting": self.selection is not None, "tensorboard": self.settings.tensorboard}
-            self._log = TrainLog(self.folder, self.total_step, **options)
+            trackers = opened(self.accelerator, self.settings)
+            selecting = self.selection is not None
+            self._log = TrainLog(self.folder, self.total_step, selecting=selecting, trackers=trackers)
         try:
             # Select the objective.
             if isinstance(self.phase, Selecting):
@@ -372,7 +374,7 @@ def _described(diffusion: ResidualDiffusion | ColdRestorer, objective: str | Non
     return json.dumps(model, sort_keys=True)
 
 
-def _accelerator(settings: TrainSettings) -> Any:
+def _accelerator(settings: TrainSettings, folder: Path) -> Any:
     accelerate = require("accelerate", "train")
     if settings.precision == "float16" and not torch.cuda.is_available():
         raise SettingsError("train.precision float16 needs a GPU: choose bfloat16 or float32")
@@ -381,4 +383,9 @@ def _accelerator(settings: TrainSettings) -> Any:
         raise SettingsError("train.precision float16 needs train.optimizers one: choose that, or bfloat16")
     precision = None if settings.precision is None else PRECISIONS[settings.precision]
     with ended_with_launcher():
-        return accelerate.Accelerator(mixed_precision=precision, cpu=not torch.cuda.is_available())
+        return accelerate.Accelerator(
+            mixed_precision=precision,
+            cpu=not torch.cuda.is_available(),
+            log_with=settings.trackers or None,
+            project_config=accelerate.utils.ProjectConfiguration(logging_dir=str(folder / "trackers")),
+        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -51,23 +52,23 @@ class Tally:
         self._line(status, outcome)
         return status == "restored"
 
-    def leaves_out(self, paths: Sequence[Path]) -> None:
+    def leaves_out(self, paths: Sequence[Path | str]) -> None:
         """Count the files in folders that are left out, and name the first of each kind; in JSON name all."""
         # Late, as these need torch.
         from ...images.formats import left_out_lines, why_not_read
         from ...restoration.files.outcome import Outcome
 
-        self.left_out = len(paths)
+        self.left_out += len(paths)
         for path in paths if self.as_json else ():
             self._line("left_out", Outcome(path, note=why_not_read(path)))
         for line in () if self.quiet else left_out_lines(paths):
             err.print(f"[yellow]left out:[/yellow] {shown(line)}")
 
-    def finish(self, output: Path, **more: str | None) -> None:
+    def finish(self, output: Path | str, **more: str | None) -> None:
         """Print the counts, in JSON with `more`; exit with 1 if a file failed."""
         counts = [f"{self.restored} restored"]
         if self.skipped:
-            place = f"in {output}" if output.is_dir() else f"there as {output}"
+            place = f"there as {output}" if os.path.isfile(output) else f"in {output}"
             counts.append(f"{self.skipped} already {place} (--overwrite restores them again)")
         if self.left_out:
             counts.append(f"{self.left_out} left out")

@@ -42,10 +42,11 @@ class Page:
         if outcome.error is not None or outcome.target is None:
             self.failures.append(str(outcome.error))
             return
-        before = degraded_path(outcome.target) if self.degrade else outcome.source
+        source, target = Path(outcome.source), Path(outcome.target)
+        before = degraded_path(target) if self.degrade else source
         facts = ["from an earlier run" if outcome.skipped else f"{outcome.seconds:.1f} s", outcome.note or ""]
         facts += [f"{name} {psnr:.2f} dB" for name, (psnr, _) in (outcome.scores or {}).items()]
-        self.pairs.append(Pair(outcome.source.name, before, outcome.target, ", ".join(filter(None, facts))))
+        self.pairs.append(Pair(source.name, before, target, ", ".join(filter(None, facts))))
 
     def write(self, how: str) -> None:
         """Write the page; `how` names the model or the method."""

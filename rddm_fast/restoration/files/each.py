@@ -12,9 +12,9 @@ from pathlib import Path
 from ...images.picture import ImageError, Picture, read_image
 from ...system.errors import one_line
 from ...system.files import remove_unfinished
-from ...system.memory import out_of_memory
 from ...system.processes import rank, share
 from ..compare import View, compared_path, write_comparison
+from .failure import why_it_failed
 from .outcome import Done, Outcome
 from .plan import Plan
 
@@ -55,15 +55,8 @@ def each_file(
             if views is not None and not (outcome.skipped and _is_result(beside)):
                 write_comparison(beside, views(source, target))
             outcome = replace(outcome, comparison=beside if views is not None else None)
-        except ImageError as error:
-            outcome = Outcome(source, error=str(error), cause=error)
         except Exception as error:
-            reason = f"was not restored: {type(error).__name__}: {one_line(error)}"
-            if isinstance(error, ImportError | ValueError):
-                reason = f"was not restored: {one_line(error)}"
-            elif out_of_memory(error):
-                reason = f"needs more memory than there is: {advice}"
-            outcome = Outcome(source, error=f"{source} {reason}", cause=error)
+            outcome = Outcome(source, error=why_it_failed(source, error, advice), cause=error)
         yield outcome
 
 

@@ -12,14 +12,15 @@ class Outcome:
     """What became of one input: restored in `seconds`, skipped because its result exists, or failed with `error`.
 
     Attributes:
+        source: the file; a text where it is an address such as s3://bucket/photo.jpg, and so is `target`.
         scores: PSNR in dB and SSIM of each image that was compared with the clean one, by name; None without one.
         note: how it was restored otherwise than asked for, such as in smaller tiles; None if as asked for.
         comparison: the picture that shows the file and its result side by side; None if not asked for.
         cause: the exception that the error tells of, for its traceback.
     """
 
-    source: Path
-    target: Path | None = None
+    source: Path | str
+    target: Path | str | None = None
     seconds: float = 0.0
     skipped: bool = False
     error: str | None = None
