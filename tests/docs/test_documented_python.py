@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from rddm_fast.images.picture import Picture, write_image
 from rddm_fast.models import folder
 from rddm_fast.models.folder import save_model
 from rddm_fast.ops import backends
+from rddm_fast.restoration.files.outcome import Outcome
 
 SIZES = {"rainy.jpg": (32, 24), "small.png": (8, 8), "clean.png": (16, 16)}
 """The pictures that pages read: height and width."""
@@ -120,6 +123,22 @@ def test_the_notebook_restores_the_photograph(monkeypatch: pytest.MonkeyPatch) -
     found = run(NOTEBOOK)
     before, after = (found["psnr"](found[name], found["truth"]).item() for name in ("rainy", "restored"))
     assert after > before + 8  # the built-in model gains 13 dB on the demo's photographs
+
+
+def test_the_page_on_clusters_calls_what_there_is(
+    at_work: Path, _small: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The cluster itself is tested in tests/integrations/ray (`make test-cluster`)."""
+    from rddm_fast.integrations import ray
+
+    signature = inspect.signature(ray.restore_on_ray)
+
+    def stand_in(*arguments: Any, **named: Any) -> Iterator[Outcome]:
+        yield Outcome(str(signature.bind(*arguments, **named).arguments["source"]))
+
+    monkeypatch.setattr(ray, "restore_on_ray", stand_in)
+    run("docs/cluster.md")
+    assert capsys.readouterr().out == "s3://photos/rainy restored\n"
 
 
 def test_every_page_with_python_is_run() -> None:
