@@ -41,9 +41,11 @@ def combined(k: Mapping[str, Any], read: Prediction, I_t: Tensor, I_in: Tensor |
     terms = {"k_t": I_t, **of_prediction, "k_in": I_in, "sigma": noise}
     result = torch.full_like(I_t, k["offset"])
     for name, x in terms.items():
-        if isinstance(k[name], Tensor) and x is not None:
+        if x is None:
+            continue
+        if isinstance(k[name], Tensor):
             result = result + torch.where(k[name] == 0, 0.0, k[name] * x)
-        elif k[name] != 0 and x is not None:
+        elif k[name] != 0:
             result = result + k[name] * x
     return result
 
