@@ -97,7 +97,9 @@ def _attended(layer: Residual, x: Value) -> Value:
     channels = layer.fn.norm.g.numel()  # type: ignore[union-attr, operator]
     pixels = graph.op("Transpose", graph.shaped(x, 0, channels, -1), perm=[0, 2, 1])
     pixels = _layer_norm(pixels, layer.fn.norm.g)  # type: ignore[union-attr, arg-type]
-    out = _linearly(attention, pixels) if isinstance(attention, PixelsFirstLinearAttention) else _fully(attention, pixels)  # type: ignore[arg-type]
+    out = (
+        _linearly(attention, pixels) if isinstance(attention, PixelsFirstLinearAttention) else _fully(attention, pixels)
+    )  # type: ignore[arg-type]
     out = graph.op("Transpose", out, perm=[0, 2, 1])
     return graph.op("Reshape", out, graph.op("Shape", x, dtype=np.int64)) + x
 
