@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ...diffusion.unet import Residual
-from ..folded.attention import FLOAT32_EPS, PixelsFirstLinearAttention, SdpaAttention
+from ...diffusion.unet import PreNorm, Residual
 from ..fold import FoldedNetworks
+from ..folded.attention import FLOAT32_EPS, PixelsFirstLinearAttention, SdpaAttention
 from ..folded.blocks import FoldedBlock, NormSilu
 from .graph import Graph, Value
 
@@ -75,8 +75,8 @@ def _block(block: FoldedBlock, x: Value, t: Time) -> Value:
     offset = block.norm1.bias * (scale + 1) + shift
     factor, addend = (graph.row(table.float()[:, :, None, None], number) for table in (gain, offset))
     h = _silu(_normalised(block.norm1, convolved(block.conv1, x)) * factor + addend)  # type: ignore[arg-type]
-    factor, addend = (parameter[:, None, None] for parameter in (block.norm2.weight, block.norm2.bias))
-    h = _silu(_normalised(block.norm2, convolved(block.conv2, h)) * factor + addend)  # type: ignore[arg-type]
+    weight, bias = (parameter[:, None, None] for parameter in (block.norm2.weight, block.norm2.bias))
+    h = _silu(_normalised(block.norm2, convolved(block.conv2, h)) * weight + bias)  # type: ignore[arg-type]
     return h + (convolved(block.res_conv, x) if isinstance(block.res_conv, nn.Conv2d) else x)
 
 
@@ -93,13 +93,12 @@ def _silu(x: Value) -> Value:
 
 def _attended(layer: Residual, x: Value) -> Value:
     """Norm over each pixel's channels, attention and the residual."""
-    graph, attention = x.graph, layer.fn.fn  # type: ignore[union-attr]
-    channels = layer.fn.norm.g.numel()  # type: ignore[union-attr, operator]
-    pixels = graph.op("Transpose", graph.shaped(x, 0, channels, -1), perm=[0, 2, 1])
-    pixels = _layer_norm(pixels, layer.fn.norm.g)  # type: ignore[union-attr, arg-type]
-    out = (
-        _linearly(attention, pixels) if isinstance(attention, PixelsFirstLinearAttention) else _fully(attention, pixels)
-    )  # type: ignore[arg-type]
+    graph, within = x.graph, layer.fn
+    assert isinstance(within, PreNorm)
+    gain: Tensor = within.norm.g
+    pixels = graph.op("Transpose", graph.shaped(x, 0, gain.numel(), -1), perm=[0, 2, 1])
+    attend = _linearly if isinstance(within.fn, PixelsFirstLinearAttention) else _fully
+    out = attend(within.fn, _layer_norm(pixels, gain))  # type: ignore[arg-type]
     out = graph.op("Transpose", out, perm=[0, 2, 1])
     return graph.op("Reshape", out, graph.op("Shape", x, dtype=np.int64)) + x
 
@@ -170,7 +169,8 @@ class Writer:
         self, number: Value, images: list[Value], constant: list[Value | None], only: tuple[int, ...]
     ) -> list[Value]:
         """Return the outputs in `only` for the images that a step changes: `FoldedNetworks.forward`."""
-        x, found = self._input(images), {}
+        x = self._input(images)
+        found: dict[int, Value] = {}
         for i in [0] if self.networks.networks == "shared" else only:
             member, fixed = self.networks.members[i], constant[i]
             stem = convolved(self.networks.stems[i].changing, x)  # type: ignore[arg-type]
@@ -187,7 +187,7 @@ class Writer:
         return x
 
     def _reflection(self, side: Value) -> Value:
-        """Return the positions that pad a side by reflection to a multiple of the networks' factor: `unet.reflected`."""
+        """Return the positions that pad a side by reflection, so that the factor divides it: `unet.reflected`."""
         graph, factor = self.graph, self.networks.factor
         whole = (side + (factor - 1)) / factor * factor
         zero, one = graph.constant(0), graph.constant(1)
