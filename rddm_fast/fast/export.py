@@ -13,7 +13,7 @@ from __future__ import annotations
 import itertools
 import math
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from ..diffusion.start import to_signed, to_unit
 from ..ops.reverse_step import combined
 from ..system.files import write_whole
 from ..system.version import __version__
-from ..theory.objective import read_out
+from ..theory.objective import Prediction, read_out
 from ..theory.steps import Step
 from .fold import fold_for, network_dtype
 from .folded.attention import LastAxisNorm, PixelsFirstLinearAttention
@@ -107,7 +107,13 @@ class ExportedLoop(nn.Module):
         """Return the next image and the clean one: `ops.reverse_step` with coefficients known at run time."""
         row = self.table.index_select(0, number)[0]
         k = dict(zip(self.names, row.unbind(), strict=True))
-        read = read_out(
+        read = self.read(I_t, outputs, I_in, k)
+        draw = noise.index_select(0, self.draw.index_select(0, number))[0] if self.draws > 1 else None
+        return combined({**k, "offset": 0.0}, read, I_t, I_in, draw), read.pred_x_start
+
+    def read(self, I_t: Any, outputs: Sequence[Any], I_in: Any, k: Mapping[str, Any]) -> Prediction:
+        """Read the networks' outputs out, with the coefficients `k` of a step."""
+        return read_out(
             self.objective,
             I_t,
             outputs[0],
@@ -118,8 +124,6 @@ class ExportedLoop(nn.Module):
             k["one_minus_alpha_bar"],
             self.clip_res,
         )
-        draw = noise.index_select(0, self.draw.index_select(0, number))[0] if self.draws > 1 else None
-        return combined({**k, "offset": 0.0}, read, I_t, I_in, draw), read.pred_x_start
 
 
 def _without_our_ops(networks: nn.Module, device: torch.device) -> None:
@@ -224,8 +228,7 @@ def export(
 def _check(path: Path, size: tuple[int, int], batch: int) -> None:
     if path.suffix != ".pt2":
         raise ExportError(f"{path} does not end in .pt2, as torch requires: choose such a name")
-    if not path.parent.is_dir():
-        raise ExportError(f"there is no folder {path.parent} to write {path.name} into: make it first")
+    check_folder(path)
     if len(size) != 2 or min(*size, batch) < 1:
         raise ExportError(f"size is {size} and batch {batch}: height, width and batch are 1 or more")
     from torch._inductor import cpp_builder, exc
@@ -236,6 +239,12 @@ def _check(path: Path, size: tuple[int, int], batch: int) -> None:
         raise ExportError(
             "exporting compiles C++, and no C++ compiler was found: install g++, or set CXX to the one to use"
         ) from None
+
+
+def check_folder(path: Path) -> None:
+    """Raise ExportError if there is no folder for the file `path`."""
+    if not path.parent.is_dir():
+        raise ExportError(f"there is no folder {path.parent} to write {path.name} into: make it first")
 
 
 class Exported:

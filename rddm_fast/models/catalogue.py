@@ -6,6 +6,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from .hub import fetched, is_on_hub
+
 BUILT_IN = Path(__file__).parent / "built_in"
 DEFAULT = "derain"
 """The model that restores where nobody chooses one."""
@@ -46,6 +48,16 @@ def cards() -> list[Card]:
     """Return the built-in models, those that restore by themselves first."""
     found = [_card(path) for path in sorted(BUILT_IN.glob("*/config.json"))]
     return sorted(found, key=lambda card: card.psnr is None)
+
+
+def licence_of(model: str) -> str:
+    """Return the licence that the config.json of `model`, as `load_model` takes it, names; "" if none does."""
+    folder = fetched(model) if is_on_hub(model) else Path(model)
+    config = (folder if folder.exists() else BUILT_IN / model) / "config.json"
+    if not config.is_file():
+        return ""  # a published checkpoint
+    info = json.loads(config.read_text(encoding="utf-8")).get("info")
+    return str(info.get("licence", "")) if isinstance(info, dict) else ""
 
 
 def _card(path: Path) -> Card:

@@ -31,19 +31,25 @@ from .step_table import FIELDS, StepTable, step_numbers
 _INPUTS = "Tensor out0, Tensor? out1, Tensor? I_in, Tensor? noise, int? seed"
 
 
+def terms(read: Prediction, I_t: Tensor, I_in: Tensor | None, noise: Tensor | None) -> dict[str, Tensor | None]:
+    """Return the images that a step adds up, by the names of their coefficients; None for one that there is not."""
+    of_prediction = {"k_res": read.pred_res, "k_noise": read.pred_noise, "k_0": read.pred_x_start}
+    return {"k_t": I_t, **of_prediction, "k_in": I_in, "sigma": noise}
+
+
 def combined(k: Mapping[str, Any], read: Prediction, I_t: Tensor, I_in: Tensor | None, noise: Tensor | None) -> Tensor:
     """The sum that defines a step: offset + k_t I_t + k_res I_res + k_noise epsilon + k_0 I_0 + k_in I_in + sigma z.
 
     A term whose coefficient is 0 is left out, not multiplied: at the last step epsilon may be infinite. The values of
     `k` are floats, or tensors of one number.
     """
-    of_prediction = {"k_res": read.pred_res, "k_noise": read.pred_noise, "k_0": read.pred_x_start}
-    terms = {"k_t": I_t, **of_prediction, "k_in": I_in, "sigma": noise}
     result = torch.full_like(I_t, k["offset"])
-    for name, x in terms.items():
-        if isinstance(k[name], Tensor) and x is not None:
+    for name, x in terms(read, I_t, I_in, noise).items():
+        if x is None:
+            continue
+        if isinstance(k[name], Tensor):
             result = result + torch.where(k[name] == 0, 0.0, k[name] * x)
-        elif k[name] != 0 and x is not None:
+        elif k[name] != 0:
             result = result + k[name] * x
     return result
 

@@ -14,7 +14,8 @@ from pages import NOTEBOOK, PAGES, blocks
 from small_models import images, published_model, small_model
 from small_priors import small_prior
 
-from rddm_fast.images.picture import Picture, write_image
+from rddm_fast.fast.to_onnx.export import export
+from rddm_fast.images.picture import Picture, read_image, write_image
 from rddm_fast.models import folder
 from rddm_fast.models.folder import save_model
 from rddm_fast.ops import backends
@@ -123,6 +124,15 @@ def test_the_notebook_restores_the_photograph(monkeypatch: pytest.MonkeyPatch) -
     found = run(NOTEBOOK)
     before, after = (found["psnr"](found[name], found["truth"]).item() for name in ("rainy", "restored"))
     assert after > before + 8  # the built-in model gains 13 dB on the demo's photographs
+
+
+def test_the_onnx_page_runs(at_work: Path) -> None:
+    for package in ("onnx", "onnxruntime"):
+        pytest.importorskip(package)
+    export(small_model("pred_res", dim=8), at_work / "derain.onnx")
+    write_image(at_work / "rainy.png", Picture(pixels=images(3, 24, 36)))
+    run("docs/onnx.md")
+    assert read_image(at_work / "restored.png").pixels.shape == (3, 24, 36)
 
 
 def test_the_page_on_clusters_calls_what_there_is(

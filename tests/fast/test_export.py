@@ -203,6 +203,15 @@ def test_the_loop_is_the_sampler(options: dict[str, Any], monkeypatch: pytest.Mo
     assert wanted.std() > 0.01 and (found - wanted).abs().max() <= 1e-4
 
 
+def test_steps_that_draw_no_noise_are_traced() -> None:
+    """The file's model above draws in every step; the built-in ones in none."""
+    diffusion = small_model("pred_res", dim=8)
+    loop = ExportedLoop(diffusion, diffusion.steps(2)).eval()
+    given = images(1, 3, 16, 16), torch.randn(1, 1, 3, 16, 16)
+    program = torch.export.export(loop, given, strict=True)
+    assert loop.draws == 1 and any("while_loop" in str(node.target) for node in program.graph.nodes)
+
+
 def test_in_bfloat16_the_loop_is_the_fast_sampler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "while_loop", plain_loop)
     diffusion = small_model("pred_res", dim=8)

@@ -1,0 +1,1 @@
+"""A sampler as an ONNX file: `export.export`."""
