@@ -14,8 +14,7 @@ from pages import NOTEBOOK, PAGES, blocks
 from small_models import images, published_model, small_model
 from small_priors import small_prior
 
-from rddm_fast.fast.to_onnx.export import export
-from rddm_fast.images.picture import Picture, read_image, write_image
+from rddm_fast.images.picture import Picture, write_image
 from rddm_fast.models import folder
 from rddm_fast.models.folder import save_model
 from rddm_fast.ops import backends
@@ -25,6 +24,8 @@ SIZES = {"rainy.jpg": (32, 24), "small.png": (8, 8), "clean.png": (16, 16)}
 """The pictures that pages read: height and width."""
 FOLDERS = ("photos", "incoming", "rainy", "clean")
 """The folders of pictures that pages read."""
+ELSEWHERE = {"docs/onnx.md": "tests/fast/exporting/test_to_onnx.py"}
+"""Pages whose Python another test runs, and holds against what the package gives."""
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -124,15 +125,6 @@ def test_the_notebook_restores_the_photograph(monkeypatch: pytest.MonkeyPatch) -
     found = run(NOTEBOOK)
     before, after = (found["psnr"](found[name], found["truth"]).item() for name in ("rainy", "restored"))
     assert after > before + 8  # the built-in model gains 13 dB on the demo's photographs
-
-
-def test_the_onnx_page_runs(at_work: Path) -> None:
-    for package in ("onnx", "onnxruntime"):
-        pytest.importorskip(package)
-    export(small_model("pred_res", dim=8), at_work / "derain.onnx")
-    write_image(at_work / "rainy.png", Picture(pixels=images(3, 24, 36)))
-    run("docs/onnx.md")
-    assert read_image(at_work / "restored.png").pixels.shape == (3, 24, 36)
 
 
 def test_the_page_on_clusters_calls_what_there_is(

@@ -26,7 +26,7 @@ from rddm_fast.fast.export import ExportedLoop, ExportError, export, load
 from rddm_fast.models.folder import save_model
 from rddm_fast.theory.schedule import Schedule
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+EXAMPLES = Path(__file__).parents[3] / "examples"
 SHAPE = (1, 3, 18, 15)
 
 
