@@ -90,7 +90,7 @@ def test_a_run_starts_from_another_model_s_weights(tmp_path: Path) -> None:
     ours, theirs = (load_model(folder).model.state_dict() for folder in (tuned, first))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     assert json.loads((tuned / "config.json").read_text())["info"]["start_from"] == str(first)
-    with pytest.raises(SettingsError, match=r"model.start_from .*first/model. has other networks .* \"dim\": 8"):
+    with pytest.raises(SettingsError, match=r"model.start_from .*first/model. has other networks .*\"dim\": 8"):
         trainer_of(RunSettings.of(settings, {"model": {"start_from": str(first), "dim": 16}}), tmp_path / "other")
 
 
