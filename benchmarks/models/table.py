@@ -1,6 +1,6 @@
 """What the built-in models do to photographs that no training has seen, beside the classics.
 
-    python -m rddm_fast.images.photographs held --held-aside --scale 8
+    python -m rddm_fast.images.photographs held --held-aside --scale 8 --shortest 256
     python -m benchmarks.models --photos held [--models derain denoise ...] [-o benchmarks/results/models]
 
 Each model is measured on degradations of this package and on the same by OpenCV and scikit-image, in 1, 2, 3, 5 and 10

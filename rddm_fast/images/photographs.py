@@ -192,6 +192,7 @@ def main() -> None:
     )
     parser.add_argument("folder", help="where to write them")
     parser.add_argument("--scale", type=float, default=4.0, help="scale down by this factor (default: 4)")
+    parser.add_argument("--shortest", type=int, default=300, help="least side that is left, in pixels (default: 300)")
     parser.add_argument("--held-aside", action="store_true", help="those to measure on, which no training may see")
     parser.add_argument(
         "--root",
@@ -206,7 +207,7 @@ def main() -> None:
     try:
         roots = dict(root.split("=", 1) for root in arguments.root)
         sources = HELD_ASIDE if arguments.held_aside else SOURCES
-        written = gather(arguments.folder, arguments.scale, roots=roots, sources=sources)
+        written = gather(arguments.folder, arguments.scale, arguments.shortest, roots, sources)
     except (OSError, ValueError) as error:
         sys.exit(f"error: {error}")
     print(f"{len(written)} photographs written to {arguments.folder}")

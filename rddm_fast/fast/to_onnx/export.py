@@ -3,9 +3,9 @@
     from rddm_fast.fast.to_onnx.export import export
     export(load_model("derain"), "derain.onnx")
 
-The file takes images of any size and any number of them. Its graph is written node by node: torch.onnx takes 20 to
-100 s for `derain`, where this takes 4 s with the comparison, and with sides that are not known it fails at the strides
-inside the loop (torch 2.13). The loop is an ONNX `Loop`, so any number of steps makes a file of one size.
+The file takes images of any size and any number of them. Its graph is written node by node: torch.onnx takes 30 to 90 s
+for `derain`, where this takes 4 s with the comparison, and with sides that are not known it fails at the strides inside
+the loop (torch 2.13). The loop is an ONNX `Loop`, so any number of steps makes a file of one size.
 """
 
 from __future__ import annotations
