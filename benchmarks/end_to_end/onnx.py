@@ -17,9 +17,9 @@ from typing import Any
 
 import torch
 
-from rddm_fast import load_model
 from rddm_fast.fast import FastSampler
 from rddm_fast.fast.to_onnx.export import export
+from rddm_fast.models.folder import load_model
 from rddm_fast.system.extras import require
 from rddm_fast.system.files import write_text_whole
 from rddm_fast.system.timing import in_turns

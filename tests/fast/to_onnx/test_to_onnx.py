@@ -100,7 +100,7 @@ def test_the_command_writes_a_checked_file_with_metadata(tmp_path: Path) -> None
 
 def test_the_documented_lines_restore_a_picture(tmp_path: Path) -> None:
     """What docs/onnx.md shows, held against FastSampler."""
-    text = (Path(__file__).parents[2] / "docs" / "onnx.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[3] / "docs" / "onnx.md").read_text(encoding="utf-8")
     lines = text.partition("```python\n")[2].partition("```")[0]
     to_onnx.export(small_model("pred_res", dim=8), tmp_path / "derain.onnx")
     pixels = np.random.default_rng(1).integers(0, 256, (18, 15, 3), np.uint8)
