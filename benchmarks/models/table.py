@@ -21,6 +21,7 @@ from torch import Tensor
 
 from rddm_fast.images.find import find_images
 from rddm_fast.images.picture import Picture, read_image, write_image
+from rddm_fast.images.prepared import resized
 from rddm_fast.images.sheet import captioned, sheet
 from rddm_fast.models.folder import built_in_models, load_model
 from rddm_fast.system.files import write_text_whole
@@ -68,7 +69,10 @@ def _draw(path: Path, name: str, diffusion: Any, photographs: Mapping[str, Tenso
     rows = []
     for number, case in enumerate(CASES[name]):
         chosen = [names[(number + SHOWN * i) % len(names)] for i in range(2)]
-        images = shown(diffusion, case, photographs, chosen)
+        images = [
+            resized(image, (image.shape[1] // 2, image.shape[2] // 2))
+            for image in shown(diffusion, case, photographs, chosen)
+        ]
         captions = [case.name, "restored", "truth"] * len(chosen)
         rows.append([captioned(image, [caption]) for image, caption in zip(images, captions, strict=True)])
     write_image(path, Picture(sheet(rows, gap=4, margin=4)))

@@ -66,7 +66,9 @@ def _lowlight() -> Preset:
     return _published(80_000, 1, 8e-5, 256, model, data, optimizer="adam", betas=[0.9, 0.99])
 
 
-def _photos(degradation: str, steps: int, patch: int = 96, batch_size: int = 4, lr: float = 3e-4) -> Preset:
+def _photos(
+    degradation: str, steps: int, patch: int = 96, batch_size: int = 4, lr: float = 3e-4, sampled_in: int = 3
+) -> Preset:
     """A built-in model: small, trained on photographs that are degraded as they are read."""
     return {
         "model": {
@@ -76,7 +78,7 @@ def _photos(degradation: str, steps: int, patch: int = 96, batch_size: int = 4, 
             "objective": "pred_res",
             "schedule": "triangular",
             "sum_scale": 0.01,
-            "sampling_timesteps": 3,
+            "sampling_timesteps": sampled_in,
         },
         "data": {"degradation": degradation, "patch": patch},
         "train": {"steps": steps, "batch_size": batch_size, "lr": lr, "lr_schedule": "cosine", "warmup": 100},
@@ -114,7 +116,7 @@ PRESETS: dict[str, Preset] = {
     "generation": _pair_of_networks("generate", 128, "power", False),
     "path_independent": _pair_of_networks("generate", 128, "ddim", True),
     # The built-in models.
-    "photos-derain": _photos("wide-rain", 5000),
+    "photos-derain": _photos("wide-rain", 5000, sampled_in=1),
     "photos-lowlight": _photos("lowlight", 3000, patch=64, batch_size=8, lr=4e-4),
     "photos-denoise": _photos("wide-noise", 2200),
     "photos-deshadow": _photos("shadow", 3000, patch=64, batch_size=8, lr=4e-4),

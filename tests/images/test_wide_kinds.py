@@ -58,8 +58,6 @@ def test_wide_mask_fills_its_holes_from_what_is_known() -> None:
 def test_the_mask_of_a_shadow_covers_what_was_changed_or_almost() -> None:
     white = np.ones((96, 96, 3), np.float32)
     for seed in range(6):
-        exact = degrade(white, "shadow", np.random.default_rng(seed))
-        assert np.all(exact.image[exact.mask == 0] == 1)  # to the last pixel of its soft edge
         wide = degrade(white, "wide-shadow", np.random.default_rng(seed))
         missed = (wide.image.min(2) < 0.99) & (wide.mask == 0)
         assert missed.mean() < 0.12  # a hand's mask may be up to 3 pixels short

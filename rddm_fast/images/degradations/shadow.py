@@ -21,7 +21,7 @@ def shadow(
     size: Range = (0.25, 0.50),
     softness: float = 0.015,
 ) -> Degraded:
-    """A soft-edged polygon of shadow. The mask is 1 wherever the light is less, its soft edge included.
+    """A soft-edged polygon of shadow. The mask is 1 inside the polygon's edge, which is the middle of the soft one.
 
     Args:
         darkness: range of the fraction of light that the shadow takes away, drawn once per image. Skylight still
@@ -34,7 +34,7 @@ def shadow(
     inside = _polygon(image.shape[:2], rng, centre=(0.25, 0.75), size=(size[0] * longer, size[1] * longer))
     soft = np.clip(0.5 + inside / (2 * softness * longer), 0, 1)
     attenuation = 1 - soft[..., None] * np.minimum(taken, 0.98)
-    return Degraded(image * attenuation.astype(np.float32), (soft > 0).astype(np.float32))
+    return Degraded(image * attenuation.astype(np.float32), (inside >= 0).astype(np.float32))
 
 
 def _polygon(shape: tuple[int, int], rng: np.random.Generator, *, centre: Range, size: Range) -> Distance:
