@@ -71,4 +71,4 @@ def test_an_unknown_preset_names_those_that_there_are() -> None:
 
 
 def test_the_default_network_is_that_of_the_built_in_models() -> None:
-    assert RunSettings.of().model == RunSettings.of(preset("photos-derain")).model
+    assert RunSettings.of().model == RunSettings.of(preset("photos-denoise")).model
