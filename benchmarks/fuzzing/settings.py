@@ -7,6 +7,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+from rddm_fast.models.errors import ModelError
 from rddm_fast.system.extras import require
 from rddm_fast.training.from_settings import model_of
 from rddm_fast.training.presets import PRESETS, preset
@@ -77,8 +78,8 @@ def call(rng: random.Random, folder: Path) -> Found:
         if run.model.dim * max(run.model.mults) <= 64 or max(run.model.dim, *run.model.mults) > 1 << 30:
             model_of(run.model, bool(run.model.mask), run.data.side)
 
-    # What the model's own classes refuse is a ValueError of theirs.
-    return kept(how, read_and_build, (SettingsError, ValueError))
+    # What the model's own classes refuse is a ValueError of theirs; a ModelError is about model.start_from.
+    return kept(how, read_and_build, (SettingsError, ModelError, ValueError))
 
 
 def _written(values: Any, form: str) -> bytes:

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..images.fill import blanked
 from ..theory.objective import Objective, Prediction, at_test, read_out, stacked, targets
 from ..theory.schedule import Schedule
 from ..theory.steps import Step, check_eta, model_steps, step_indices
@@ -61,7 +62,7 @@ class ResidualDiffusion(nn.Module):
         mask_marks: what is white in the mask, for `restoration.restore.Restorer`, which then returns the known pixels
             as they are: "change", pixels that were changed and that the network sees; "grey hole" or "smooth hole",
             missing pixels, which the network saw as 0.5 or as the continuation of what surrounds them (`images.fill`).
-            None, as published: the mask is an input and nothing else. `sample` does not look at it.
+            `sample` and `FastSampler` blank holes too. None, as published: the mask is an input and nothing else.
         global_exposure: how bright a region becomes depends on the whole picture, as in low light; `Restorer` then
             keeps the tiles of a picture to one exposure.
 
@@ -306,7 +307,10 @@ class ResidualDiffusion(nn.Module):
         if I_in is None:
             shape: tuple[int, ...] = (batch_size, self.channels, *(self._generated_side(),) * 2)
         else:
-            shape, I_in = tuple(I_in.shape), to_signed(I_in.to(self.device))
+            I_in = I_in.to(self.device)
+            if mask is not None and self.mask_marks in ("grey hole", "smooth hole"):
+                I_in = blanked(I_in, mask.to(self.device), self.mask_marks)
+            shape, I_in = tuple(I_in.shape), to_signed(I_in)
         if mask is not None:
             mask = mask.to(self.device)
             mask = mask if self.input_condition and self.input_condition_mask else to_signed(mask)

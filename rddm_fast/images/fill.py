@@ -6,8 +6,28 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+BLACK = 0.1
+"""A mask is black up to this value: JPEG leaves less than that around white strokes."""
 RELAXATIONS = 8
 """Steps towards Laplace's equation at every size of the pyramid. The coarser sizes have done the most of it."""
+
+
+def marked_by(mask: Tensor) -> Tensor:
+    """Return (B, 1, H, W): 1 where a mask (B, C, H, W) in [0, 1] is not black, else 0."""
+    return (mask.mean(1, keepdim=True) > BLACK).to(mask)
+
+
+def blanked(image: Tensor, mask: Tensor, marks: str) -> Tensor:
+    """Return `image` (B, C, H, W) in [0, 1] with what a model sees in the holes of `mask`, of its shape.
+
+    Args:
+        image, mask: as described.
+        marks: "grey hole" for 0.5, "smooth hole" for `smooth_fill`.
+    """
+    hole = marked_by(mask).to(image)
+    return torch.where(
+        hole > 0, torch.full_like(image, 0.5) if marks == "grey hole" else smooth_fill(image, hole), image
+    )
 
 
 def smooth_fill(image: Tensor, hole: Tensor) -> Tensor:

@@ -7,10 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...images.fill import smooth_fill
-
-BLACK = 0.1
-"""A mask is black up to this value: JPEG leaves less than that around white strokes."""
+from ...images.fill import blanked, marked_by
 
 
 @dataclass(frozen=True)
@@ -33,11 +30,10 @@ class Marked:
     def by(mask: Tensor, image: Tensor, marks: str) -> Marked:
         """Mark `image` by `mask`, of its shape; `marks` is one of `ResidualDiffusion.mask_marks`."""
         grey = mask.mean(1, keepdim=True)
-        marked = (grey > BLACK).to(image)
+        marked = marked_by(mask).to(image)
         if marks == "change":
             return Marked(image, image, marked.expand_as(image), torch.where(marked > 0, grey, marked))
-        hole = torch.full_like(image, 0.5) if marks == "grey hole" else smooth_fill(image, marked)
-        return Marked(image, torch.where(marked > 0, hole, image), marked.expand_as(image), marked)
+        return Marked(image, blanked(image, mask, marks), marked.expand_as(image), marked)
 
     @property
     def nothing(self) -> bool:
