@@ -59,12 +59,10 @@ class ResidualDiffusion(nn.Module):
         eta: stochasticity of the few-step sampler, 0 to 1.
         clip_res: half-width of the residual's clamp. The published 1 is the default, although residuals span [-2, 2].
         image_size: height and width of a generated image in pixels; a restored one has the input's size.
-        mask_marks: what is white in the mask, for `restoration.restore.Restorer`, which then returns the known pixels
-            as they are: "change", pixels that were changed and that the network sees; "grey hole" or "smooth hole",
-            missing pixels, which the network saw as 0.5 or as the continuation of what surrounds them (`images.fill`).
-            `sample` and `FastSampler` blank holes too. None, as published: the mask is an input and nothing else.
-        global_exposure: how bright a region becomes depends on the whole picture, as in low light; `Restorer` then
-            keeps the tiles of a picture to one exposure.
+        mask_marks: what is white in the mask: "change", pixels that were changed; "grey hole" or "smooth hole", missing
+            ones, which are shown as 0.5 or as `images.fill` continues their surroundings. `Restorer` returns the other
+            pixels as they are. None, as published: the mask is an input and nothing else.
+        global_exposure: how bright a region becomes depends on the whole picture; `Restorer` gives it one exposure.
 
     Raises:
         ValueError: settings that do not fit the model or the schedule.

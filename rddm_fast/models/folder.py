@@ -22,7 +22,7 @@ from torch import Tensor
 from ..diffusion.cold_restorer import ColdRestorer
 from ..diffusion.residual import ResidualDiffusion
 from ..diffusion.residual_unets import ResidualUnets
-from ..system.errors import one_line
+from ..system.errors import one_line, quoted
 from ..system.extras import require
 from ..system.files import write_text_whole, write_whole
 from ..theory.schedule import Schedule
@@ -158,8 +158,8 @@ def _loaded(folder: str | PathLike[str], form: str, built: Callable[[dict[str, A
     folder = Path(folder)
     if not folder.is_dir():
         raise ModelError(
-            f"there is no model folder {folder}: pass one with model.safetensors and config.json, or the name of a "
-            f"built-in model ({', '.join(built_in_models()) or 'none is installed'})"
+            f"there is no model folder {quoted(folder)}: pass one with model.safetensors and config.json, or the name "
+            f"of a built-in model ({', '.join(built_in_models()) or 'none is installed'})"
         )
     config, weights = folder / "config.json", folder / "model.safetensors"
     for file in (config, weights):

@@ -21,7 +21,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "system": (),
     "ops": ("theory", "kernels", "system"),
     "images": ("system",),
-    "diffusion": ("ops", "theory", "system"),
+    "diffusion": ("images", "ops", "theory", "system"),
     "models": ("diffusion", "ops", "theory", "system"),
     "inverse": ("diffusion", "ops", "theory", "system"),
     "fast": ("models", "inverse", "diffusion", "ops", "theory", "system"),
