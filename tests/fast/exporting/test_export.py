@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 from commands import run, succeeded
+from kinds import every_kind_of_model
 from small_models import images, seeded, small_model
 from torch import Tensor
 
@@ -24,7 +25,6 @@ import rddm_fast
 from rddm_fast import FastSampler, ResidualDiffusion
 from rddm_fast.fast.export import ExportedLoop, ExportError, export, load
 from rddm_fast.models.folder import save_model
-from rddm_fast.theory.schedule import Schedule
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 SHAPE = (1, 3, 18, 15)
@@ -176,21 +176,7 @@ def plain_loop(unfinished: Callable[..., Tensor], step: Callable[..., Any], stat
     return state
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"objective": "pred_res_noise", "eta": 0.5},
-        {"objective": "pred_res_add_noise", "networks": "shared"},
-        {"objective": "pred_x0_noise", "input_condition": True, "input_condition_mask": True},
-        {"objective": "pred_noise", "self_condition": True},
-        {"objective": "pred_x0", "img_to_img_translation": True},
-        {"objective": "pred_res_noise", "path_independent": True, "test_res_or_noise": "res"},
-        {"objective": "pred_noise", "condition": False, "eta": 1.0},
-        {"objective": "pred_res_noise", "condition": False, "official_two_pass": True},
-        {"objective": "pred_res", "schedule": Schedule.diffuir(), "padding_factor": 8, "eta": 0.3},
-    ],
-    ids=lambda options: "-".join(name for name in map(str, options.values()) if "(" not in name),
-)
+@every_kind_of_model
 def test_the_loop_is_the_sampler(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "while_loop", plain_loop)
     diffusion = small_model(dim=8, **options)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from commands import error_of, run, succeeded
+from kinds import every_kind_of_model
 from small_models import images, small_model
 
 import rddm_fast
@@ -17,7 +18,6 @@ from rddm_fast import FastSampler, ResidualDiffusion
 from rddm_fast.fast.export import ExportError
 from rddm_fast.fast.to_onnx import export as to_onnx
 from rddm_fast.models.folder import save_model
-from rddm_fast.theory.schedule import Schedule
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -44,21 +44,7 @@ def difference(diffusion: ResidualDiffusion, path: Path, shape: tuple[int, ...])
     return float((found - wanted).abs().max())
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"objective": "pred_res_noise", "eta": 0.5},
-        {"objective": "pred_res_add_noise", "networks": "shared"},
-        {"objective": "pred_x0_noise", "input_condition": True, "input_condition_mask": True},
-        {"objective": "pred_noise", "self_condition": True},
-        {"objective": "pred_x0", "img_to_img_translation": True},
-        {"objective": "pred_res_noise", "path_independent": True, "test_res_or_noise": "res"},
-        {"objective": "pred_noise", "condition": False, "eta": 1.0},
-        {"objective": "pred_res_noise", "condition": False, "official_two_pass": True},
-        {"objective": "pred_res", "schedule": Schedule.diffuir(), "padding_factor": 8, "eta": 0.3},
-    ],
-    ids=lambda options: "-".join(name for name in map(str, options.values()) if "(" not in name),
-)
+@every_kind_of_model
 def test_onnxruntime_makes_the_images_of_every_kind_of_model(options: dict[str, Any], tmp_path: Path) -> None:
     diffusion = small_model(dim=8, **options)
     found = to_onnx.export(diffusion, tmp_path / "sampler.onnx", steps=3)
