@@ -98,6 +98,9 @@ class Restorer:
         self.needs_mask = diffusion.input_condition
         self.mask_marks, self.global_exposure = diffusion.mask_marks, diffusion.global_exposure
         self.device = diffusion.device
+        # Holes are blanked here, once for the whole picture: a tile may lie in one, and know nothing around it.
+        diffusion = copy.copy(diffusion)
+        diffusion.mask_marks = None
         graphs = compile and self.device.type == "cuda"
         self.sampler = FastSampler(diffusion, steps=steps, eta=eta, dtype=dtype, compile=compile, graphs=graphs)
         self.seed, self.tile, self.overlap = seed, tile, overlap

@@ -1,11 +1,16 @@
 """The pixels that a mask leaves out come back to the bit, and what a hole held does not matter."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from small_models import small_model
 
+from rddm_fast.diffusion.residual import ResidualDiffusion
+from rddm_fast.diffusion.start import Start
+from rddm_fast.images.fill import smooth_fill
 from rddm_fast.images.picture import ImageError, Picture
 from rddm_fast.restoration.demo import photographs
 from rddm_fast.restoration.restore import Restorer
@@ -75,3 +80,19 @@ def test_a_mark_that_is_not_known_is_refused() -> None:
         small_model("pred_res", input_condition=True, mask_marks="hole")
     with pytest.raises(ValueError, match="of a model that takes a mask"):
         small_model("pred_res", mask_marks="change")
+
+
+def test_a_tile_that_lies_in_a_hole_is_given_what_surrounds_the_hole(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[torch.Tensor] = []
+    start = ResidualDiffusion.start
+
+    def watched(self: ResidualDiffusion, *arguments: Any, **named: Any) -> Start:
+        begun = start(self, *arguments, **named)
+        seen.append(begun.I_in)
+        return begun
+
+    monkeypatch.setattr(ResidualDiffusion, "start", watched)
+    marked = mask(slice(8, 56), slice(8, 72))
+    restorer("smooth hole", tile=32)(Picture(PHOTO), Picture(marked))
+    filled = 2 * smooth_fill(PHOTO[None], marked[None, :1]) - 1
+    assert any(torch.equal(tile, filled[..., 16:48, 24:56]) for tile in seen)
