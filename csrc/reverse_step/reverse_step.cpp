@@ -1,5 +1,6 @@
-// reverse_step on the CPU. Storage dtypes do not multiply with objectives and terms: cpu_blocks.h
-// has 3 loops that widen and 3 that round, and 35 loops here compute.
+// reverse_step on the CPU. Images that are all in bfloat16 or float16 go through narrow_steps.h where
+// it can. For all other calls, storage dtypes do not multiply with objectives and terms:
+// cpu_blocks.h has 3 loops that widen and 3 that round, and 35 loops here compute.
 #include "reverse_step/reverse_step.h"
 #include "check.h"
 
@@ -7,6 +8,7 @@
 
 #include "common/cpu_results.h"
 #include "common/dispatch.h"
+#include "reverse_step/narrow_steps.h"
 #include "reverse_step/reverse_step_inputs.h"
 
 namespace rddm {
@@ -46,9 +48,46 @@ Step<T> step_for(Objective objective, StepTerms terms) {
   return chosen;
 }
 
+// The loops for the instruction sets that this machine has, the fastest last.
+const NarrowSteps& narrow_steps() {
+  static const auto sets = supported<NarrowSteps>({
+      &kNarrowStepsBaseline,
+#if defined(__x86_64__)
+      &kNarrowStepsAvx2,
+      &kNarrowStepsAvx512,
+#endif
+  });
+  return *sets.back();
+}
+
+// Whether the call was one for narrow_steps.h, which has then computed it.
+template <class Image>
+bool run_narrow(const ReverseStepInputs& in, const StepCoefficients<float>& coefficients) {
+  if (in.noise.drawn || in.next_input || in.clean) return false;
+  const NarrowSteps::Walk walk = narrow_steps().walk(in.objective, terms_of(coefficients),
+                                                     std::is_same_v<Image, BFloat16>);
+  if (!walk) return false;
+  const auto from = [](const auto& image, int64_t first) -> const uint16_t* {
+    const Image* const data = data_of<Image>(image);
+    return data ? reinterpret_cast<const uint16_t*>(data + first) : nullptr;
+  };
+  uint16_t* const result = static_cast<uint16_t*>(in.result.tensor.mutable_data_ptr());
+  torch::stable::parallel_for(
+      0, in.result.tensor.numel(), kGrain, [&](int64_t first, int64_t last) {
+        walk(coefficients,
+             {from(in.I_t, first), from(in.out0, first), from(in.out1, first),
+              from(in.I_in, first), from(in.noise.tensor, first)},
+             result + first, last - first);
+      });
+  return true;
+}
+
 // Image: the dtype of I_t, I_in, noise and the result. Output: that of the network's outputs.
 template <class Image, class Output, class T>
 void run(const ReverseStepInputs& in, const StepCoefficients<T>& coefficients) {
+  if constexpr (std::is_same_v<Image, Output> && sizeof(Image) == 2) {
+    if (run_narrow<Image>(in, coefficients)) return;
+  }
   const Step<T> step =
       step_for<T>(in.objective, in.clean ? StepTerms::kAny : terms_of(coefficients));
   Image* const result = static_cast<Image*>(in.result.tensor.mutable_data_ptr());

@@ -85,20 +85,22 @@ RDDM_INLINE StepResult<T> reverse_step(const StepCoefficients<T>& c, T I_t, T ou
     }
   }
 
-  if constexpr (Terms == StepTerms::kClean) return {c.offset + c.k_0 * I_0, I_0};
-  if constexpr (Terms == StepTerms::kDeterministic || Terms == StepTerms::kStochastic) {
+  if constexpr (Terms == StepTerms::kClean) {
+    return {c.offset + c.k_0 * I_0, I_0};
+  } else if constexpr (Terms == StepTerms::kAny) {
+    T result = c.offset;
+    if (c.k_t != 0) result += c.k_t * I_t;
+    if (c.k_res != 0) result += c.k_res * I_res;
+    if (c.k_noise != 0) result += c.k_noise * epsilon;
+    if (c.k_0 != 0) result += c.k_0 * I_0;
+    if (c.k_in != 0) result += c.k_in * I_in;
+    if (c.sigma != 0) result += c.sigma * noise;
+    return {result, I_0};
+  } else {
     T result = c.k_t * I_t + c.k_res * I_res + c.k_noise * epsilon;
     if constexpr (Terms == StepTerms::kStochastic) result += c.sigma * noise;
     return {result, I_0};
   }
-  T result = c.offset;
-  if (c.k_t != 0) result += c.k_t * I_t;
-  if (c.k_res != 0) result += c.k_res * I_res;
-  if (c.k_noise != 0) result += c.k_noise * epsilon;
-  if (c.k_0 != 0) result += c.k_0 * I_0;
-  if (c.k_in != 0) result += c.k_in * I_in;
-  if (c.sigma != 0) result += c.sigma * noise;
-  return {result, I_0};
 }
 
 }  // namespace rddm

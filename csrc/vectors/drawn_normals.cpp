@@ -21,7 +21,6 @@ namespace {
 constexpr int kLanes = kWidth / 2;  // 64-bit lanes of a vector: a block each
 static_assert(kLanes <= NormalsLoop::kMostAtOnce);
 
-typedef uint32_t Words __attribute__((vector_size(4 * kWidth)));
 typedef int32_t Ints __attribute__((vector_size(4 * kWidth)));
 typedef uint64_t Pairs __attribute__((vector_size(4 * kWidth)));
 

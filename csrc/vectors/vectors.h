@@ -27,6 +27,7 @@ constexpr int kLine = 16;  // float32 values of a line of the cache
 
 typedef float Vec __attribute__((vector_size(4 * kWidth)));
 typedef float Unaligned __attribute__((vector_size(4 * kWidth), aligned(4)));
+typedef uint32_t Words __attribute__((vector_size(4 * kWidth)));
 
 RDDM_INLINE Vec load(const float* from) { return *reinterpret_cast<const Unaligned*>(from); }
 RDDM_INLINE void store(float* to, Vec x) { *reinterpret_cast<Unaligned*>(to) = x; }
@@ -90,7 +91,8 @@ inline bool is_supported() {
   return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 #elif defined(__AVX2__)
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+         __builtin_cpu_supports("f16c");
 #else
   return true;
 #endif
