@@ -19,6 +19,7 @@ BENCHMARKS = {
     "walsh_hadamard": ("ops.walsh_hadamard", "the Walsh-Hadamard transform, against matrix products and butterflies"),
     "network": ("end_to_end.network", "one evaluation of the networks, folded and eager"),
     "sampler": ("end_to_end.sampler", "whole images, against the eager reference and torch.compile of it"),
+    "tiles": ("end_to_end.tiles", "large pictures in tiles: time, memory, and how far from the untiled picture"),
     "onnx": ("end_to_end.onnx", "the exported file in onnxruntime, against FastSampler"),
     "prior": ("end_to_end.prior", "a whole DDNM run, its prior folded and eager"),
     "training": ("end_to_end.training", "a training step: time and memory"),

@@ -59,14 +59,14 @@ def restore(
         int,
         typer.Option(
             min=0,
-            help="Restore larger images in tiles of this side; 0: whole. With --method the default is 256 for denoising"
-            ", inpaint, sr, color and old, and the other operators take whole images only.",
+            help="Restore larger images in tiles of this side; 0: whole. With --method denoising, inpaint, sr, color "
+            "and old take tiles, and the other operators take whole images only.",
         ),
-    ] = 512,
+    ] = 256,
     overlap: Annotated[
         int,
         typer.Option(min=0, help="Overlap of neighbouring tiles in pixels; with --method the default is a quarter."),
-    ] = 32,
+    ] = 16,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Also restore files whose result exists.")] = False,
     compare: Annotated[
         bool, typer.Option("--compare", help="Also write FILE.compare.png beside each result: before and after.")

@@ -24,7 +24,7 @@ from .compare import before_and_after, compared_path
 from .files.each import each_file
 from .files.outcome import Done, Outcome
 from .files.plan import plan
-from .tiles import check_overlap, tiled
+from .tiles import OVERLAP, TILE, check_overlap, tiled
 from .whole.exposure import GLANCE, restored_at_a_glance, with_exposure_of
 from .whole.known import Marked
 
@@ -85,8 +85,8 @@ class Restorer:
         steps: int | None = None,
         eta: float | None = None,
         seed: int = 0,
-        tile: int | None = 512,
-        overlap: int = 32,
+        tile: int | None = TILE,
+        overlap: int = OVERLAP,
         batch: int | None = None,
         dtype: torch.dtype | None = None,
         compile: bool = False,

@@ -18,7 +18,7 @@ from torch import Tensor
 from ...diffusion.residual import ResidualDiffusion
 from ...diffusion.start import Start
 from ...fast.engine import FastSampler
-from ...restoration.tiles import tiled
+from ...restoration.tiles import OVERLAP, TILE, tiled
 from ...restoration.whole.known import Marked
 from ...system.files import write_text_whole
 from .pictures import batch_of
@@ -27,8 +27,6 @@ from .unet import RDDMUNetModel
 
 CODE = "from rddm_fast.integrations.diffusers import RDDMPipeline\n"
 """The `pipeline.py` of a saved pipeline, by which `DiffusionPipeline.from_pretrained` finds the class."""
-OVERLAP = 32
-"""Least number of pixels by which tiles overlap."""
 Callback = Callable[["RDDMPipeline", int, Tensor, dict[str, Tensor]], "dict[str, Tensor] | None"]
 
 
@@ -170,7 +168,7 @@ class RDDMPipeline(DiffusionPipeline):
         callback_on_step_end: Callback | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         fast: bool = True,
-        tile: int | None = 512,
+        tile: int | None = TILE,
     ) -> ImagePipelineOutput | tuple[Any]:
         """Restore `image`, or generate images.
 
