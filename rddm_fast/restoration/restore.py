@@ -18,7 +18,7 @@ from torch import Tensor
 from ..diffusion.residual import ResidualDiffusion
 from ..fast.engine import FastSampler
 from ..images.find import PathOrText, check_beside
-from ..images.picture import ImageError, Picture, sides, write_image
+from ..images.picture import ImageError, Picture, sides
 from ..system.memory import out_of_memory
 from .compare import before_and_after, compared_path
 from .files.each import each_file
@@ -247,8 +247,7 @@ def restore_files(
 
     def work(picture: Picture, mask: Picture | None, target: Path) -> Done:
         restored, note = restored_within_memory(restorer, picture, mask, advance)
-        write_image(target, restored)
-        return Done(note=note)
+        return Done([(target, restored)], note=note)
 
     if compare:
         check_beside(planned.files, compared_path, "comparison")

@@ -18,7 +18,7 @@ from torch import Tensor
 from ..diffusion.residual import ResidualDiffusion
 from ..fast.prior import FastPrior
 from ..images.find import PathOrText, check_beside
-from ..images.picture import ImageError, Picture, sides, write_image
+from ..images.picture import ImageError, Picture, sides
 from ..inverse.operator import Operator
 from ..inverse.operators.named import named, parsed
 from ..inverse.restore import check_settings, walk_of
@@ -270,13 +270,10 @@ def solve_files(
 
     def work(picture: Picture, mask: Picture | None, target: Path) -> Done:
         if not degrade:
-            write_image(target, solver(picture, mask, advance))
-            return Done()
+            return Done([(target, solver(picture, mask, advance))])
         trial = solver.trial(picture, mask, advance)
         # The result comes last: where it is, both are.
-        write_image(degraded_path(target), trial.degraded)
-        write_image(target, trial.restored)
-        return Done(trial.scores)
+        return Done([(degraded_path(target), trial.degraded), (target, trial.restored)], trial.scores)
 
     views = None
     if compare:

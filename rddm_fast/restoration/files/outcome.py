@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from ...images.picture import Picture
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,13 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Done:
-    """What the work on one file tells: the scores and the note of its `Outcome`."""
+    """What the work on one file yields.
 
+    Attributes:
+        pictures: what is to be written and where, in this order; the result comes last.
+        scores, note: those of its `Outcome`.
+    """
+
+    pictures: Sequence[tuple[Path, Picture]]
     scores: Mapping[str, tuple[float, float]] | None = None
     note: str | None = None
