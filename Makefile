@@ -28,7 +28,7 @@ demo: $(VENV)/installed-demo
 test: $(VENV)/installed-test
 	OMP_WAIT_POLICY=passive $(BIN)/pytest -n 2 --dist loadfile
 
-test-cluster: $(VENV)/installed-test,ray
+test-cluster: $(VENV)/cluster
 	OMP_WAIT_POLICY=passive $(BIN)/pytest tests/integrations/ray
 
 test-lowest: $(LOWEST)/installed
@@ -71,6 +71,11 @@ $(VENV)/tools: constraints.txt
 # Not editable: tests and demo run what a user would install.
 $(VENV)/installed-%: $(VENV)/tools $(SOURCES)
 	PATH="$(abspath $(BIN)):$$PATH" $(PIP) install -c constraints.txt --no-build-isolation ".[$*]"
+	touch $@
+
+# The package is there: what its extra needs is added, and nothing is compiled again.
+$(VENV)/cluster: $(VENV)/installed-test
+	$(PIP) install -c constraints.txt "rddm_fast[ray]"
 	touch $@
 
 # Without constraints.txt, which says what is tested otherwise. pip would build the package in isolation, with the newest torch.

@@ -31,13 +31,14 @@ void run(const ForwardDiffuseInputs& in) {
                "] is ", t[sample], ", and the tables have ", in.alpha_bar.numel(), " entries");
   }
   const bool fetched = in.noise.drawn;
+  const int64_t block = block_size(in.noise);
   torch::stable::parallel_for(0, in.I_0.numel(), kGrain, [&](int64_t first, int64_t last) {
     Block<Image, T> I_0(data_of<Image>(in.I_0), fetched), I_in(data_of<Image>(in.I_in), fetched);
     NoiseBlock<Image, T> noise(in.noise, data_of<Image>(in.I_0), data_of<Image>(in.I_in), result);
     Written<Image, T> I_t(result, fetched);
     for (int64_t i = first, n; i < last; i += n) {
       const int64_t sample = i / in.per_sample, end = (sample + 1) * in.per_sample;
-      n = std::min({kBlock, last - i, end - i});
+      n = std::min({block, last - i, end - i});
       const T a = alpha_bar[t[sample]], b = beta_bar[t[sample]];
       const T* const z = noise.at(i, n);  // before the images, which it fetches
       diffuse(I_0.at(i, n), I_in.at(i, n), z, a, b, I_t.at(i), n);

@@ -68,10 +68,11 @@ void run(const JointLossInputs& in, double weight0, double weight1, T* loss, T* 
   const Terms<T> terms = terms_for<T>(in.objective, in.squared);
   Output* const gradient0 = static_cast<Output*>(in.gradient0.tensor.mutable_data_ptr());
   Output* const gradient1 = static_cast<Output*>(in.gradient1.tensor.mutable_data_ptr());
-  const int64_t numel = in.out0.numel(), blocks = (numel + kBlock - 1) / kBlock;
+  const int64_t numel = in.out0.numel(), size = block_size(in.noise);
+  const int64_t blocks = (numel + size - 1) / size;
   std::vector<double> sums0(blocks), sums1(blocks);  // per block, not per thread: a fixed order
   const bool fetched = in.noise.drawn;
-  torch::stable::parallel_for(0, blocks, kGrain / kBlock, [&](int64_t first, int64_t last) {
+  torch::stable::parallel_for(0, blocks, kGrain / size, [&](int64_t first, int64_t last) {
     Block<Image, T> I_0(data_of<Image>(in.I_0), fetched), I_in(data_of<Image>(in.I_in), fetched);
     Block<Output, T> out0(data_of<Output>(in.out0), fetched),
         out1(data_of<Output>(in.out1), fetched);
@@ -81,7 +82,7 @@ void run(const JointLossInputs& in, double weight0, double weight1, T* loss, T* 
     Written<Output, T> to0(gradient0, fetched), to1(gradient1, fetched);
     alignas(64) T values0[kBlock], values1[kBlock], unused[kBlock];
     for (int64_t block = first; block < last; ++block) {
-      const int64_t i = block * kBlock, n = std::min(kBlock, numel - i);
+      const int64_t i = block * size, n = std::min(size, numel - i);
       const T* const z = noise.at(i, n);  // before the images, which it fetches
       terms(I_0.at(i, n), I_in.at(i, n), z, out0.at(i, n), out1.at(i, n), T(weight0 * in.scale),
             T(weight1 * in.scale), values0, values1, to0.at(i), two ? to1.at(i) : unused, n);
