@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "common/dispatch.h"
+#include "range_null_step/narrow_joined.h"
 #include "range_null_step/range_null_step_inputs.h"
 #include "range_null_step/range_null_step_rows.h"
 
@@ -33,8 +34,9 @@ RDDM_CLONES void step_pixels(RangeNullNumbers<T> c, const T* x_t, const T* __res
 }
 
 // Pixels whose C channels are a block: all in registers. `to` may be x_t itself. `inverse` is 1
-// over the sum of the squared weights: a division would take as long as all else.
-template <bool Masked, int C, class T>
+// over the sum of the squared weights: a division would take as long as all else. Stride: between
+// pixels; 1 for planes.
+template <bool Masked, int C, int Stride, class T>
 RDDM_CLONES void step_joined(RangeNullNumbers<T> c, std::array<T, C> weights, T inverse,
                              std::array<const T*, C> x_t, std::array<const T*, C> epsilon,
                              std::array<const T*, C> noise, std::array<const T*, C> pinv_y,
@@ -44,12 +46,14 @@ RDDM_CLONES void step_joined(RangeNullNumbers<T> c, std::array<T, C> weights, T 
     T null[C], sum = 0;
 #pragma GCC unroll 4
     for (int k = 0; k < C; ++k) {
-      sum += weights[k] * combined(c.difference, x_t[k][i], epsilon[k][i], noise[k][i]);
-      null[k] = combined(c.null, x_t[k][i], epsilon[k][i], noise[k][i]) + term(c.k_y, pinv_y[k][i]);
+      sum += weights[k] * combined(c.difference, x_t[k][i * Stride], epsilon[k][i * Stride],
+                                   noise[k][i * Stride]);
+      null[k] = combined(c.null, x_t[k][i * Stride], epsilon[k][i * Stride], noise[k][i * Stride]) +
+                term(c.k_y, pinv_y[k][i * Stride]);
     }
     const T multiple = !Masked || mask[i] ? sum * inverse : T(0);
 #pragma GCC unroll 4
-    for (int k = 0; k < C; ++k) to[k][i] = null[k] + weights[k] * multiple;
+    for (int k = 0; k < C; ++k) to[k][i * Stride] = null[k] + weights[k] * multiple;
   }
 }
 
@@ -113,12 +117,21 @@ class Tiles {
         mask_(data_of<uint8_t>(in.mask)),
         square_(T(b_.square_of_weights() * double(b_.factor * b_.factor))),
         sums_(size_t(shape.columns)),
-        squares_(size_t(shape.columns), square_) {}
+        squares_(size_t(shape.columns), square_),
+        in_memory_order_(shape.together && shape.channels == kRgb && b_.factor == 1 &&
+                         !in.noise.drawn),
+        mask_of_elements_(in_memory_order_ ? size_t(shape.columns * kRgb) : 0) {}
 
   void run(int64_t number) {
     const Tile tile = shape_.tile(number);
     const auto mask =
         mask_ ? mask_ + tile.image * b_.mask_stride + tile.y * shape_.width + tile.x : nullptr;
+    if constexpr (std::is_same_v<Image, T> && std::is_same_v<Output, T>) {
+      if (in_memory_order_) {
+        (this->*(mask ? &Tiles::step_run<true> : &Tiles::step_run<false>))(tile, mask);
+        return;
+      }
+    }
     const auto noise = noise_.rows(tile);  // before the images, which it fetches
     const auto x_t = x_t_.rows(tile), epsilon = epsilon_.rows(tile), pinv_y = pinv_y_.rows(tile);
     const auto to = result_.rows(tile);
@@ -138,15 +151,37 @@ class Tiles {
                                mask, to.at(c, 0), n);
       }
     } else if (b_.factor == 1 && b_.channels_of_block() == kRgb) {
-      const std::array<T, kRgb> weights = {T(b_.weights[0]), T(b_.weights[1]), T(b_.weights[2])};
-      step_joined<Masked, kRgb, T>(c_, weights, 1 / square_, first_rows(x_t), first_rows(epsilon),
-                                   first_rows(noise), first_rows(pinv_y), mask, first_rows(to), n);
+      step_joined<Masked, kRgb, 1, T>(c_, rgb_weights(), 1 / square_, first_rows(x_t),
+                                      first_rows(epsilon), first_rows(noise), first_rows(pinv_y),
+                                      mask, first_rows(to), n);
     } else {
       for (int64_t c = 0; c < shape_.channels; c += b_.channels_of_block()) {
         step_block_row<Masked>(n, x_t.from(c), epsilon.from(c), noise.from(c), pinv_y.from(c), mask,
                                to.from(c));
       }
     }
+  }
+
+  // A run of pixels whose three channels are adjacent: nothing is moved to rows and back.
+  template <bool Masked>
+  void step_run(const Tile& tile, const uint8_t* mask) {
+    const T *const x_t = x_t_.run(tile), *const epsilon = epsilon_.run(tile);
+    const T *const noise = noise_.run(tile), *const pinv_y = pinv_y_.run(tile);
+    T* const to = result_.run(tile);
+    if (b_.pixels_alone()) {
+      if constexpr (Masked) put_rgb(mask, mask, mask, mask_of_elements_.data(), tile.n);
+      step_pixels<Masked, T>(c_, x_t, epsilon, noise, pinv_y, mask_of_elements_.data(), to,
+                             tile.n * kRgb);
+    } else {
+      const auto channels = [](auto* x) { return std::array{x, x + 1, x + 2}; };
+      step_joined<Masked, kRgb, kRgb, T>(c_, rgb_weights(), 1 / square_, channels(x_t),
+                                         channels(epsilon), channels(noise), channels(pinv_y), mask,
+                                         channels(to), tile.n);
+    }
+  }
+
+  std::array<T, kRgb> rgb_weights() const {
+    return {T(b_.weights[0]), T(b_.weights[1]), T(b_.weights[2])};
   }
 
   template <class Element>
@@ -199,6 +234,8 @@ class Tiles {
   const uint8_t* mask_;
   T square_;
   std::vector<T> sums_, squares_;
+  bool in_memory_order_;
+  std::vector<uint8_t> mask_of_elements_;
 };
 
 template <class Image, class Output, class T>
@@ -212,12 +249,62 @@ void run(const RangeNullInputs& in, const RangeNullNumbers<T>& numbers) {
   });
 }
 
+// The loops for the instruction sets that this machine has, the fastest last.
+const NarrowJoined& narrow_joined() {
+  static const auto sets = supported<NarrowJoined>({
+      &kNarrowJoinedBaseline,
+#if defined(__x86_64__)
+      &kNarrowJoinedAvx2,
+      &kNarrowJoinedAvx512,
+#endif
+  });
+  return *sets.back();
+}
+
+// Whether the call was one for narrow_joined.h, which has then computed it.
+template <class Image>
+bool run_narrow(const RangeNullInputs& in, const RangeNullNumbers<float>& numbers) {
+  const RangeNullBlocks& b = in.blocks;
+  if (!b.joined || b.factor != 1 || b.channels_of_block() != kRgb) return false;
+  if (in.channels_last || in.noise.drawn) return false;
+  const NarrowJoined::Walk walk = narrow_joined().walk(std::is_same_v<Image, BFloat16>);
+  if (!walk) return false;
+  const float weights[kRgb] = {float(b.weights[0]), float(b.weights[1]), float(b.weights[2])};
+  const float inverse = 1 / float(b.square_of_weights());
+  uint16_t* const result = static_cast<uint16_t*>(in.result.tensor.mutable_data_ptr());
+  const int64_t pixels = b.pixels(), grain = kGrain / kRgb;
+  torch::stable::parallel_for(0, b.images * pixels, grain, [&](int64_t first, int64_t last) {
+    for (int64_t i = first, n; i < last; i += n) {
+      const int64_t image = i / pixels, pixel = i % pixels;
+      n = std::min(last - i, pixels - pixel);
+      NarrowPlanes planes{};
+      for (int c = 0; c < kRgb; ++c) {
+        const int64_t start = (image * kRgb + c) * pixels + pixel;
+        const auto from = [&](const std::optional<Tensor>& x) -> const uint16_t* {
+          const Image* const data = data_of<Image>(x);
+          return data ? reinterpret_cast<const uint16_t*>(data + start) : nullptr;
+        };
+        planes.x_t[c] = from(in.x_t), planes.epsilon[c] = from(in.epsilon);
+        planes.noise[c] = from(in.noise.tensor), planes.pinv_y[c] = from(in.pinv_y);
+        planes.to[c] = result + start;
+      }
+      if (in.mask) planes.mask = data_of<uint8_t>(in.mask) + image * b.mask_stride + pixel;
+      walk(numbers, weights, inverse, planes, n);
+    }
+  });
+  return true;
+}
+
 void run(RangeNullInputs& in, const std::vector<double>& numbers) {
   if (in.noise.seed_tensor) in.noise.seed = uint64_t(*data_of<int64_t>(in.noise.seed_tensor));
   for_pair<true>(in.x_t.scalar_type(), in.epsilon.scalar_type(),
                  "range_null_step: no CPU kernel for x_t", [&]<class Image, class Output>() {
                    using T = Computed<Image>;
-                   run<Image, Output, T>(in, RangeNullNumbers<T>::of(numbers.data()));
+                   const auto of_step = RangeNullNumbers<T>::of(numbers.data());
+                   if constexpr (std::is_same_v<Image, Output> && sizeof(Image) == 2) {
+                     if (run_narrow<Image>(in, of_step)) return;
+                   }
+                   run<Image, Output, T>(in, of_step);
                  });
 }
 

@@ -11,7 +11,10 @@
 namespace rddm {
 namespace {
 
-constexpr int64_t kTile = 4 * kBlock;  // elements; 4 inputs and a result in float32: 80 KiB
+// Elements of a tile; 4 inputs and a result in float32 are 80 KiB. Of single pixels whose rows are
+// buffers, they stay in the first-level cache, 15 KiB; larger blocks have rows that are too short
+// then.
+constexpr int64_t kTile = 4 * kBlock, kShortTile = 3 * kShortBlock;
 
 struct Tile {
   int64_t image, channel, y, x, n;  // where it begins, and its columns
@@ -38,7 +41,9 @@ struct TileShape {
     channels = together || b.joined ? all_channels : 1;
     height = b.factor;
     // A power of two of blocks: a square image then splits into equal tiles.
-    const int64_t blocks = std::max<int64_t>(1, kTile / (channels * height * b.factor));
+    const bool in_buffers = together || in.x_t.scalar_type() != ScalarType::Float;
+    const int64_t most = in_buffers && !in.noise.drawn && height == 1 ? kShortTile : kTile;
+    const int64_t blocks = std::max<int64_t>(1, most / (channels * height * b.factor));
     columns = std::min(width, int64_t(std::bit_floor(uint64_t(blocks))) * b.factor);
     across = (width + columns - 1) / columns;
     down = pixels / width / height;
@@ -123,7 +128,13 @@ class Source {
       : shape_(shape),
         data_(data_of<Storage>(x)),
         buffer_(shape, data_ && (shape.together || !std::is_same_v<Storage, T>)),
-        zeros_(data_ ? 0 : size_t(shape.columns)) {}
+        zeros_(data_ ? 0 : size_t(shape.columns * (shape.together ? shape.channels : 1))) {}
+
+  // The tile's elements in the order of memory, where a tile is a run of pixels.
+  const T* run(const Tile& tile) const {
+    static_assert(std::is_same_v<Storage, T>);
+    return data_ ? data_ + shape_.start(tile) : zeros_.data();
+  }
 
   Rows<const T> rows(const Tile& tile) {
     if (!data_) return {zeros_.data(), 0, 0};
@@ -175,6 +186,8 @@ class NoiseSource {
         draws_(noise.drawn),
         buffer_(shape, draws_) {}
 
+  const T* run(const Tile& tile) const { return given_.run(tile); }
+
   Rows<const T> rows(const Tile& tile) {
     if (!draws_) return given_.rows(tile);
     const Rows<T> to = buffer_.rows();
@@ -217,6 +230,8 @@ class Target {
     }
     return buffer_.rows();
   }
+
+  T* run(const Tile& tile) const { return data_ + shape_.start(tile); }
 
   // Writes a tile that was computed elsewhere.
   void write(const Tile& tile) {

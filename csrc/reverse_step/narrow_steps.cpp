@@ -10,59 +10,40 @@ namespace {
 
 #if defined(RDDM_CONVERTS_STORED)
 
-// An image, or zeros without end.
-class Input {
- public:
-  RDDM_INLINE explicit Input(const uint16_t* image)
-      : from_(image ? image : kZeros), stride_(image ? 1 : 0) {}
-
-  template <Stored S>
-  RDDM_INLINE Vec at(int64_t i) const {
-    return widened<S>(from_ + i * stride_);
-  }
-
-  // The n < kWidth values from i on.
-  template <Stored S>
-  RDDM_INLINE Vec last(int64_t i, int64_t n) const {
-    uint16_t values[kWidth] = {};
-    for (int64_t k = 0; k < n; ++k) values[k] = from_[(i + k) * stride_];
-    return widened<S>(values);
-  }
-
- private:
-  static constexpr uint16_t kZeros[kWidth] = {};
-  const uint16_t* from_;
-  int64_t stride_;
-};
-
 RDDM_INLINE StepCoefficients<Vec> in_all_lanes(const StepCoefficients<float>& c) {
-  return {all(c.alpha_bar),    all(c.alpha_bar_minus_1), all(c.beta_bar),
-          all(c.inv_beta_bar), all(c.inv_one_minus_alpha_bar),
-          all(c.k_t),          all(c.k_res),             all(c.k_noise),
-          all(c.k_0),          all(c.k_in),              all(c.sigma),
-          all(c.offset),       all(c.clip_res),          all(c.clip_0)};
+  return {all(c.alpha_bar),
+          all(c.alpha_bar_minus_1),
+          all(c.beta_bar),
+          all(c.inv_beta_bar),
+          all(c.inv_one_minus_alpha_bar),
+          all(c.k_t),
+          all(c.k_res),
+          all(c.k_noise),
+          all(c.k_0),
+          all(c.k_in),
+          all(c.sigma),
+          all(c.offset),
+          all(c.clip_res),
+          all(c.clip_0)};
 }
 
 template <Objective O, StepTerms Terms, Stored S>
 void walk(const StepCoefficients<float>& coefficients, const NarrowImages& images, uint16_t* next,
           int64_t n) {
   const StepCoefficients<Vec> c = in_all_lanes(coefficients);
-  const Input I_t(images.I_t), out0(images.out0), out1(images.out1), I_in(images.I_in),
+  const StoredInput I_t(images.I_t), out0(images.out0), out1(images.out1), I_in(images.I_in),
       noise(images.noise);
   int64_t i = 0;
   for (; i + kWidth <= n; i += kWidth) {
-    const StepResult<Vec> result =
-        reverse_step<O, Terms, Vec>(c, I_t.at<S>(i), out0.at<S>(i), out1.at<S>(i), I_in.at<S>(i),
-                                    noise.at<S>(i));
+    const StepResult<Vec> result = reverse_step<O, Terms, Vec>(
+        c, I_t.at<S>(i), out0.at<S>(i), out1.at<S>(i), I_in.at<S>(i), noise.at<S>(i));
     put_narrowed<S>(next + i, result.next);
   }
   if (const int64_t rest = n - i; rest > 0) {
     const StepResult<Vec> result = reverse_step<O, Terms, Vec>(
         c, I_t.last<S>(i, rest), out0.last<S>(i, rest), out1.last<S>(i, rest),
         I_in.last<S>(i, rest), noise.last<S>(i, rest));
-    uint16_t values[kWidth];
-    put_narrowed<S>(values, result.next);
-    for (int64_t k = 0; k < rest; ++k) next[i + k] = values[k];
+    put_narrowed<S>(next + i, result.next, rest);
   }
 }
 

@@ -1,5 +1,5 @@
-// reverse_step on the CPU. Images that are all in bfloat16 or float16 go through narrow_steps.h where
-// it can. For all other calls, storage dtypes do not multiply with objectives and terms:
+// reverse_step on the CPU. Images that are all in bfloat16 or float16 go through narrow_steps.h
+// where it can. For all other calls, storage dtypes do not multiply with objectives and terms:
 // cpu_blocks.h has 3 loops that widen and 3 that round, and 35 loops here compute.
 #include "reverse_step/reverse_step.h"
 #include "check.h"
@@ -64,8 +64,8 @@ const NarrowSteps& narrow_steps() {
 template <class Image>
 bool run_narrow(const ReverseStepInputs& in, const StepCoefficients<float>& coefficients) {
   if (in.noise.drawn || in.next_input || in.clean) return false;
-  const NarrowSteps::Walk walk = narrow_steps().walk(in.objective, terms_of(coefficients),
-                                                     std::is_same_v<Image, BFloat16>);
+  const NarrowSteps::Walk walk =
+      narrow_steps().walk(in.objective, terms_of(coefficients), std::is_same_v<Image, BFloat16>);
   if (!walk) return false;
   const auto from = [](const auto& image, int64_t first) -> const uint16_t* {
     const Image* const data = data_of<Image>(image);
@@ -75,8 +75,8 @@ bool run_narrow(const ReverseStepInputs& in, const StepCoefficients<float>& coef
   torch::stable::parallel_for(
       0, in.result.tensor.numel(), kGrain, [&](int64_t first, int64_t last) {
         walk(coefficients,
-             {from(in.I_t, first), from(in.out0, first), from(in.out1, first),
-              from(in.I_in, first), from(in.noise.tensor, first)},
+             {from(in.I_t, first), from(in.out0, first), from(in.out1, first), from(in.I_in, first),
+              from(in.noise.tensor, first)},
              result + first, last - first);
       });
   return true;

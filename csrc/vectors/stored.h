@@ -47,6 +47,39 @@ RDDM_INLINE void put_narrowed(uint16_t* to, Vec x) {
   *reinterpret_cast<UnalignedStores*>(to) = stored;
 }
 
+// The same for the first n < kWidth values.
+template <Stored S>
+RDDM_INLINE void put_narrowed(uint16_t* to, Vec x, int64_t n) {
+  uint16_t values[kWidth];
+  put_narrowed<S>(values, x);
+  for (int64_t i = 0; i < n; ++i) to[i] = values[i];
+}
+
+// An image, or zeros without end where there is none.
+class StoredInput {
+ public:
+  RDDM_INLINE explicit StoredInput(const uint16_t* image)
+      : from_(image ? image : kZeros), stride_(image ? 1 : 0) {}
+
+  template <Stored S>
+  RDDM_INLINE Vec at(int64_t i) const {
+    return widened<S>(from_ + i * stride_);
+  }
+
+  // The n < kWidth values from i on.
+  template <Stored S>
+  RDDM_INLINE Vec last(int64_t i, int64_t n) const {
+    uint16_t values[kWidth] = {};
+    for (int64_t k = 0; k < n; ++k) values[k] = from_[(i + k) * stride_];
+    return widened<S>(values);
+  }
+
+ private:
+  static constexpr uint16_t kZeros[kWidth] = {};
+  const uint16_t* from_;
+  int64_t stride_;
+};
+
 }  // namespace
 }  // namespace rddm
 #endif
