@@ -1,10 +1,11 @@
-// tacos_step on the CPU, in tiles of up to kBlock pixels of a sample, each with all channels.
+// tacos_step on the CPU: by tacos_planes.h, or in tiles of a sample's pixels with all channels.
 #include "tacos_step/tacos_step.h"
 
 #include <torch/csrc/stable/library.h>
 
 #include "common/cpu_results.h"
 #include "common/dispatch.h"
+#include "tacos_step/tacos_planes.h"
 #include "tacos_step/tacos_step_inputs.h"
 
 namespace rddm {
@@ -15,6 +16,19 @@ RDDM_CLONES void mix(const T* __restrict x_s, const T* __restrict x_0, const T* 
                      const T* __restrict weight, T k_0, T k_end, T* __restrict result, int64_t n) {
   for (int64_t i = 0; i < n; ++i) {
     result[i] = mixed_step(x_s[i], x_0[i], far[i], weight[i], k_0, k_end);
+  }
+}
+
+// The same for pixels whose three channels are adjacent, without x_end.
+template <class T>
+RDDM_CLONES void mix_rgb(const T* __restrict x_s, const T* __restrict x_0, const T* __restrict from,
+                         const T* __restrict to, T k_0, T* __restrict result, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) {
+    const T weight = to[i] - from[i];
+#pragma GCC unroll 3
+    for (int64_t k = 3 * i; k < 3 * i + 3; ++k) {
+      result[k] = mixed_step(x_s[k], x_0[k], T(0), weight, k_0, T(0));
+    }
   }
 }
 
@@ -96,6 +110,13 @@ class Tiles {
     const T* before = layer_s_.at(sample * in_.layer_stride(in_.layer_s) + pixel, n);
     const T* after = layer_to_.at(sample * in_.layer_stride(in_.layer_to) + pixel, n);
     const T *weight = weight_, *far = far_;
+    if (in_.kind == TacosKind::kMix && step_ == 3 && in_.layer_to && !in_.x_end) {
+      const int64_t first = at(sample, c, pixel), values = 3 * n;
+      mix_rgb(x_s_.at(first, values), x_0_.at(first, values), before, after, T(in_.first),
+              next_.at(first), n);
+      next_.done(first, values);
+      return;
+    }
     if (snows) {
       before = in_.layer_s ? for_each_value(before, before_, n) : before;
       after = in_.layer_to ? for_each_value(after, after_, n) : after;
@@ -188,12 +209,61 @@ void run(const TacosStepInputs& in) {
   });
 }
 
+// The loops for the instruction sets that this machine has, the fastest last.
+const TacosPlaneSteps& plane_steps() {
+  static const auto sets = supported<TacosPlaneSteps>({
+      &kTacosPlanesBaseline,
+#if defined(__x86_64__)
+      &kTacosPlanesAvx2,
+      &kTacosPlanesAvx512,
+#endif
+  });
+  return *sets.back();
+}
+
+// Whether the call was one for tacos_planes.h, which has then computed it.
+template <class Storage>
+bool run_planes(const TacosStepInputs& in) {
+  constexpr int kChannels = TacosPlanes::kChannels;
+  constexpr Stored kStored = std::is_same_v<Storage, float>      ? Stored::kFloat32
+                             : std::is_same_v<Storage, BFloat16> ? Stored::kBfloat16
+                                                                 : Stored::kFloat16;
+  if (in.channels != kChannels || in.adjacent || in.x_end) return false;
+  const TacosPlaneSteps::Walk walk = plane_steps().walk(in.kind, kStored);
+  if (!walk) return false;
+  const Storage *const x_s = data_of<Storage>(in.x_s), *const x_0 = data_of<Storage>(in.x_0);
+  Storage* const to = data_to<Storage>(in.result);
+  const auto layer = [&](const std::optional<Tensor>& x, int64_t image, int64_t pixel) {
+    return x ? data_of<float>(x) + image * in.layer_stride(x) + pixel : nullptr;
+  };
+  torch::stable::parallel_for(
+      0, in.batch * in.pixels, kGrain / kChannels, [&](int64_t first, int64_t last) {
+        for (int64_t i = first, n; i < last; i += n) {
+          const int64_t image = i / in.pixels, pixel = i % in.pixels;
+          n = std::min(last - i, in.pixels - pixel);
+          TacosPlanes planes{};
+          planes.layer_s = layer(in.layer_s, image, pixel);
+          planes.layer_to = layer(in.layer_to, image, pixel);
+          for (int c = 0; c < kChannels; ++c) {
+            const int64_t start = (image * kChannels + c) * in.pixels + pixel;
+            planes.x_s[c] = x_s + start, planes.x_0[c] = x_0 + start, planes.to[c] = to + start;
+          }
+          walk(float(in.first), float(in.second), planes, n);
+        }
+      });
+  return true;
+}
+
 Tensor tacos_step_cpu(const Tensor& x_s, const Tensor& x_0, const std::optional<Tensor>& x_end,
                       const std::optional<Tensor>& layer_s, const std::optional<Tensor>& layer_to,
                       int64_t kind, const std::vector<double>& numbers) {
   const TacosStepInputs in(x_s, x_0, x_end, layer_s, layer_to, kind, numbers, kMostAdjacent);
-  for_dtype<true>(in.x_s.scalar_type(), "tacos_step: no CPU kernel",
-                  [&]<class Storage>() { run<Storage>(in); });
+  for_dtype<true>(in.x_s.scalar_type(), "tacos_step: no CPU kernel", [&]<class Storage>() {
+    if constexpr (!std::is_same_v<Storage, double>) {
+      if (run_planes<Storage>(in)) return;
+    }
+    run<Storage>(in);
+  });
   return in.finish();
 }
 

@@ -34,9 +34,9 @@ struct SnowLevel {
 // returned, as torch returns it.
 template <class T>
 RDDM_INLINE T snowed(const SnowLevel<T>& level, T u, T grey, T layer) {
-  const T winter = T(1.5) * grey + T(0.5);
-  const T bright = level.brightness * u + (1 - level.brightness) * (u > winter ? u : winter);
-  const T sum = (level.brightness != 1 ? bright : u) + layer;
+  const T winter = 1.5f * grey + 0.5f;
+  const T bright = level.brightness * u + (1.f - level.brightness) * (u > winter ? u : winter);
+  const T sum = (level.brightness != 1.f ? bright : u) + layer;
   return sum < level.low ? level.low : (sum > level.high ? level.high : sum);
 }
 
@@ -44,8 +44,8 @@ RDDM_INLINE T snowed(const SnowLevel<T>& level, T u, T grey, T layer) {
 template <class T>
 RDDM_INLINE T snow_step(const SnowLevel<T>& from, const SnowLevel<T>& to, T x_s, T x_0, T grey,
                         T layer_s, T layer_to) {
-  const T u = (x_0 + 1) * T(0.5), grey_u = (grey + 1) * T(0.5);
-  return x_s + 2 * (snowed(to, u, grey_u, layer_to) - snowed(from, u, grey_u, layer_s));
+  const T u = (x_0 + 1.f) * 0.5f, grey_u = (grey + 1.f) * 0.5f;
+  return x_s + 2.f * (snowed(to, u, grey_u, layer_to) - snowed(from, u, grey_u, layer_s));
 }
 
 // The weight of a channel in grey: RGB's luminance for snow, else the mean.

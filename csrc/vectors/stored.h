@@ -1,6 +1,7 @@
-// Vectors of values that memory holds in two bytes.
+// Vectors of values that memory may hold in two bytes.
 #pragma once
 
+#include "vectors/stored_dtypes.h"
 #include "vectors/vectors.h"
 
 #if defined(__AVX2__)
@@ -8,8 +9,6 @@
 
 namespace rddm {
 namespace {
-
-enum class Stored { kBfloat16, kFloat16 };
 
 typedef uint16_t Stores __attribute__((vector_size(2 * kWidth)));
 typedef uint16_t UnalignedStores __attribute__((vector_size(2 * kWidth), aligned(2)));

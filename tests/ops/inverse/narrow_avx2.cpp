@@ -1,0 +1,44 @@
+// The AVX2 loops on two-byte images, for test_narrow_avx2.py, which compiles them alone.
+#include "range_null_step/narrow_joined.h"
+#include "reverse_step/narrow_steps.h"
+#include "tacos_step/tacos_planes.h"
+
+using namespace rddm;
+
+extern "C" {
+
+bool supported() { return kNarrowStepsAvx2.is_supported(); }
+
+void reverse_step(int objective, int terms, bool bfloat16, const float* c,
+                  const uint16_t* const* images, uint16_t* next, int64_t n) {
+  const StepCoefficients<float> coefficients = {c[0], c[1], c[2], c[3],  c[4],  c[5],  c[6],
+                                                c[7], c[8], c[9], c[10], c[11], c[12], c[13]};
+  kNarrowStepsAvx2.walk(Objective(objective), StepTerms(terms), bfloat16)(
+      coefficients, {images[0], images[1], images[2], images[3], images[4]}, next, n);
+}
+
+void range_null_step(bool bfloat16, const double* numbers, const float* weights, float inverse,
+                     const uint16_t* const* images, const uint8_t* mask, uint16_t* to, int64_t n) {
+  NarrowPlanes planes{};
+  for (int c = 0; c < 3; ++c) {
+    planes.x_t[c] = images[0] + c * n, planes.epsilon[c] = images[1] + c * n;
+    planes.noise[c] = images[2] + c * n, planes.pinv_y[c] = images[3] + c * n;
+    planes.to[c] = to + c * n;
+  }
+  planes.mask = mask;
+  kNarrowJoinedAvx2.walk(bfloat16)(RangeNullNumbers<float>::of(numbers), weights, inverse, planes,
+                                   n);
+}
+
+void tacos_step(int kind, int stored, float first, float second, const char* x_s, const char* x_0,
+                const float* layer_s, const float* layer_to, char* to, int64_t n) {
+  const int64_t plane = n * (Stored(stored) == Stored::kFloat32 ? 4 : 2);
+  TacosPlanes planes{};
+  for (int c = 0; c < 3; ++c) {
+    planes.x_s[c] = x_s + c * plane, planes.x_0[c] = x_0 + c * plane;
+    planes.to[c] = to + c * plane;
+  }
+  planes.layer_s = layer_s, planes.layer_to = layer_to;
+  kTacosPlanesAvx2.walk(TacosKind(kind), Stored(stored))(first, second, planes, n);
+}
+}
