@@ -57,7 +57,7 @@ RDDM_INLINE SpectralTerms<T> spectral_terms(const SpectralNumbers<T>& c, T s) {
 
 template <class T>
 RDDM_INLINE T term(T k, T x) {
-  return k != 0 ? k * x : T(0);
+  return k != 0.f ? k * x : T{};
 }
 
 template <class T>
