@@ -8,3 +8,14 @@
 #else
 #define RDDM_INLINE __attribute__((always_inline)) inline
 #endif
+
+namespace rddm {
+
+// A term of a sum: left out, not multiplied, where its coefficient is exactly 0, because x may be
+// infinite.
+template <class T>
+RDDM_INLINE T term(T k, T x) {
+  return k != 0.f ? k * x : T{};
+}
+
+}  // namespace rddm

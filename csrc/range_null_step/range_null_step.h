@@ -41,11 +41,6 @@ struct RangeNullNumbers {
 };
 
 template <class T>
-RDDM_INLINE T term(T k, T x) {
-  return k != 0 ? k * x : T(0);
-}
-
-template <class T>
 RDDM_INLINE T combined(const RangeNullSum<T>& k, T x_t, T epsilon, T noise) {
   return term(k.k_t, x_t) + term(k.k_e, epsilon) + term(k.k_z, noise);
 }

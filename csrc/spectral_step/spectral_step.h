@@ -56,11 +56,6 @@ RDDM_INLINE SpectralTerms<T> spectral_terms(const SpectralNumbers<T>& c, T s) {
 }
 
 template <class T>
-RDDM_INLINE T term(T k, T x) {
-  return k != 0.f ? k * x : T{};
-}
-
-template <class T>
 RDDM_INLINE SpectralResult<T> spectral_step(const SpectralNumbers<T>& c, SpectralTerms<T> k, T x,
                                             T epsilon, T y_bar, T z) {
   const T x_0 = (x - c.sigma_t * epsilon) * c.inv_root_a_t;

@@ -30,6 +30,7 @@ DEGRADATIONS = {
     "denoise": "noise",
     "deshadow": "shadow",
     "inpaint": "mask",
+    "dejpeg": "jpeg",
 }
 """Maps each built-in model to the degradation that it was trained to undo."""
 

@@ -122,7 +122,7 @@ PRESETS: dict[str, Preset] = {
     "photos-deshadow": _photos("shadow", 3000, patch=64, batch_size=8, lr=4e-4),
     "photos-inpaint": _photos("wide-mask", 2500),
     "photos-deblur": _photos("wide-blur", 20_000),
-    "photos-dejpeg": _photos("wide-jpeg", 15_000),
+    "photos-dejpeg": _photos("wide-jpeg", 2200, lr=4e-4, sampled_in=1),
     # The built-in priors: photographs in patches, and handwritten digits of 32 x 32 pixels as whole images.
     "prior-photos": {**_prior(8_000, 3, 8, 4e-4), "data": {"patch": 64}},
     "prior-digits": {**_prior(8_000, 1, 16, 4e-4), "data": {"patch": None, "size": 32, "flip": False}},

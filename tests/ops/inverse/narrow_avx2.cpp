@@ -1,6 +1,7 @@
 // The AVX2 loops on two-byte images, for test_narrow_avx2.py, which compiles them alone.
 #include "range_null_step/narrow_joined.h"
 #include "reverse_step/narrow_steps.h"
+#include "spectral_step/narrow_spectral.h"
 #include "tacos_step/tacos_planes.h"
 
 using namespace rddm;
@@ -40,5 +41,14 @@ void tacos_step(int kind, int stored, float first, float second, const char* x_s
   }
   planes.layer_s = layer_s, planes.layer_to = layer_to;
   kTacosPlanesAvx2.walk(TacosKind(kind), Stored(stored))(first, second, planes, n);
+}
+
+void spectral_step(bool bfloat16, float sigma_t, float inv_root_a_t, const uint16_t* const* images,
+                   const float* const* terms, uint16_t* next, int64_t n) {
+  SpectralNumbers<float> numbers{};
+  numbers.sigma_t = sigma_t, numbers.inv_root_a_t = inv_root_a_t;
+  kNarrowSpectralAvx2.walk(bfloat16)(
+      numbers, {images[0], images[1], images[2], images[3], terms[0], terms[1], terms[2], terms[3]},
+      next, n);
 }
 }

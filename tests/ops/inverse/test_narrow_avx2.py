@@ -10,13 +10,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from rddm_fast.ops import range_null_step, reverse_step, tacos_step
+from rddm_fast.ops import range_null_step, reverse_step, spectral_step_, tacos_step
 from rddm_fast.ops.inverse.range_null_step import step_numbers
 from rddm_fast.theory.objective import Objective
 
 HERE = Path(__file__).parent
 CSRC = HERE.parents[2] / "csrc"
-FILES = ["reverse_step/narrow_steps.cpp", "range_null_step/narrow_joined.cpp", "tacos_step/tacos_planes.cpp"]
+FILES = [
+    "reverse_step/narrow_steps.cpp",
+    "range_null_step/narrow_joined.cpp",
+    "tacos_step/tacos_planes.cpp",
+    "spectral_step/narrow_spectral.cpp",
+]
 FLAGS = ["-std=c++20", "-O2", "-fPIC", "-shared", "-mavx2", "-mfma", "-mf16c", "-ffp-contract=fast"]
 SET = ["-DRDDM_SET=Avx2", '-DRDDM_SET_NAME="avx2"']
 DTYPES = [torch.bfloat16, torch.float16]
@@ -112,5 +117,24 @@ def test_tacos_step(library: ctypes.CDLL, kind: str, dtype: torch.dtype) -> None
         *(["mix", "grey", "snow"].index(kind), stored, ctypes.c_float(numbers[0]), ctypes.c_float(numbers[1])),
         *(ctypes.c_void_p(x_s.data_ptr()), ctypes.c_void_p(x_0.data_ptr()), *at),
         *(ctypes.c_void_p(found.data_ptr()), ctypes.c_int64(SHAPE[2] * SHAPE[3])),
+    )
+    check(found, expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_spectral_step(library: ctypes.CDLL, dtype: torch.dtype) -> None:
+    """Coordinates of which y says nothing, eta 0.6: x_s = sqrt(a_s) x_0 + 0.8 sigma_s epsilon + 0.6 sigma_s z."""
+    x, epsilon, y_bar, noise = (image.flatten(1) for image in images(4, dtype))
+    a_t, a_s, n = 0.6, 0.64, x.shape[1]
+    s = torch.zeros(1, n)
+    expected = spectral_step_(
+        x.clone(), epsilon, y_bar, s, noise=noise, a_t=a_t, a_s=a_s, sigma_y=0.4, eta=0.6, eta_b=0.9
+    )
+    terms = [torch.full((n,), k) for k in (a_s**0.5, 0.8 * 0.6, 0.0, 0.6 * 0.6)]
+    found = torch.empty_like(x)
+    library.spectral_step(
+        *(ctypes.c_bool(dtype == torch.bfloat16), ctypes.c_float((1 - a_t) ** 0.5), ctypes.c_float(a_t**-0.5)),
+        *(pointers([x, epsilon, y_bar, noise]), pointers(terms)),
+        *(ctypes.c_void_p(found.data_ptr()), ctypes.c_int64(n)),
     )
     check(found, expected)
