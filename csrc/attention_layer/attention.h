@@ -5,6 +5,8 @@
 
 #include <cstdint>
 
+#include "vectors/every_set.h"
+
 namespace rddm {
 
 struct Attention {
@@ -56,9 +58,6 @@ struct AttentionSteps {
                 const float* projection, float* scratch);
 };
 
-extern const AttentionSteps kAttentionBaseline;
-#if defined(__x86_64__)
-extern const AttentionSteps kAttentionAvx2, kAttentionAvx512;
-#endif
+RDDM_DECLARE_FOR_EVERY_SET(AttentionSteps, kAttention);
 
 }  // namespace rddm

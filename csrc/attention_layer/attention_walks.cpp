@@ -13,13 +13,7 @@ constexpr int64_t kPart = 512;    // pixels whose results are one share of the w
 }  // namespace
 
 const AttentionSteps* attention_steps(int64_t channels, int64_t features, int64_t width) {
-  static const auto sets = supported<AttentionSteps>({
-      &kAttentionBaseline,
-#if defined(__x86_64__)
-      &kAttentionAvx2,
-      &kAttentionAvx512,
-#endif
-  });
+  static const auto sets = supported<AttentionSteps>(RDDM_EVERY_SET(kAttention));
   return widest(sets, width,
                 [&](int64_t own) { return serves_attention(own, channels, features); });
 }

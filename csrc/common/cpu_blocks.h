@@ -190,13 +190,7 @@ RDDM_CLONES void put_rgb(const T* __restrict red, const T* __restrict green,
 
 // The loops for the instruction sets that this machine has, the fastest last.
 [[maybe_unused]] const std::vector<const NormalsLoop*>& normals_loops() {
-  static const auto loops = supported<NormalsLoop>({
-      &kNormalsBaseline,
-#if defined(__x86_64__)
-      &kNormalsAvx2,
-      &kNormalsAvx512,
-#endif
-  });
+  static const auto loops = supported<NormalsLoop>(RDDM_EVERY_SET(kNormals));
   return loops;
 }
 

@@ -22,13 +22,7 @@ constexpr int64_t kPart = 224;  // pixels of one share of the work
 
 // The widest vectors that all these numbers of channels divide into; null if none.
 const PixelProductSteps* steps_for(std::initializer_list<int64_t> channels, int64_t width) {
-  static const auto sets = supported<PixelProductSteps>({
-      &kPixelProductsBaseline,
-#if defined(__x86_64__)
-      &kPixelProductsAvx2,
-      &kPixelProductsAvx512,
-#endif
-  });
+  static const auto sets = supported<PixelProductSteps>(RDDM_EVERY_SET(kPixelProducts));
   return widest(sets, width, [&](int64_t own) {
     return std::all_of(channels.begin(), channels.end(), [&](int64_t n) { return n % own == 0; });
   });

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "vectors/convolution_data.h"
+#include "vectors/every_set.h"
 
 namespace rddm {
 
@@ -20,9 +21,6 @@ struct PixelProductSteps {
   void (*run)(const ConvolutionData&, int64_t first, int64_t last, float* scratch);
 };
 
-extern const PixelProductSteps kPixelProductsBaseline;
-#if defined(__x86_64__)
-extern const PixelProductSteps kPixelProductsAvx2, kPixelProductsAvx512;
-#endif
+RDDM_DECLARE_FOR_EVERY_SET(PixelProductSteps, kPixelProducts);
 
 }  // namespace rddm

@@ -8,6 +8,7 @@
 #pragma once
 
 #include "vectors/convolution_data.h"
+#include "vectors/every_set.h"
 
 namespace rddm {
 
@@ -45,9 +46,6 @@ struct WinogradSteps {
   void (*output)(const Winograd&, const WinogradBlock&, int64_t panel);
 };
 
-extern const WinogradSteps kWinogradBaseline;
-#if defined(__x86_64__)
-extern const WinogradSteps kWinogradAvx2, kWinogradAvx512;
-#endif
+RDDM_DECLARE_FOR_EVERY_SET(WinogradSteps, kWinograd);
 
 }  // namespace rddm

@@ -81,13 +81,7 @@ class Convolution {
 }  // namespace
 
 const std::vector<const WinogradSteps*>& winograd_sets() {
-  static const auto sets = supported<WinogradSteps>({
-      &kWinogradBaseline,
-#if defined(__x86_64__)
-      &kWinogradAvx2,
-      &kWinogradAvx512,
-#endif
-  });
+  static const auto sets = supported<WinogradSteps>(RDDM_EVERY_SET(kWinograd));
   return sets;
 }
 

@@ -11,6 +11,8 @@
 
 #include <cstdint>
 
+#include "vectors/every_set.h"
+
 namespace rddm {
 
 struct AttentionGradients {
@@ -72,9 +74,6 @@ struct AttentionGradientSteps {
                 int64_t first, int64_t last, float* qkv, float* scratch);
 };
 
-extern const AttentionGradientSteps kAttentionGradientsBaseline;
-#if defined(__x86_64__)
-extern const AttentionGradientSteps kAttentionGradientsAvx2, kAttentionGradientsAvx512;
-#endif
+RDDM_DECLARE_FOR_EVERY_SET(AttentionGradientSteps, kAttentionGradients);
 
 }  // namespace rddm

@@ -82,13 +82,7 @@ std::tuple<Tensor, Tensor, Tensor> pixel_attention_cpu(const Tensor& x, const Te
 }
 
 const AttentionGradientSteps* gradient_steps(int64_t channels, int64_t features) {
-  static const auto sets = supported<AttentionGradientSteps>({
-      &kAttentionGradientsBaseline,
-#if defined(__x86_64__)
-      &kAttentionGradientsAvx2,
-      &kAttentionGradientsAvx512,
-#endif
-  });
+  static const auto sets = supported<AttentionGradientSteps>(RDDM_EVERY_SET(kAttentionGradients));
   return widest(sets, 0, [&](int64_t own) { return serves_attention(own, channels, features); });
 }
 

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "range_null_step/range_null_step.h"
+#include "vectors/every_set.h"
 
 namespace rddm {
 
@@ -27,9 +28,6 @@ struct NarrowJoined {
   Walk (*walk)(bool bfloat16);  // null where the processor converts none
 };
 
-extern const NarrowJoined kNarrowJoinedBaseline;
-#if defined(__x86_64__)
-extern const NarrowJoined kNarrowJoinedAvx2, kNarrowJoinedAvx512;
-#endif
+RDDM_DECLARE_FOR_EVERY_SET(NarrowJoined, kNarrowJoined);
 
 }  // namespace rddm

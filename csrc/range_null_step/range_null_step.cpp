@@ -251,13 +251,7 @@ void run(const RangeNullInputs& in, const RangeNullNumbers<T>& numbers) {
 
 // The loops for the instruction sets that this machine has, the fastest last.
 const NarrowJoined& narrow_joined() {
-  static const auto sets = supported<NarrowJoined>({
-      &kNarrowJoinedBaseline,
-#if defined(__x86_64__)
-      &kNarrowJoinedAvx2,
-      &kNarrowJoinedAvx512,
-#endif
-  });
+  static const auto sets = supported<NarrowJoined>(RDDM_EVERY_SET(kNarrowJoined));
   return *sets.back();
 }
 

@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "reverse_step/reverse_step.h"
+#include "vectors/every_set.h"
 
 namespace rddm {
 
@@ -27,9 +28,6 @@ struct NarrowSteps {
   Walk (*walk)(Objective objective, StepTerms terms, bool bfloat16);
 };
 
-extern const NarrowSteps kNarrowStepsBaseline;
-#if defined(__x86_64__)
-extern const NarrowSteps kNarrowStepsAvx2, kNarrowStepsAvx512;
-#endif
+RDDM_DECLARE_FOR_EVERY_SET(NarrowSteps, kNarrowSteps);
 
 }  // namespace rddm

@@ -50,13 +50,7 @@ Step<T> step_for(Objective objective, StepTerms terms) {
 
 // The loops for the instruction sets that this machine has, the fastest last.
 const NarrowSteps& narrow_steps() {
-  static const auto sets = supported<NarrowSteps>({
-      &kNarrowStepsBaseline,
-#if defined(__x86_64__)
-      &kNarrowStepsAvx2,
-      &kNarrowStepsAvx512,
-#endif
-  });
+  static const auto sets = supported<NarrowSteps>(RDDM_EVERY_SET(kNarrowSteps));
   return *sets.back();
 }
 

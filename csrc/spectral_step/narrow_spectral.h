@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "spectral_step/spectral_step.h"
+#include "vectors/every_set.h"
 
 namespace rddm {
 
@@ -24,9 +25,6 @@ struct NarrowSpectral {
   Walk (*walk)(bool bfloat16);  // null where the processor converts none
 };
 
-extern const NarrowSpectral kNarrowSpectralBaseline;
-#if defined(__x86_64__)
-extern const NarrowSpectral kNarrowSpectralAvx2, kNarrowSpectralAvx512;
-#endif
+RDDM_DECLARE_FOR_EVERY_SET(NarrowSpectral, kNarrowSpectral);
 
 }  // namespace rddm

@@ -14,8 +14,8 @@
 namespace rddm {
 namespace {
 
-// Coordinates whose coefficients are kept for all samples: 64 KiB in float32. Shorter runs are not
-// foreseen by the processor: 1024 coordinates take 1.4 times as long on a Zen 4.
+// Coordinates whose coefficients are kept for all samples: 64 KiB in float32. A Zen 4 does
+// not foresee runs of 256, and takes 1.4 times as long.
 constexpr int64_t kRun = 4 * kBlock;
 
 // The coefficients of a run of coordinates, each in an array of its own.
@@ -126,13 +126,7 @@ struct SpectralStepInputs {
 
 // The loops for the instruction sets that this machine has, the fastest last.
 const NarrowSpectral& narrow_spectral() {
-  static const auto sets = supported<NarrowSpectral>({
-      &kNarrowSpectralBaseline,
-#if defined(__x86_64__)
-      &kNarrowSpectralAvx2,
-      &kNarrowSpectralAvx512,
-#endif
-  });
+  static const auto sets = supported<NarrowSpectral>(RDDM_EVERY_SET(kNarrowSpectral));
   return *sets.back();
 }
 

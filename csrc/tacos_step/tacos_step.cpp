@@ -211,13 +211,7 @@ void run(const TacosStepInputs& in) {
 
 // The loops for the instruction sets that this machine has, the fastest last.
 const TacosPlaneSteps& plane_steps() {
-  static const auto sets = supported<TacosPlaneSteps>({
-      &kTacosPlanesBaseline,
-#if defined(__x86_64__)
-      &kTacosPlanesAvx2,
-      &kTacosPlanesAvx512,
-#endif
-  });
+  static const auto sets = supported<TacosPlaneSteps>(RDDM_EVERY_SET(kTacosPlanes));
   return *sets.back();
 }
 

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "common/inline.h"
+#include "vectors/every_set.h"
 
 namespace rddm {
 
@@ -51,9 +52,6 @@ struct NormalsLoop {
               const Ahead& ahead, int64_t element);
 };
 
-extern const NormalsLoop kNormalsBaseline;
-#if defined(__x86_64__)
-extern const NormalsLoop kNormalsAvx2, kNormalsAvx512;
-#endif
+RDDM_DECLARE_FOR_EVERY_SET(NormalsLoop, kNormals);
 
 }  // namespace rddm

@@ -14,7 +14,7 @@ def test_progress_is_by_tiles_and_models_are_kept(monkeypatch: pytest.MonkeyPatc
     loaded, told = [], []
     load = restoring.load_model
     monkeypatch.setattr(restoring, "load_model", lambda name: loaded.append(name) or load(name))
-    wide = Upload(file_of(np.zeros((16, 520, 3), np.uint8)), "wide.png")
+    wide = Upload(file_of(np.zeros((16, 260, 3), np.uint8)), "wide.png")
     ours = Restoring(torch.device("cpu"))
     for _ in range(2):
         result = ours.restored(wide, ".png", "derain", 1, lambda done, of: told.append((done, of)))
