@@ -5,7 +5,7 @@
 
 #include <cstdint>
 
-#include "vectors/every_set.h"
+#include "vectors/instruction_sets.h"
 
 namespace rddm {
 

@@ -8,7 +8,7 @@
 #pragma once
 
 #include "vectors/convolution_data.h"
-#include "vectors/every_set.h"
+#include "vectors/instruction_sets.h"
 
 namespace rddm {
 

@@ -8,7 +8,7 @@
 #include <cstdint>
 
 #include "reverse_step/reverse_step.h"
-#include "vectors/every_set.h"
+#include "vectors/instruction_sets.h"
 
 namespace rddm {
 

@@ -5,7 +5,7 @@
 #include <cstdint>
 
 #include "spectral_step/spectral_step.h"
-#include "vectors/every_set.h"
+#include "vectors/instruction_sets.h"
 
 namespace rddm {
 

@@ -6,7 +6,7 @@
 #include <cstdint>
 
 #include "tacos_step/tacos_step.h"
-#include "vectors/every_set.h"
+#include "vectors/instruction_sets.h"
 #include "vectors/stored_dtypes.h"
 
 namespace rddm {

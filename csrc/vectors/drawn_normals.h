@@ -4,7 +4,7 @@
 #include <cstdint>
 
 #include "common/inline.h"
-#include "vectors/every_set.h"
+#include "vectors/instruction_sets.h"
 
 namespace rddm {
 
