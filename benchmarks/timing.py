@@ -35,6 +35,12 @@ def conditions(device: str) -> dict[str, Any]:
     }
 
 
+def memory(field: str) -> float:
+    """This process's memory in MiB: VmRSS now, VmHWM at most. (getrusage's maximum is its parent's, too.)"""
+    status = Path("/proc/self/status").read_text()
+    return int(re.findall(rf"^{field}:\s+(\d+) kB$", status, re.MULTILINE)[0]) / 2**10
+
+
 @dataclass(frozen=True)
 class Timing:
     """Milliseconds per call: the median, and the 20th and 80th percentiles as its spread."""

@@ -17,7 +17,6 @@ import json
 import math
 import multiprocessing
 import queue
-import re
 import statistics
 import tempfile
 import time
@@ -40,7 +39,7 @@ from rddm_fast.restoration.tiles import OVERLAP, cut
 from rddm_fast.system.files import write_text_whole
 
 from ..harness import DTYPES
-from ..timing import conditions
+from ..timing import conditions, memory
 
 
 @dataclass(frozen=True)
@@ -88,12 +87,6 @@ def pictures(model: str, megapixels: float) -> tuple[Tensor, Tensor]:
     return clean, torch.from_numpy(np.ascontiguousarray(degraded.transpose(2, 0, 1)))
 
 
-def _memory(field: str) -> float:
-    """This process's memory in MiB: VmRSS now, VmHWM at most."""
-    status = Path("/proc/self/status").read_text()
-    return int(re.findall(rf"^{field}:\s+(\d+) kB$", status, re.MULTILINE)[0]) / 2**10
-
-
 def _run(case: Case, given: str, result: str, answers: multiprocessing.Queue) -> None:
     """In a process of its own: restore the picture of the file `given` to `result`; answer (seconds, MiB)."""
     torch.set_num_threads(case.threads)
@@ -106,11 +99,11 @@ def _run(case: Case, given: str, result: str, answers: multiprocessing.Queue) ->
     on_gpu = case.device == "cuda"
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated() / 2**20 if on_gpu else _memory("VmRSS")
+    before = torch.cuda.memory_allocated() / 2**20 if on_gpu else memory("VmRSS")
     started = time.perf_counter()
     restored = restorer(picture).pixels
     seconds = time.perf_counter() - started
-    peak = torch.cuda.max_memory_allocated() / 2**20 if on_gpu else _memory("VmHWM")
+    peak = torch.cuda.max_memory_allocated() / 2**20 if on_gpu else memory("VmHWM")
     torch.save(restored, result)
     answers.put((seconds, peak - before))
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +26,7 @@ from rddm_fast.ops import forward_diffuse, joint_loss
 from rddm_fast.theory.schedule import Schedule
 
 from ..findings import Table, write_json
-from ..timing import machine, side_by_side
+from ..timing import machine, memory, side_by_side
 from .network import NETWORKS
 
 TOLERANCE = 1e-3
@@ -160,15 +159,9 @@ def check(case: Case, found: dict[str, tuple[ResidualDiffusion, Step]]) -> None:
 
 def _peak_of(case: Case, name: str, answers: multiprocessing.Queue) -> None:
     _, step = steps(case, [name])[name]
-    before = _memory("VmRSS")
+    before = memory("VmRSS")
     step(None)
-    answers.put(_memory("VmHWM") - before)
-
-
-def _memory(field: str) -> float:
-    """This process's memory in MiB: VmRSS now, VmHWM at most. (getrusage's maximum is its parent's, too.)"""
-    status = Path("/proc/self/status").read_text()
-    return int(re.findall(rf"^{field}:\s+(\d+) kB$", status, re.MULTILINE)[0]) / 2**10
+    answers.put(memory("VmHWM") - before)
 
 
 def peak_mib(case: Case, name: str, step: Step) -> float:
