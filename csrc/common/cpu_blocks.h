@@ -168,6 +168,14 @@ class Block {
   alignas(64) T buffer_[kBlock];
 };
 
+// A tensor's two-byte values from `first` on, as vectors/stored.h takes them; null if absent.
+template <class Storage>
+const uint16_t* bits_of(const std::optional<Tensor>& x, int64_t first) {
+  static_assert(sizeof(Storage) == sizeof(uint16_t));
+  const Storage* const data = data_of<Storage>(x);
+  return data ? reinterpret_cast<const uint16_t*>(data + first) : nullptr;
+}
+
 template <class Storage, class T>
 RDDM_INLINE Storage stored(T x) {
   if constexpr (std::is_same_v<Storage, T>) {

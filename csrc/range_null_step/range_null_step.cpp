@@ -249,19 +249,14 @@ void run(const RangeNullInputs& in, const RangeNullNumbers<T>& numbers) {
   });
 }
 
-// The loops for the instruction sets that this machine has, the fastest last.
-const NarrowJoined& narrow_joined() {
-  static const auto sets = supported<NarrowJoined>(RDDM_EVERY_SET(kNarrowJoined));
-  return *sets.back();
-}
-
 // Whether the call was one for narrow_joined.h, which has then computed it.
 template <class Image>
 bool run_narrow(const RangeNullInputs& in, const RangeNullNumbers<float>& numbers) {
   const RangeNullBlocks& b = in.blocks;
   if (!b.joined || b.factor != 1 || b.channels_of_block() != kRgb) return false;
   if (in.channels_last || in.noise.drawn) return false;
-  const NarrowJoined::Walk walk = narrow_joined().walk(std::is_same_v<Image, BFloat16>);
+  static const NarrowJoined& loops = fastest<NarrowJoined>(RDDM_EVERY_SET(kNarrowJoined));
+  const NarrowJoined::Walk walk = loops.walk(std::is_same_v<Image, BFloat16>);
   if (!walk) return false;
   const float weights[kRgb] = {float(b.weights[0]), float(b.weights[1]), float(b.weights[2])};
   const float inverse = 1 / float(b.square_of_weights());
@@ -274,12 +269,10 @@ bool run_narrow(const RangeNullInputs& in, const RangeNullNumbers<float>& number
       NarrowPlanes planes{};
       for (int c = 0; c < kRgb; ++c) {
         const int64_t start = (image * kRgb + c) * pixels + pixel;
-        const auto from = [&](const std::optional<Tensor>& x) -> const uint16_t* {
-          const Image* const data = data_of<Image>(x);
-          return data ? reinterpret_cast<const uint16_t*>(data + start) : nullptr;
-        };
-        planes.x_t[c] = from(in.x_t), planes.epsilon[c] = from(in.epsilon);
-        planes.noise[c] = from(in.noise.tensor), planes.pinv_y[c] = from(in.pinv_y);
+        planes.x_t[c] = bits_of<Image>(in.x_t, start),
+        planes.epsilon[c] = bits_of<Image>(in.epsilon, start);
+        planes.noise[c] = bits_of<Image>(in.noise.tensor, start),
+        planes.pinv_y[c] = bits_of<Image>(in.pinv_y, start);
         planes.to[c] = result + start;
       }
       if (in.mask) planes.mask = data_of<uint8_t>(in.mask) + image * b.mask_stride + pixel;

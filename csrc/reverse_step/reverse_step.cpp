@@ -48,29 +48,21 @@ Step<T> step_for(Objective objective, StepTerms terms) {
   return chosen;
 }
 
-// The loops for the instruction sets that this machine has, the fastest last.
-const NarrowSteps& narrow_steps() {
-  static const auto sets = supported<NarrowSteps>(RDDM_EVERY_SET(kNarrowSteps));
-  return *sets.back();
-}
-
 // Whether the call was one for narrow_steps.h, which has then computed it.
 template <class Image>
 bool run_narrow(const ReverseStepInputs& in, const StepCoefficients<float>& coefficients) {
   if (in.noise.drawn || in.next_input || in.clean) return false;
+  static const NarrowSteps& loops = fastest<NarrowSteps>(RDDM_EVERY_SET(kNarrowSteps));
   const NarrowSteps::Walk walk =
-      narrow_steps().walk(in.objective, terms_of(coefficients), std::is_same_v<Image, BFloat16>);
+      loops.walk(in.objective, terms_of(coefficients), std::is_same_v<Image, BFloat16>);
   if (!walk) return false;
-  const auto from = [](const auto& image, int64_t first) -> const uint16_t* {
-    const Image* const data = data_of<Image>(image);
-    return data ? reinterpret_cast<const uint16_t*>(data + first) : nullptr;
-  };
   uint16_t* const result = static_cast<uint16_t*>(in.result.tensor.mutable_data_ptr());
   torch::stable::parallel_for(
       0, in.result.tensor.numel(), kGrain, [&](int64_t first, int64_t last) {
         walk(coefficients,
-             {from(in.I_t, first), from(in.out0, first), from(in.out1, first), from(in.I_in, first),
-              from(in.noise.tensor, first)},
+             {bits_of<Image>(in.I_t, first), bits_of<Image>(in.out0, first),
+              bits_of<Image>(in.out1, first), bits_of<Image>(in.I_in, first),
+              bits_of<Image>(in.noise.tensor, first)},
              result + first, last - first);
       });
   return true;

@@ -124,17 +124,12 @@ struct SpectralStepInputs {
   }
 };
 
-// The loops for the instruction sets that this machine has, the fastest last.
-const NarrowSpectral& narrow_spectral() {
-  static const auto sets = supported<NarrowSpectral>(RDDM_EVERY_SET(kNarrowSpectral));
-  return *sets.back();
-}
-
 // The loop of narrow_spectral.h for this call, or null.
 template <class Storage>
 NarrowSpectral::Walk narrow_walk(const SpectralStepInputs& in) {
   if (sizeof(Storage) != 2 || in.noise.drawn || in.clean) return nullptr;
-  return narrow_spectral().walk(std::is_same_v<Storage, BFloat16>);
+  static const NarrowSpectral& loops = fastest<NarrowSpectral>(RDDM_EVERY_SET(kNarrowSpectral));
+  return loops.walk(std::is_same_v<Storage, BFloat16>);
 }
 
 // A run of coordinates at a time. Its coefficients, which take longer than the rest, serve all
@@ -173,15 +168,11 @@ void run(const SpectralStepInputs& in, const SpectralNumbers<Computed<Storage>>&
         const int64_t start_of_y = SpectralStepInputs::row(in.y_bar, sample) + begin;
         if constexpr (sizeof(Storage) == 2) {
           if (narrow) {
-            const auto at = [](const Storage* data, int64_t i) {
-              return reinterpret_cast<const uint16_t*>(data ? data + i : nullptr);
-            };
             const int64_t i = sample * in.size + begin;
             narrow(numbers,
-                   {at(x, i), at(data_of<Storage>(in.epsilon), i),
-                    at(data_of<Storage>(in.y_bar), start_of_y),
-                    at(data_of<Storage>(in.noise.tensor), i), k.k_0.data(), k.k_epsilon.data(),
-                    k.k_y.data(), k.k_z.data()},
+                   {bits_of<Storage>(in.x, i), bits_of<Storage>(in.epsilon, i),
+                    bits_of<Storage>(in.y_bar, start_of_y), bits_of<Storage>(in.noise.tensor, i),
+                    k.k_0.data(), k.k_epsilon.data(), k.k_y.data(), k.k_z.data()},
                    reinterpret_cast<uint16_t*>(x + i), coordinates);
             continue;
           }

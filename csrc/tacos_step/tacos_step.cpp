@@ -209,12 +209,6 @@ void run(const TacosStepInputs& in) {
   });
 }
 
-// The loops for the instruction sets that this machine has, the fastest last.
-const TacosPlaneSteps& plane_steps() {
-  static const auto sets = supported<TacosPlaneSteps>(RDDM_EVERY_SET(kTacosPlanes));
-  return *sets.back();
-}
-
 // Whether the call was one for tacos_planes.h, which has then computed it.
 template <class Storage>
 bool run_planes(const TacosStepInputs& in) {
@@ -223,7 +217,8 @@ bool run_planes(const TacosStepInputs& in) {
                              : std::is_same_v<Storage, BFloat16> ? Stored::kBfloat16
                                                                  : Stored::kFloat16;
   if (in.channels != kChannels || in.adjacent || in.x_end) return false;
-  const TacosPlaneSteps::Walk walk = plane_steps().walk(in.kind, kStored);
+  static const TacosPlaneSteps& loops = fastest<TacosPlaneSteps>(RDDM_EVERY_SET(kTacosPlanes));
+  const TacosPlaneSteps::Walk walk = loops.walk(in.kind, kStored);
   if (!walk) return false;
   const Storage *const x_s = data_of<Storage>(in.x_s), *const x_0 = data_of<Storage>(in.x_0);
   Storage* const to = data_to<Storage>(in.result);

@@ -28,6 +28,12 @@ std::vector<const Steps*> supported(std::initializer_list<const Steps*> all) {
   return found;
 }
 
+// The fastest of them. The baseline is everywhere.
+template <class Steps>
+const Steps& fastest(std::initializer_list<const Steps*> all) {
+  return *supported(all).back();
+}
+
 // The last of the sets whose width is `width`, or any for 0, and divides the channels as asked;
 // null if none does.
 template <class Steps, class Divides>
