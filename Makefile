@@ -17,7 +17,7 @@ LOWEST := .venv-lowest
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 SOURCES := setup.py pyproject.toml CMakeLists.txt constraints.txt \
 	$(shell find rddm_fast kernels csrc benchmarks/*.py benchmarks/*/*.py -type f -not -name '*.pyc' -not -name '*.so')
-FORMATTED := csrc/*.cpp csrc/*/* examples/*.cpp tests/ops/inverse/*.cpp tests/ops/cuda_on_host/*.h tests/ops/cuda_on_host/*.cpp
+FORMATTED := csrc/*.cpp csrc/*/* examples/*.cpp tests/ops/narrow/*.cpp tests/ops/cuda_on_host/*.h tests/ops/cuda_on_host/*.cpp
 
 .PHONY: demo test test-cluster test-lowest check format wheels develop docs bench clean
 

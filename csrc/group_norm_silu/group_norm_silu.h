@@ -1,4 +1,4 @@
-// The arithmetic of group_norm_silu, for one value, shared by all that compute it.
+// The arithmetic of group_norm_silu, for one value or a vector, shared by all that compute it.
 //
 //   x = x + x_bias                                the bias of the convolution before
 //   y = (x - mean) rstd weight + bias             the group norm
@@ -8,9 +8,9 @@
 // For a channel of a sample the first three lines are one multiplication and one addition.
 #pragma once
 
-#include <cmath>
+#include <bit>
 #include <cstdint>
-#include <cstring>
+#include <type_traits>
 
 #include "common/inline.h"
 
@@ -26,33 +26,32 @@ RDDM_INLINE Affine normalised(float mean, float rstd, float weight, float bias, 
   return {factor * (scale + 1), (bias - mean * factor) * (scale + 1) + shift};
 }
 
-// e^x to 2 units in the last place, by Cephes' polynomial for single precision. It has no call, so
-// the compiler vectorises it. Below -87.3 it is 0, above 88.7 infinite; NaN stays.
-RDDM_INLINE float exponential(float x) {
-  const float clamped = x < -88.0f ? -88.0f : (x > 89.0f ? 89.0f : x);
-  const float shifted = clamped * 1.44269504088896341f + 12582912.0f;  // rounds to an integer
-  const float n = shifted - 12582912.0f;
-  float r = clamped - n * 0.693359375f;
+// e^x to 2 units in the last place, by Cephes' polynomial for single precision; T is float or a
+// vector of them. It has no call, so the compiler vectorises it. Below -87.7 it is 0, above 88.3
+// infinite; NaN stays.
+template <class T>
+RDDM_INLINE T exponential(T x) {
+  const T least = T{} - 88.0f, most = T{} + 89.0f;
+  const T clamped = x < least ? least : (x > most ? most : x);
+  const T shifted = clamped * 1.44269504088896341f + 12582912.0f;  // rounds to an integer
+  const T n = shifted - 12582912.0f;
+  T r = clamped - n * 0.693359375f;
   r -= n * -2.12194440e-4f;
-  float p = 1.9875691500e-4f;
-  p = p * r + 1.3981999507e-3f;
+  T p = r * 1.9875691500e-4f + 1.3981999507e-3f;
   p = p * r + 8.3334519073e-3f;
   p = p * r + 4.1665795894e-2f;
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   p = p * r * r + r + 1.0f;
-  // 2^n in two factors: n reaches 128 and -127, which one exponent cannot hold.
-  int32_t bits;
-  std::memcpy(&bits, &shifted, sizeof bits);
-  const int32_t whole = bits - 0x4b400000, half = whole >> 1;
-  const int32_t low = (half + 127) << 23, high = (whole - half + 127) << 23;
-  float two_low, two_high;
-  std::memcpy(&two_low, &low, sizeof low);
-  std::memcpy(&two_high, &high, sizeof high);
-  return p * two_low * two_high;
+  // 2^n: n stands in the last bits of `shifted`. It reaches 128, infinity, and -127, 0.
+  using Whole = std::conditional_t<std::is_same_v<T, float>, uint32_t, decltype(x < x)>;
+  return p * std::bit_cast<T>((std::bit_cast<Whole>(shifted) << 23) + 0x3f800000);
 }
 
-RDDM_INLINE float silu(float x) { return x / (1.0f + exponential(-x)); }
+template <class T>
+RDDM_INLINE T silu(T x) {
+  return x / (exponential(-x) + 1.0f);
+}
 
 // The statistics of some values; Chan's formula joins those of others.
 struct Moments {

@@ -13,6 +13,7 @@
 #include "common/cpu_results.h"
 #include "common/dispatch.h"
 #include "group_norm_silu/group_norm_silu.h"
+#include "group_norm_silu/narrow_activation.h"
 
 namespace rddm {
 namespace {
@@ -212,27 +213,50 @@ std::vector<Moments> statistics_of(const GroupNormInputs& in, const Tensor& x, c
   return statistics;
 }
 
+// The loop of narrow_activation.h, or null.
+template <class Storage>
+NarrowActivation::Walk narrow_walk() {
+  if (sizeof(Storage) != 2) return nullptr;
+  static const NarrowActivation& loops =
+      fastest<NarrowActivation>(RDDM_EVERY_SET(kNarrowActivation));
+  return loops.walk(std::is_same_v<Storage, BFloat16>);
+}
+
 template <class Storage>
 void activate_all(const std::vector<Affine>& affine, const Tensor& x,
                   const std::optional<Tensor>& residual, const Cut& cut, Tensor& result) {
   const Storage* const data = static_cast<const Storage*>(x.const_data_ptr());
   Storage* const to = static_cast<Storage*>(result.mutable_data_ptr());
   const int64_t values = cut.piece * cut.channels;
+  const NarrowActivation::Walk narrow = narrow_walk<Storage>();
+  // A plane of one channel is processed as one pixel of many channels, all alike.
+  const int64_t most = std::min(cut.piece, cut.pixels);
+  const int64_t channels = cut.channels == 1 ? most : cut.channels;
+  const int64_t rows = narrow && cut.channels > 1 ? most : 1;  // of factors and terms
   torch::stable::parallel_for(0, cut.planes * cut.pieces, 1, [&](int64_t first, int64_t last) {
-    Piece<Storage> source(data, values), rest(data_of<Storage>(residual), values);
+    Piece<Storage> source(data, narrow ? 0 : values),
+        rest(data_of<Storage>(residual), narrow ? 0 : values);
+    int64_t filled = -1;  // the plane that the factors are of
     std::vector<float> factors(values), terms(values);
     std::vector<float> computed(std::is_same_v<Storage, float> ? 0 : values);
     for (int64_t i = first; i < last; ++i) {
       const int64_t plane = i / cut.pieces, piece = i % cut.pieces * cut.piece;
       const int64_t n = std::min(cut.piece, cut.pixels - piece);
       const int64_t begin = (plane * cut.pixels + piece) * cut.channels, count = n * cut.channels;
-      // A plane of one channel is processed as one pixel of many channels, all alike.
-      const int64_t pixels = cut.channels == 1 ? 1 : n,
-                    channels = cut.channels == 1 ? n : cut.channels;
-      for (int64_t c = 0; c < channels; ++c) {
-        const Affine& a = affine[cut.channels == 1 ? plane : plane * channels + c];
-        factors[c] = a.factor;
-        terms[c] = a.term;
+      if (plane != filled) {
+        for (int64_t c = 0; c < rows * channels; ++c) {
+          const Affine& a = affine[cut.channels == 1 ? plane : plane * channels + c % channels];
+          factors[c] = a.factor;
+          terms[c] = a.term;
+        }
+        filled = plane;
+      }
+      if constexpr (sizeof(Storage) == 2) {
+        if (narrow) {
+          narrow(bits_of<Storage>(x, begin), factors.data(), terms.data(),
+                 bits_of<Storage>(residual, begin), reinterpret_cast<uint16_t*>(to + begin), count);
+          continue;
+        }
       }
       float* y;
       if constexpr (std::is_same_v<Storage, float>) {
@@ -241,8 +265,8 @@ void activate_all(const std::vector<Affine>& affine, const Tensor& x,
         y = computed.data();
       }
       const auto step = residual ? activate<true> : activate<false>;
-      step(source.at(begin, count), factors.data(), terms.data(), rest.at(begin, count), pixels,
-           channels, y);
+      step(source.at(begin, count), factors.data(), terms.data(), rest.at(begin, count),
+           cut.channels == 1 ? 1 : n, cut.channels == 1 ? n : channels, y);
       if constexpr (!std::is_same_v<Storage, float>) round_to(y, to + begin, count);
     }
   });

@@ -9,11 +9,14 @@
 #include "common/cpu_results.h"
 #include "common/dispatch.h"
 #include "joint_loss/joint_loss_inputs.h"
+#include "joint_loss/narrow_losses.h"
 
 namespace rddm {
 namespace {
 
 constexpr int64_t kLanes = 16;
+constexpr int64_t kNarrowBlock =
+    4096;  // values that narrow_losses.h adds up in float32, 256 a lane
 
 // The sum of n <= kBlock values, in an order that does not depend on the machine.
 template <class T>
@@ -58,6 +61,14 @@ Terms<T> terms_for(Objective objective, bool squared) {
   return chosen;
 }
 
+// The loop of narrow_losses.h for this call, or null.
+template <class Image, class Output>
+NarrowLosses::Walk narrow_walk(const JointLossInputs& in) {
+  if (!std::is_same_v<Image, Output> || sizeof(Image) != 2 || in.noise.drawn) return nullptr;
+  static const NarrowLosses& loops = fastest<NarrowLosses>(RDDM_EVERY_SET(kNarrowLosses));
+  return loops.walk(in.objective, in.squared, std::is_same_v<Image, BFloat16>);
+}
+
 template <class Image, class Output, class T>
 void run(const JointLossInputs& in, double weight0, double weight1, T* loss, T* parts) {
   if (in.lam) {
@@ -65,10 +76,12 @@ void run(const JointLossInputs& in, double weight0, double weight1, T* loss, T* 
     weight1 = 1 - weight0;
   }
   const bool two = has_two_outputs(in.objective);
+  const T scale0 = T(weight0 * in.scale), scale1 = T(weight1 * in.scale);
   const Terms<T> terms = terms_for<T>(in.objective, in.squared);
+  const NarrowLosses::Walk narrow = narrow_walk<Image, Output>(in);
   Output* const gradient0 = static_cast<Output*>(in.gradient0.tensor.mutable_data_ptr());
   Output* const gradient1 = static_cast<Output*>(in.gradient1.tensor.mutable_data_ptr());
-  const int64_t numel = in.out0.numel(), size = block_size(in.noise);
+  const int64_t numel = in.out0.numel(), size = narrow ? kNarrowBlock : block_size(in.noise);
   const int64_t blocks = (numel + size - 1) / size;
   std::vector<double> sums0(blocks), sums1(blocks);  // per block, not per thread: a fixed order
   const bool fetched = in.noise.drawn;
@@ -83,9 +96,21 @@ void run(const JointLossInputs& in, double weight0, double weight1, T* loss, T* 
     alignas(64) T values0[kBlock], values1[kBlock], unused[kBlock];
     for (int64_t block = first; block < last; ++block) {
       const int64_t i = block * size, n = std::min(size, numel - i);
+      if constexpr (std::is_same_v<Image, Output> && sizeof(Image) == 2) {
+        if (narrow) {
+          const auto bits = [i](const auto& x) { return bits_of<Image>(x, i); };
+          const LossSums sums = narrow(
+              {bits(in.I_0), bits(in.I_in), bits(in.noise.tensor), bits(in.out0), bits(in.out1)},
+              scale0, scale1, reinterpret_cast<uint16_t*>(gradient0 + i),
+              reinterpret_cast<uint16_t*>(gradient1 + i), n);
+          sums0[block] = sums.of0;
+          sums1[block] = sums.of1;
+          continue;
+        }
+      }
       const T* const z = noise.at(i, n);  // before the images, which it fetches
-      terms(I_0.at(i, n), I_in.at(i, n), z, out0.at(i, n), out1.at(i, n), T(weight0 * in.scale),
-            T(weight1 * in.scale), values0, values1, to0.at(i), two ? to1.at(i) : unused, n);
+      terms(I_0.at(i, n), I_in.at(i, n), z, out0.at(i, n), out1.at(i, n), scale0, scale1, values0,
+            values1, to0.at(i), two ? to1.at(i) : unused, n);
       sums0[block] = sum(values0, n);
       to0.done(i, n);
       if (two) {

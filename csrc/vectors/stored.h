@@ -65,6 +65,9 @@ class StoredInput {
     return widened<S>(from_ + i * stride_);
   }
 
+  // Asks for the line of the value i, which may lie beyond the end.
+  RDDM_INLINE void prefetch(int64_t i) const { __builtin_prefetch(from_ + i * stride_); }
+
   // The n < kWidth values from i on.
   template <Stored S>
   RDDM_INLINE Vec last(int64_t i, int64_t n) const {

@@ -10,7 +10,6 @@ import random
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -29,14 +28,8 @@ MASK_MARKS = ("change", "grey hole", "smooth hole")
 def _adopt_coefficients(module: nn.Module, _keys: Any) -> None:
     """After a state dict is loaded, sample with its coefficients: those of the training."""
     assert isinstance(module, ResidualDiffusion)
-    schedule = module.schedule
-    ours = {"alphas_cumsum": schedule.alpha_bar, "betas_cumsum": schedule.beta_bar}
-    if schedule.delta_bar is not None:
-        ours["delta_cumsum"] = schedule.delta_bar
-    tables = [module.get_buffer(name).double().cpu() for name in ours]
-    if not all(np.allclose(table, own, rtol=0, atol=1e-3) for table, own in zip(tables, ours.values(), strict=True)):
-        alpha_bar, beta_bar, *delta_bar = tables
-        module.schedule = Schedule.from_tables(alpha_bar, beta_bar, schedule.sum_scale, *delta_bar)
+    names = ["alphas_cumsum", "betas_cumsum"] + (["delta_cumsum"] if module.schedule.delta_bar is not None else [])
+    module.schedule = module.schedule.or_tables(*(module.get_buffer(name).double().cpu() for name in names))
 
 
 class ResidualDiffusion(nn.Module):
@@ -230,7 +223,8 @@ class ResidualDiffusion(nn.Module):
     ) -> list[Tensor]:
         """Return one mean loss per output, for images in [-1, 1] and indices `t` (B,) (RDDM, eq. 12).
 
-        A self-conditioned network sees its own estimate in half of the calls, unless `x_self_cond` is passed.
+        A self-conditioned network sees its own estimate in half of the calls, unless `x_self_cond` is passed. With
+        `mask_marks`, the first output is judged where the mask marks pixels alone.
         """
         noise = torch.randn_like(I_0) if noise is None else noise
         I_res = -I_0 if I_in is None else I_in - I_0
@@ -240,7 +234,12 @@ class ResidualDiffusion(nn.Module):
                 x_self_cond = self.predict(I_t, t, I_in, mask).pred_x_start
         outputs = self.outputs(I_t, t, I_in, mask, x_self_cond)
         wanted = targets(self.objective, I_0, I_res, noise)
+        outputs = (self.judged(outputs[0], wanted[0], mask), *outputs[1:])
         return [LOSSES[self.loss_type](out, target) for out, target in zip(outputs, wanted, strict=True)]
+
+    def judged(self, out0: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
+        """Return `out0` as the loss sees it: equal to the target wherever `Restorer` keeps the picture as it is."""
+        return out0 if self.mask_marks is None or mask is None else torch.where(mask > 0, out0, target)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Return `losses`: DDP and torch.compile intercept `forward`, so a training step must go through it."""

@@ -212,6 +212,14 @@ class Schedule:
         scale = float(b[-1] ** 2 if sum_scale is None else sum_scale)
         return cls(a, b, scale, {"family": "tables", "timesteps": len(a)}, d)
 
+    def or_tables(self, alpha_bar: Any, beta_bar: Any, delta_bar: Any = None) -> Schedule:
+        """Return this schedule if its tables are these to within 1e-3, as float32 buffers are, else one of these."""
+        pairs = [(self.alpha_bar, alpha_bar), (self.beta_bar, beta_bar)]
+        pairs += [] if self.delta_bar is None else [(self.delta_bar, delta_bar)]
+        if all(np.allclose(table, own, rtol=0, atol=1e-3) for own, table in pairs):
+            return self
+        return Schedule.from_tables(alpha_bar, beta_bar, self.sum_scale, delta_bar)
+
     # -- what is read from it -----------------------------------------------------------------------------
 
     @property

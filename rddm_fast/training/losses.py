@@ -42,9 +42,12 @@ class Draws(NamedTuple):
     stream: int
     share: Share
 
-    def times(self, I_0: Tensor, first: int, end: int) -> Tensor:
-        """Indices (B,) from `first` to before `end`."""
-        t = torch.randint(first, end, (len(I_0) * self.share[1],), generator=self.generator)
+    def times(self, I_0: Tensor, first: int, end: int, at_start: float = 0.0) -> Tensor:
+        """Indices (B,) from `first` to before `end`; a share `at_start` of them is the last, where sampling starts."""
+        count = len(I_0) * self.share[1]
+        t = torch.randint(first, end, (count,), generator=self.generator)
+        if at_start:
+            t[torch.rand(count, generator=self.generator) < at_start] = end - 1
         return self._own(t).to(I_0.device)
 
     def noise(self, I_0: Tensor) -> Tensor:
@@ -75,7 +78,10 @@ class Losses(nn.Module):
 
     Attributes:
         diffusion: the model that is trained, a `ResidualDiffusion` or, in `ColdLosses`, a `ColdRestorer`.
+        at_start: the share of images that is trained at the last time, from which sampling starts.
     """
+
+    at_start = 0.0
 
     def __init__(self, diffusion: ResidualDiffusion | ColdRestorer) -> None:
         super().__init__()
@@ -89,7 +95,7 @@ class Losses(nn.Module):
 
     def forward(self, I_0: Tensor, I_in: Tensor | None, mask: Tensor | None, *, draws: Draws) -> tuple[Tensor, Tensor]:
         """(loss, parts) of images (B, C, H, W) in [-1, 1]; the mask in the range that the network takes."""
-        return self.at(draws.times(I_0, *self.times()), I_0, I_in, mask, draws)
+        return self.at(draws.times(I_0, *self.times(), self.at_start), I_0, I_in, mask, draws)
 
     def times(self) -> tuple[int, int]:
         """(first, end): times are drawn from `first` to before `end`."""
@@ -128,6 +134,8 @@ class JointLosses(Losses):
                 estimate = diffusion.predict(I_t, t, I_in, mask).pred_x_start
         # Predict, and compare with the targets.
         out0, out1 = diffusion.outputs(I_t, t, I_in, mask, estimate)
+        if diffusion.mask_marks is not None and I_in is not None:
+            out0 = diffusion.judged(out0, I_0 if diffusion.objective.x0_known else I_in - I_0, mask)
         options: dict[str, Any] = {"lam": self.lam, "loss_type": diffusion.loss_type, **drawn}
         loss, parts = joint_loss(out0, out1, I_0, I_in, objective=diffusion.objective, **options)
         return 2 * loss, parts
@@ -170,11 +178,15 @@ class ColdLosses(Losses):
         return self._made[size]
 
 
-def losses_of(diffusion: ResidualDiffusion | ColdRestorer, lam: float) -> Losses:
+def losses_of(diffusion: ResidualDiffusion | ColdRestorer, lam: float, at_start: float = 0.0) -> Losses:
     """The losses of a model: joint ones for two outputs, plain ones for one, and those of a cold restorer."""
+    losses: Losses
     if isinstance(diffusion, ColdRestorer):
-        return ColdLosses(diffusion)
-    return JointLosses(diffusion, lam) if diffusion.objective.outputs == 2 else Losses(diffusion)
+        losses = ColdLosses(diffusion)
+    else:
+        losses = JointLosses(diffusion, lam) if diffusion.objective.outputs == 2 else Losses(diffusion)
+    losses.at_start = at_start
+    return losses
 
 
 @contextmanager

@@ -120,6 +120,14 @@ class TrainSettings(Settings):
         least=0,
         most=1,
     )
+    at_start: float = setting(
+        0.0,
+        "Share of images trained at the last time, from which sampling starts; the others at any time. More of them "
+        "make a better model in one step.",
+        "--at-start",
+        least=0,
+        most=1,
+    )
     grad_clip: float = setting(1.0, "Greatest norm of the gradient; 0 for no limit.", least=0)
     ema: Literal["warmup", "published"] = setting("warmup", "Rule of the averaged weights (rddm_fast.training.ema).")
     ema_decay: float = setting(0.999, "Greatest decay of the average.", least=0, most=1)
@@ -171,10 +179,13 @@ class TrainSettings(Settings):
         return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - self.warmup) / max(1, self.steps - self.warmup))))
 
     def changed(self, others: Mapping[str, Any]) -> list[str]:
-        """The names of the settings that differ from a checkpoint's and change the weights."""
+        """The names of the settings that differ from a checkpoint's and change the weights.
+
+        A setting that the checkpoint lacks is younger than it: it was trained with what is the default now.
+        """
         ours = asdict(self)
-        bound = [f.name for f in fields(self) if not f.metadata["free"]]
-        return [name for name in bound if name not in others or ours[name] != _as_tuple(others[name])]
+        bound = [f for f in fields(self) if not f.metadata["free"]]
+        return [f.name for f in bound if ours[f.name] != _as_tuple(others.get(f.name, f.default))]
 
 
 def _as_tuple(value: Any) -> Any:

@@ -133,7 +133,8 @@ class Trainer:
         self._log: TrainLog | None = None
 
     def _training(self) -> Phase:
-        return Phase(losses_of(self.diffusion, self.settings.lam), self.settings, self.accelerator)
+        losses = losses_of(self.diffusion, self.settings.lam, self.settings.at_start)
+        return Phase(losses, self.settings, self.accelerator)
 
     @property
     def step(self) -> int:
@@ -327,7 +328,8 @@ class Trainer:
         if state["described"] != self.described:
             raise CheckpointError(f"{path} is of another model: train this one in another folder")
         if changed := self.settings.changed(state["settings"]):
-            ours, theirs = asdict(self.settings)[changed[0]], state["settings"].get(changed[0])
+            ours, before = asdict(self.settings)[changed[0]], asdict(TrainSettings())
+            theirs = {**before, **state["settings"]}[changed[0]]
             raise CheckpointError(
                 f"{path} was trained with {changed[0]}={theirs}, not {ours}: "
                 "use its settings to resume, or another folder to start again"

@@ -1,6 +1,7 @@
 """The loops on two-byte images for AVX2, which a machine with AVX-512 never runs: they give what the ops give."""
 
 import ctypes
+import math
 import os
 import platform
 import subprocess
@@ -8,11 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from rddm_fast.ops import range_null_step, reverse_step, spectral_step_, tacos_step
 from rddm_fast.ops.inverse.range_null_step import step_numbers
-from rddm_fast.theory.objective import Objective
+from rddm_fast.theory.objective import Objective, targets
 
 HERE = Path(__file__).parent
 CSRC = HERE.parents[2] / "csrc"
@@ -21,6 +23,8 @@ FILES = [
     "range_null_step/narrow_joined.cpp",
     "tacos_step/tacos_planes.cpp",
     "spectral_step/narrow_spectral.cpp",
+    "joint_loss/narrow_losses.cpp",
+    "group_norm_silu/narrow_activation.cpp",
 ]
 FLAGS = ["-std=c++20", "-O2", "-fPIC", "-shared", "-mavx2", "-mfma", "-mf16c", "-ffp-contract=fast"]
 SET = ["-DRDDM_SET=Avx2", '-DRDDM_SET_NAME="avx2"']
@@ -138,3 +142,40 @@ def test_spectral_step(library: ctypes.CDLL, dtype: torch.dtype) -> None:
         *(ctypes.c_void_p(found.data_ptr()), ctypes.c_int64(n)),
     )
     check(found, expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("squared", [False, True])
+@pytest.mark.parametrize("objective", Objective)
+def test_joint_loss(library: ctypes.CDLL, objective: Objective, squared: bool, dtype: torch.dtype) -> None:
+    I_0, I_in, noise, *outs = images(5, dtype)
+    wanted = targets(objective, I_0.float(), I_in.float() - I_0.float(), noise.float())
+    apart = [out.float() - target for out, target in zip(outs, wanted, strict=False)]
+    scales, sums = (0.25, 0.75), (ctypes.c_double * 2)()
+    found = [torch.empty_like(I_0) for _ in outs]
+    library.joint_loss(
+        *(int(objective), ctypes.c_bool(squared), ctypes.c_bool(dtype == torch.bfloat16)),
+        *((ctypes.c_float * 2)(*scales), pointers([I_0, I_in, noise, outs[0], outs[1] if len(apart) > 1 else None])),
+        *(pointers(list(found)), sums, ctypes.c_int64(I_0.numel())),
+    )
+    for d, scale, derivative, total in zip(apart, scales, found, sums, strict=False):
+        check(derivative, (scale * (2 * d if squared else d.sign())).to(dtype))
+        assert total == pytest.approx(float((d * d if squared else d.abs()).double().sum()), rel=1e-5)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("residual", [False, True])
+def test_activation_of_group_norm_silu(library: ctypes.CDLL, residual: bool, dtype: torch.dtype) -> None:
+    x, rest, factors, terms = images(4, dtype)
+    x[0, 0, 0, :4] = torch.tensor([100.0, -100.0, math.inf, math.nan])  # exp(-x) is 0, infinite, 0 and NaN
+    factors, terms = factors.float(), terms.float()
+    factors[0, 0, 0, :4] = 1
+    expected = F.silu(factors * x.float() + terms) + (rest.float() if residual else 0)
+    y = torch.empty_like(x)
+    at = [None if image is None else ctypes.c_void_p(image.data_ptr()) for image in (rest if residual else None, y)]
+    library.group_norm_silu(
+        ctypes.c_bool(dtype == torch.bfloat16),
+        *(ctypes.c_void_p(image.data_ptr()) for image in (x, factors, terms)),
+        *(*at, ctypes.c_int64(x.numel())),
+    )
+    torch.testing.assert_close(y, expected.to(dtype), rtol=2 * torch.finfo(dtype).eps, atol=1e-6, equal_nan=True)

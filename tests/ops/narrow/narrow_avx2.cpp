@@ -1,4 +1,6 @@
 // The AVX2 loops on two-byte images, for test_narrow_avx2.py, which compiles them alone.
+#include "group_norm_silu/narrow_activation.h"
+#include "joint_loss/narrow_losses.h"
 #include "range_null_step/narrow_joined.h"
 #include "reverse_step/narrow_steps.h"
 #include "spectral_step/narrow_spectral.h"
@@ -50,5 +52,19 @@ void spectral_step(bool bfloat16, float sigma_t, float inv_root_a_t, const uint1
   kNarrowSpectralAvx2.walk(bfloat16)(
       numbers, {images[0], images[1], images[2], images[3], terms[0], terms[1], terms[2], terms[3]},
       next, n);
+}
+
+void joint_loss(int objective, bool squared, bool bfloat16, const float* scales,
+                const uint16_t* const* images, uint16_t* const* derivatives, double* sums,
+                int64_t n) {
+  const LossSums found = kNarrowLossesAvx2.walk(Objective(objective), squared, bfloat16)(
+      {images[0], images[1], images[2], images[3], images[4]}, scales[0], scales[1], derivatives[0],
+      derivatives[1], n);
+  sums[0] = found.of0, sums[1] = found.of1;
+}
+
+void group_norm_silu(bool bfloat16, const uint16_t* x, const float* factors, const float* terms,
+                     const uint16_t* rest, uint16_t* y, int64_t n) {
+  kNarrowActivationAvx2.walk(bfloat16)(x, factors, terms, rest, y, n);
 }
 }
