@@ -29,7 +29,7 @@ const AmxSteps* amx_steps() {
 #endif
 }
 
-void pack_amx(const AmxSteps& steps, const AmxWeight& weight, float* to) {
+void pack_amx(const AmxSteps& steps, const PlainWeight& weight, float* to) {
   RDDM_CHECK(weight.channels <= kAmxChannels, "in AMX a weight has at most ", kAmxChannels,
              " channels, and this has ", weight.channels);
   torch::stable::parallel_for(0, divided(weight.result_channels, kAmxPanel), 4,

@@ -9,13 +9,7 @@ namespace rddm {
 const AmxSteps* amx_steps();
 
 // The weights, packed to `to`.
-void pack_amx(const AmxSteps&, const AmxWeight&, float* to);
-
-// Contiguous weights (K, C, taps).
-constexpr AmxWeight contiguous_weight(const float* data, int64_t result_channels, int64_t channels,
-                                      int64_t taps) {
-  return {data, result_channels, channels, taps, channels * taps, taps, 1};
-}
+void pack_amx(const AmxSteps&, const PlainWeight&, float* to);
 
 // The number of bands of an image, by the sizes alone: a band's values share their scale, so that
 // other bands would give other bits.

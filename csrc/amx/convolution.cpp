@@ -30,7 +30,7 @@ int64_t packed_size(int64_t taps, int64_t result_channels, int64_t channels) {
 // Reads a weight of 16 output channels.
 class WeightLanes {
  public:
-  WeightLanes(const AmxWeight& w, int64_t panel)
+  WeightLanes(const PlainWeight& w, int64_t panel)
       : first_(w.data + panel * kAmxPanel * w.result_channel),
         w_(w),
         there_(least(kAmxPanel, w.result_channels - panel * kAmxPanel)),
@@ -71,13 +71,13 @@ class WeightLanes {
 
  private:
   const float* first_;
-  const AmxWeight& w_;
+  const PlainWeight& w_;
   int64_t there_;
   __mmask16 here_;
   __m512i lanes_;
 };
 
-void pack(const AmxWeight& w, int64_t panel, float* to) {
+void pack(const PlainWeight& w, int64_t panel, float* to) {
   const int64_t blocks = divided(w.channels, kAmxBlock), first = panel * kAmxPanel;
   const WeightLanes weights(w, panel);
   alignas(64) float scales[kAmxPanel] = {}, largest[kAmxPanel];

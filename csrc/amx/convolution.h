@@ -62,16 +62,6 @@ struct AmxBand {
   float largest = 0;       // magnitude of the band's values; not finite if one of them is not
 };
 
-// Weights in any order of their dimensions, by the strides.
-struct AmxWeight {
-  const float* data;  // of the first tap; there is a later one in front of it if `tap` is negative
-  int64_t result_channels, channels, taps;
-  int64_t result_channel, channel, tap;  // strides
-
-  // Whether an output channel's weights lie one behind the other, in some order.
-  bool is_by_result() const { return result_channel == channels * taps; }
-};
-
 struct AmxSteps {
   // Whether this machine has the unit and its kernel lets this process use it.
   bool (*is_supported)();
@@ -79,7 +69,7 @@ struct AmxSteps {
   int64_t (*packed_size)(int64_t taps, int64_t result_channels, int64_t channels);
   // Takes a panel's weights apart into [panel][block of channels][tap][digit] of fours of channels,
   // as the unit reads them, behind the scale of each output channel.
-  void (*pack)(const AmxWeight&, int64_t panel, float* to);
+  void (*pack)(const PlainWeight&, int64_t panel, float* to);
   // The size of a band of so many rows, in bytes.
   int64_t (*band_size)(const AmxConvolution&, int64_t rows);
   // The digits of a band.

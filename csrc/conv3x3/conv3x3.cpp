@@ -35,10 +35,10 @@ int64_t best_tile(int64_t channels) {
 
 // Weights (K, C, 3, 3) as they lie in memory, contiguous or channels-last. Turned, they are those
 // of the gradient of the images: by half, with the channels exchanged.
-AmxWeight amx_weight(const Tensor& weight, bool is_channels_last, bool turned) {
+PlainWeight plain_weight(const Tensor& weight, bool is_channels_last, bool turned) {
   const int64_t result_channels = weight.size(0), channels = weight.size(1);
-  AmxWeight w = contiguous_weight(static_cast<const float*>(weight.const_data_ptr()),
-                                  result_channels, channels, 9);
+  PlainWeight w = contiguous_weight(static_cast<const float*>(weight.const_data_ptr()),
+                                    result_channels, channels, 9);
   if (is_channels_last) w.channel = 1, w.tap = channels;
   if (turned) {
     std::swap(w.result_channels, w.channels);
@@ -63,9 +63,8 @@ Tensor pack_conv3x3_cpu(const Tensor& weight, int64_t tile, int64_t instruction_
   RDDM_CHECK(weight.dim() == 4 && weight.size(2) == 3 && weight.size(3) == 3 &&
                  weight.numel() > 0 && weight.scalar_type() == ScalarType::Float,
              "pack_conv3x3: weight must be float32 of shape (K, C, 3, 3)");
-  RDDM_CHECK(!turned || tile == kAmxTile, "pack_conv3x3: turned is for a tile of 1");
   const WinogradSteps& steps = *(instruction_set < 0 ? sets.back() : sets[size_t(instruction_set)]);
-  const bool as_it_is = tile == kAmxTile && is_channels_last(weight);
+  const bool as_it_is = is_channels_last(weight);
   const Tensor plain = as_it_is ? weight : torch::stable::contiguous(weight);
   const int64_t result_channels = weight.size(turned), channels = weight.size(!turned);
   const int width = tile == kAmxTile ? kAmxPanel : steps.width;
@@ -75,11 +74,11 @@ Tensor pack_conv3x3_cpu(const Tensor& weight, int64_t tile, int64_t instruction_
   std::fill_n(to, kHeader, 0.f);
   *reinterpret_cast<Header*>(to) = {float(tile), float(width), float(result_channels),
                                     float(channels)};
+  const PlainWeight own = plain_weight(plain, as_it_is, turned);
   if (tile == kAmxTile) {
-    pack_amx(*amx_steps(), amx_weight(plain, as_it_is, turned), to + kHeader);
+    pack_amx(*amx_steps(), own, to + kHeader);
   } else {
-    const float* const from = static_cast<const float*>(plain.const_data_ptr());
-    steps.pack(int(tile), from, result_channels, channels, to + kHeader);
+    steps.pack(int(tile), own, to + kHeader);
   }
   return packed;
 }

@@ -10,44 +10,55 @@
 namespace rddm {
 namespace {
 
-// G g G' of one weight; zeros for a lane of no channel.
+// G g G' of the weights of a vector of output channels, in float64: g[tap][lane].
 template <class F>
-RDDM_INLINE void pack_one(const float* g, float* to, int64_t position_stride) {
+RDDM_INLINE void pack_lanes(const float (&g)[9][kWidth], float* to, int64_t position_stride) {
   constexpr int kIn = F::kIn;
-  double half[kIn][3];
+  double half[kIn][3][kWidth];
   for (int i = 0; i < kIn; ++i) {
     const double* const row = F::kG[i];
     for (int j = 0; j < 3; ++j) {
-      half[i][j] = g ? row[0] * g[j] + row[1] * g[3 + j] + row[2] * g[6 + j] : 0;
+      for (int lane = 0; lane < kWidth; ++lane) {
+        half[i][j][lane] = row[0] * g[j][lane] + row[1] * g[3 + j][lane] + row[2] * g[6 + j][lane];
+      }
     }
   }
   for (int i = 0; i < kIn; ++i) {
     for (int j = 0; j < kIn; ++j) {
       const double* const column = F::kG[j];
-      to[(i * kIn + j) * position_stride] =
-          float(half[i][0] * column[0] + half[i][1] * column[1] + half[i][2] * column[2]);
+      float* const at = to + (i * kIn + j) * position_stride;
+      for (int lane = 0; lane < kWidth; ++lane) {
+        at[lane] = float(half[i][0][lane] * column[0] + half[i][1][lane] * column[1] +
+                         half[i][2][lane] * column[2]);
+      }
     }
   }
 }
 
 template <class F>
-void pack_weights(const float* weight, int64_t result_channels, int64_t channels, float* to) {
-  for (int64_t first = 0; first < groups_of(result_channels); first += 2) {
-    const int64_t lanes = least(2, groups_of(result_channels) - first) * kWidth;
-    for (int64_t c = 0; c < channels; ++c) {
-      for (int64_t lane = 0; lane < lanes; ++lane) {
-        const int64_t k = channel_of(first + lane / kWidth, result_channels) + lane % kWidth;
-        const float* const g = k < result_channels ? weight + (k * channels + c) * 9 : nullptr;
-        pack_one<F>(g, to + c * lanes + lane, channels * lanes);
+void pack_weights(const PlainWeight& w, float* to) {
+  for (int64_t first = 0; first < groups_of(w.result_channels); first += 2) {
+    const int64_t groups = least(2, groups_of(w.result_channels) - first), lanes = groups * kWidth;
+    for (int64_t c = 0; c < w.channels; ++c) {
+      for (int64_t group = 0; group < groups; ++group) {
+        const int64_t k = channel_of(first + group, w.result_channels);
+        const int64_t there = least(kWidth, w.result_channels - k);
+        const float* const from = w.data + k * w.result_channel + c * w.channel;
+        float g[9][kWidth] = {};  // zeros for a lane of no channel
+        for (int64_t tap = 0; tap < 9; ++tap) {
+          for (int64_t lane = 0; lane < there; ++lane) {
+            g[tap][lane] = from[lane * w.result_channel + tap * w.tap];
+          }
+        }
+        pack_lanes<F>(g, to + c * lanes + group * kWidth, w.channels * lanes);
       }
     }
-    to += F::kIn * F::kIn * channels * lanes;
+    to += F::kIn * F::kIn * w.channels * lanes;
   }
 }
 
-void pack(int tile, const float* weight, int64_t result_channels, int64_t channels, float* to) {
-  tile == 4 ? pack_weights<F4>(weight, result_channels, channels, to)
-            : pack_weights<F2>(weight, result_channels, channels, to);
+void pack(int tile, const PlainWeight& weight, float* to) {
+  tile == 4 ? pack_weights<F4>(weight, to) : pack_weights<F2>(weight, to);
 }
 
 // Where a part's values of a vector of channels begin.

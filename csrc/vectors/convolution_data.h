@@ -16,4 +16,20 @@ struct ConvolutionData {
   int64_t channels() const { return source_channels[0] + source_channels[1]; }
 };
 
+// Weights in any order of their dimensions, by the strides.
+struct PlainWeight {
+  const float* data;  // of the first tap; there is a later one in front of it if `tap` is negative
+  int64_t result_channels, channels, taps;
+  int64_t result_channel, channel, tap;  // strides
+
+  // Whether an output channel's weights lie one behind the other, in some order.
+  bool is_by_result() const { return result_channel == channels * taps; }
+};
+
+// Contiguous weights (K, C, taps).
+constexpr PlainWeight contiguous_weight(const float* data, int64_t result_channels,
+                                        int64_t channels, int64_t taps) {
+  return {data, result_channels, channels, taps, channels * taps, taps, 1};
+}
+
 }  // namespace rddm

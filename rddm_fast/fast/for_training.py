@@ -7,8 +7,8 @@
   stay in the processor's cache and take no memory.
 * On a CPU all that follows a block's convolution is `ops.group_norm_silu_training`.
 * Full attention is `scaled_dot_product_attention`.
-* On a CPU with AMX the 3x3 convolutions and their gradients are in AMX, in float32: `ops.conv3x3` and
-  `ops.conv3x3_weight_gradient`.
+* On a CPU the 3x3 convolutions and the gradients of their images are `ops.conv3x3`, in float32: in AMX, or Winograd's.
+  With AMX the gradients of their weights are `ops.conv3x3_weight_gradient`, else torch's.
 
 Nothing is copied. The modules keep their place, parameters, names and hooks; only their class changes.
 """
@@ -52,44 +52,57 @@ class _Conv2d(nn.Conv2d):
 def _convolved(conv: nn.Conv2d, x: Tensor, weight: Tensor) -> Tensor:
     """Return what `conv` makes of images with this weight, by the fastest way there is."""
     if x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu"):
-        if _gains_from_amx(conv):
-            return Conv3x3.apply(x, weight, conv.bias)
+        if tile := _tile(conv, x):
+            return Conv3x3.apply(x, weight, conv.bias, tile)
         if conv.kernel_size == conv.stride == (1, 1) and conv.padding == (0, 0) and conv.groups == 1:
             return F.linear(x.permute(0, 2, 3, 1), weight.flatten(1), conv.bias).permute(0, 3, 1, 2)
     return F.conv2d(x, weight, conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups)
 
 
-def _gains_from_amx(conv: nn.Conv2d) -> bool:
-    """Return whether `Conv3x3` serves: for fewer than 32 channels torch is faster (`rddm-fast bench conv3x3`)."""
-    channels = conv.in_channels, conv.out_channels
-    return is_3x3(conv) and 1 in tiles() and min(channels) >= 32 and max(channels) <= AMX_CHANNELS
+def _tile(conv: nn.Conv2d, x: Tensor) -> int | None:
+    """Return the tile of `pack_conv3x3` by which a convolution of `x` is faster than torch's, None if there is none.
+
+    AMX gains from 32 channels on (`rddm-fast bench conv3x3`). Winograd's weights, which are transformed at every step,
+    take as long as the convolution of 200 pixels, and with 512 channels of 800.
+    """
+    least, most = sorted((conv.in_channels, conv.out_channels))
+    if not is_3x3(conv):
+        return None
+    if 1 in tiles() and least >= 32 and most <= AMX_CHANNELS:
+        return 1
+    return 4 if 4 in tiles() and least >= 16 and x[:, 0].numel() >= 2 * most else None
 
 
 class Conv3x3(torch.autograd.Function):
-    """A 3x3 convolution of images (B, C, H, W) with weights (K, C, 3, 3) and a bias or None, in float32, by AMX.
+    """A 3x3 convolution of images (B, C, H, W) with weights (K, C, 3, 3) and a bias or None, in float32.
 
-    The gradient of the images is the convolution of the result's gradient with the weights, turned by half and with
-    their channels exchanged.
+    `tile` is that of `pack_conv3x3`. The gradient of the images is the convolution of the result's gradient with the
+    weights, turned by half and with their channels exchanged.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, tile: int) -> Tensor:  # type: ignore[override]
         ctx.save_for_backward(x, weight)
-        ctx.has_bias = bias is not None
-        return conv3x3(x, weight, bias, packed=pack_conv3x3(weight, tile=1))
+        ctx.has_bias, ctx.tile = bias is not None, tile
+        return conv3x3(x, weight, bias, packed=pack_conv3x3(weight, tile=tile))
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
         x, weight = ctx.saved_tensors
-        needs_x, *others = ctx.needs_input_grad
+        needs_x, needs_weight, needs_bias, _ = ctx.needs_input_grad
         x_grad = weight_grad = bias_grad = None
         if needs_x:
-            turned = pack_conv3x3(weight, tile=1, turned=True)
+            turned = pack_conv3x3(weight, tile=ctx.tile, turned=True)
             x_grad = conv3x3(grad, weight.transpose(0, 1), packed=turned)  # The view has the shape alone.
-        if any(others):
+        if (needs_weight or needs_bias) and ctx.tile == 1:
             weight_grad, bias_grad = conv3x3_weight_gradient(grad, x)
-        return x_grad, weight_grad, bias_grad if ctx.has_bias else None
+        elif needs_weight or needs_bias:
+            _, weight_grad, bias_grad = torch.ops.aten.convolution_backward(
+                *(grad, x, weight, [len(weight)], [1, 1], [1, 1], [1, 1], False, [0, 0], 1),
+                [False, needs_weight, needs_bias],
+            )
+        return x_grad, weight_grad, bias_grad if ctx.has_bias else None, None
 
 
 class _Block(Block):

@@ -13,6 +13,8 @@ from rddm_fast.fast import FastSampler
 from rddm_fast.fast.for_training import Conv3x3, for_training
 from rddm_fast.ops.networks.conv3x3 import tiles
 
+amx = pytest.mark.skipif(1 not in tiles(), reason="this machine has no AMX")
+
 
 def gradients(unets: nn.Module, x: Tensor, autocast: bool = False) -> tuple[list[Tensor], dict[str, Tensor]]:
     x = x.clone().requires_grad_()
@@ -88,25 +90,35 @@ def test_what_is_being_trained_can_be_sampled_with_fast() -> None:
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
 
 
-@pytest.mark.skipif(1 not in tiles(), reason="this machine has no AMX")
+@pytest.mark.parametrize("tile, error", [pytest.param(1, 1e-5, marks=amx), (4, 1e-4)])
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_convolutions_in_amx_have_the_gradients_of_torch_s(bias: bool, layout: torch.memory_format) -> None:
+def test_convolutions_have_the_gradients_of_torch_s(
+    bias: bool, layout: torch.memory_format, tile: int, error: float
+) -> None:
     given = [torch.randn(2, 40, 11, 18), torch.randn(48, 40, 3, 3) / 19, torch.randn(48) if bias else None]
     given = [None if tensor is None else tensor.requires_grad_() for tensor in given]
     wide = [None if tensor is None else tensor.detach().double().requires_grad_() for tensor in given]
-    y = Conv3x3.apply(given[0].contiguous(memory_format=layout), *given[1:])
+    y = Conv3x3.apply(given[0].contiguous(memory_format=layout), *given[1:], tile)
     exact = nn.functional.conv2d(*wide, padding=1)
-    assert (y - exact).abs().max() <= 1e-5
+    assert (y - exact).abs().max() <= error
     (y.square().sum() / 2).backward()
     (exact.square().sum() / 2).backward()
     for own, other in zip(given, wide, strict=True):
         if own is not None:
-            assert (own.grad - other.grad).abs().max() <= 1e-5 * other.grad.abs().max()
+            assert (own.grad - other.grad).abs().max() <= error * other.grad.abs().max()
 
 
-@pytest.mark.skipif(1 not in tiles(), reason="this machine has no AMX")
-def test_wide_networks_train_in_amx_with_the_reference_s_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_gradients_that_are_needed_are_computed() -> None:
+    x, weight, bias = torch.randn(1, 16, 9, 9), torch.randn(24, 16, 3, 3), torch.randn(24)
+    for needed in ((True, False, False), (False, True, False), (False, False, True)):
+        given = [tensor.clone().requires_grad_(needs) for tensor, needs in zip((x, weight, bias), needed, strict=True)]
+        Conv3x3.apply(*given, 4).sum().backward()
+        assert [tensor.grad is not None for tensor in given] == list(needed)
+
+
+@pytest.mark.skipif(4 not in tiles(), reason="the library is not compiled")
+def test_wide_networks_train_with_the_reference_s_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     calls, forward = [], Conv3x3.forward
     monkeypatch.setattr(Conv3x3, "forward", lambda *args: calls.append(args[1].shape) or forward(*args))
     torch.manual_seed(0)

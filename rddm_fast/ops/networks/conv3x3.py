@@ -133,10 +133,7 @@ def pack_conv3x3(
     if instruction_set is not None and instruction_set not in sets:
         raise ValueError(f"instruction_set is {instruction_set!r}: this machine has {', '.join(sets)}")
     chosen = -1 if instruction_set is None else sets.index(instruction_set)
-    weight = weight.detach()
-    if turned and tile > 1:
-        weight, turned = weight.flip(2, 3).transpose(0, 1), False
-    return torch.ops.rddm_fast.pack_conv3x3(weight, tile, chosen, turned)
+    return torch.ops.rddm_fast.pack_conv3x3(weight.detach(), tile, chosen, turned)
 
 
 def pack_conv3x3_taps(weight: Tensor, dtype: torch.dtype, upsample: bool = False) -> Tensor:
