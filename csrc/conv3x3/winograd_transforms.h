@@ -71,6 +71,20 @@ struct F4 {
     y[2] = aa * sum_a + bb * sum_b;
     y[3] = (m[5] + aaa * difference_a) + bbb * difference_b;
   }
+
+  // The transpose of `output`.
+  template <class Vec>
+  RDDM_INLINE static void spread(const Vec (&y)[kOut], Vec (&m)[kIn]) {
+    constexpr float a = kA, b = kB, aa = kAA, bb = kBB, aaa = kA * kAA, bbb = kB * kBB;
+    const Vec even_a = y[0] + aa * y[2], odd_a = a * y[1] + aaa * y[3];
+    const Vec even_b = y[0] + bb * y[2], odd_b = b * y[1] + bbb * y[3];
+    m[0] = y[0];
+    m[1] = even_a + odd_a;
+    m[2] = even_a - odd_a;
+    m[3] = even_b + odd_b;
+    m[4] = even_b - odd_b;
+    m[5] = y[3];
+  }
 };
 
 }  // namespace

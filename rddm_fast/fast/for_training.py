@@ -7,8 +7,8 @@
   stay in the processor's cache and take no memory.
 * On a CPU all that follows a block's convolution is `ops.group_norm_silu_training`.
 * Full attention is `scaled_dot_product_attention`.
-* On a CPU the 3x3 convolutions and the gradients of their images are `ops.conv3x3`, in float32: in AMX, or Winograd's.
-  With AMX the gradients of their weights are `ops.conv3x3_weight_gradient`, else torch's.
+* On a CPU the 3x3 convolutions and their gradients are `ops.conv3x3` and `ops.conv3x3_weight_gradient`, in float32: in
+  AMX, or Winograd's.
 
 Nothing is copied. The modules keep their place, parameters, names and hooks; only their class changes.
 """
@@ -95,13 +95,8 @@ class Conv3x3(torch.autograd.Function):
         if needs_x:
             turned = pack_conv3x3(weight, tile=ctx.tile, turned=True)
             x_grad = conv3x3(grad, weight.transpose(0, 1), packed=turned)  # The view has the shape alone.
-        if (needs_weight or needs_bias) and ctx.tile == 1:
-            weight_grad, bias_grad = conv3x3_weight_gradient(grad, x)
-        elif needs_weight or needs_bias:
-            _, weight_grad, bias_grad = torch.ops.aten.convolution_backward(
-                *(grad, x, weight, [len(weight)], [1, 1], [1, 1], [1, 1], False, [0, 0], 1),
-                [False, needs_weight, needs_bias],
-            )
+        if needs_weight or needs_bias:
+            weight_grad, bias_grad = conv3x3_weight_gradient(grad, x, tile=ctx.tile)
         return x_grad, weight_grad, bias_grad if ctx.has_bias else None, None
 
 

@@ -50,3 +50,30 @@ def test_two_shares_make_the_whole_batch(objective: str) -> None:
     halves = [sums(objective, "l1", share=(rank, 2)) for rank in range(2)]
     for all_of_it, *parts in zip(whole, *halves, strict=True):
         torch.testing.assert_close((parts[0] + parts[1]) / 2, all_of_it, rtol=1e-4, atol=2e-6)
+
+
+def test_a_share_of_the_times_is_the_last_and_the_others_are_any() -> None:
+    t = Draws(seeded(3), 0, 0, (0, 1)).times(torch.empty(4000), 0, 1000, 0.75)
+    others = t[t < 999]
+    assert abs(float((t == 999).float().mean()) - 0.75) < 0.02
+    assert abs(float(others.float().mean()) - 499) < 30 and others.min() < 10 and others.max() > 985
+    plain = [Draws(seeded(3), 0, 0, (0, 1)).times(torch.empty(4000), 0, 1000, share) for share in (0.0, 1.0)]
+    assert torch.equal(t[t < 999], plain[0][t < 999]) and (plain[1] == 999).all()
+
+
+@pytest.mark.parametrize("objective", ["pred_res", "pred_x0", "pred_res_noise", "pred_x0_noise"])
+def test_the_loss_sees_the_pixels_that_the_mask_marks_alone(objective: str) -> None:
+    """As `Restorer` returns them: what the first output says of the other pixels changes neither loss nor weights."""
+    model = small_model(objective, input_condition=True, input_condition_mask=True, mask_marks="change")
+    I_0, I_in = (torch.stack([Pairs()[i][name] for i in range(2)]) * 2 - 1 for name in ("target", "input"))
+    mask = torch.zeros_like(I_0)
+    mask[..., 4:9, 2:] = 1
+    outputs: list[torch.Tensor] = []
+    predict = model.outputs
+    model.outputs = lambda *args, **options: outputs.extend(predict(*args, **options)) or tuple(outputs)  # type: ignore
+    loss, parts = losses_of(model, 0.5)(I_0, I_in, mask, draws=Draws(seeded(2), 9, 4, (0, 1)))
+    (gradient,) = torch.autograd.grad(loss, outputs[:1])
+    assert not gradient[mask == 0].any() and gradient[mask == 1].all()
+    target = I_0 if "x0" in objective else I_in - I_0
+    expected = ((outputs[0] - target).abs() * mask).mean()
+    torch.testing.assert_close(parts[0], expected, rtol=1e-5, atol=1e-6)

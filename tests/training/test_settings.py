@@ -1,6 +1,7 @@
 """Settings: how they are read, and what a mistake in them says."""
 
 import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,13 @@ def test_a_bad_file_is_named(name: str, text: str | bytes | None, sentence: str,
         read_settings(tmp_path / name)
     assert "\n" not in str(raised.value)
     assert name in run("train", "--config", tmp_path / name, "--dry-run").stderr
+
+
+def test_a_checkpoint_without_a_younger_setting_was_trained_with_its_default() -> None:
+    before = asdict(TrainSettings(steps=7))
+    del before["at_start"]
+    assert TrainSettings(steps=7).changed(before) == []
+    assert TrainSettings(steps=7, at_start=0.5).changed(before) == ["at_start"]
 
 
 def test_a_setting_of_the_command_line() -> None:
