@@ -78,7 +78,14 @@ Tensor pack_conv3x3_cpu(const Tensor& weight, int64_t tile, int64_t instruction_
   if (tile == kAmxTile) {
     pack_amx(*amx_steps(), own, to + kHeader);
   } else {
-    steps.pack(int(tile), own, to + kHeader);
+    // A thread for less than 4096 pairs of channels takes longer to start than it saves.
+    const int64_t panels = divided(divided(result_channels, width), 2);
+    const int64_t grain = divided(4096, 2 * width * channels);
+    torch::stable::parallel_for(0, panels, grain, [&](int64_t first, int64_t last) {
+      for (int64_t panel = first; panel < last; ++panel) {
+        steps.pack(int(tile), own, panel, to + kHeader);
+      }
+    });
   }
   return packed;
 }

@@ -35,29 +35,28 @@ RDDM_INLINE void pack_lanes(const float (&g)[9][kWidth], float* to, int64_t posi
 }
 
 template <class F>
-void pack_weights(const PlainWeight& w, float* to) {
-  for (int64_t first = 0; first < groups_of(w.result_channels); first += 2) {
-    const int64_t groups = least(2, groups_of(w.result_channels) - first), lanes = groups * kWidth;
-    for (int64_t c = 0; c < w.channels; ++c) {
-      for (int64_t group = 0; group < groups; ++group) {
-        const int64_t k = channel_of(first + group, w.result_channels);
-        const int64_t there = least(kWidth, w.result_channels - k);
-        const float* const from = w.data + k * w.result_channel + c * w.channel;
-        float g[9][kWidth] = {};  // zeros for a lane of no channel
-        for (int64_t tap = 0; tap < 9; ++tap) {
-          for (int64_t lane = 0; lane < there; ++lane) {
-            g[tap][lane] = from[lane * w.result_channel + tap * w.tap];
-          }
+void pack_panel(const PlainWeight& w, int64_t panel, float* to) {
+  const int64_t first = 2 * panel, groups = least(2, groups_of(w.result_channels) - first);
+  const int64_t lanes = groups * kWidth;
+  to += F::kIn * F::kIn * w.channels * first * kWidth;
+  for (int64_t c = 0; c < w.channels; ++c) {
+    for (int64_t group = 0; group < groups; ++group) {
+      const int64_t k = channel_of(first + group, w.result_channels);
+      const int64_t there = least(kWidth, w.result_channels - k);
+      const float* const from = w.data + k * w.result_channel + c * w.channel;
+      float g[9][kWidth] = {};  // zeros for a lane of no channel
+      for (int64_t tap = 0; tap < 9; ++tap) {
+        for (int64_t lane = 0; lane < there; ++lane) {
+          g[tap][lane] = from[lane * w.result_channel + tap * w.tap];
         }
-        pack_lanes<F>(g, to + c * lanes + group * kWidth, w.channels * lanes);
       }
+      pack_lanes<F>(g, to + c * lanes + group * kWidth, w.channels * lanes);
     }
-    to += F::kIn * F::kIn * w.channels * lanes;
   }
 }
 
-void pack(int tile, const PlainWeight& weight, float* to) {
-  tile == 4 ? pack_weights<F4>(weight, to) : pack_weights<F2>(weight, to);
+void pack(int tile, const PlainWeight& weight, int64_t panel, float* to) {
+  tile == 4 ? pack_panel<F4>(weight, panel, to) : pack_panel<F2>(weight, panel, to);
 }
 
 void input(const Winograd& w, const WinogradBlock& b, int64_t group) {

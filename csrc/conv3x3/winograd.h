@@ -35,9 +35,9 @@ struct WinogradSteps {
   int width;  // float32 values of a vector
   int rows;   // tiles of a part, at most
   bool (*is_supported)();
-  // Transforms weights of 3x3 taps to [panel][position][C][panel's channels]. A panel has two
-  // vectors of output channels; the last one may have one.
-  void (*pack)(int tile, const PlainWeight&, float* to);
+  // Transforms a panel's weights of 3x3 taps to [position][C][panel's channels], behind those of
+  // the panels before it. A panel has two vectors of output channels; the last one may have one.
+  void (*pack)(int tile, const PlainWeight&, int64_t panel, float* to);
   // B' d B of the block's tiles, for a vector of channels.
   void (*input)(const Winograd&, const WinogradBlock&, int64_t group);
   // The products of a panel, into m.

@@ -11,24 +11,34 @@ constexpr int64_t kPart = part_size(kPositions);
 // Output channels whose sums stay in registers beside two vectors of input channels.
 constexpr int kResults = kWidth == 16 ? 8 : 4;
 
-// A dY A' of a tile of which `height` rows and `width` columns are inside the image; returns the
-// sum of its pixels.
-RDDM_INLINE Vec spread_tile(const float* from, int64_t channels, int64_t line, int64_t height,
-                            int64_t width, int64_t some, float* to) {
+// A dY A' of a tile; returns the sum of its pixels. Unless it is Inside the image, `height` rows
+// and `width` columns of it are, and it may have too few channels for a vector: `some`.
+template <bool Inside>
+__attribute__((noinline)) Vec spread_tile(const float* from, int64_t channels, int64_t line,
+                                          int64_t height, int64_t width, int64_t some, float* to) {
   Vec half[kOut][kIn], sum{};
+#pragma GCC unroll 4
   for (int i = 0; i < kOut; ++i) {
     Vec row[kOut];
+#pragma GCC unroll 4
     for (int j = 0; j < kOut; ++j) {
       const float* const pixel = from + i * line + j * channels;
-      row[j] = i >= height || j >= width ? Vec{} : some ? load_some(pixel, some) : load(pixel);
+      if constexpr (Inside) {
+        row[j] = load(pixel);
+      } else {
+        row[j] = i >= height || j >= width ? Vec{} : some ? load_some(pixel, some) : load(pixel);
+      }
       sum += row[j];
     }
     F4::spread(row, half[i]);
   }
+#pragma GCC unroll 6
   for (int j = 0; j < kIn; ++j) {
     Vec column[kOut], spread[kIn];
+#pragma GCC unroll 4
     for (int i = 0; i < kOut; ++i) column[i] = half[i][j];
     F4::spread(column, spread);
+#pragma GCC unroll 6
     for (int i = 0; i < kIn; ++i) store(to + (i * kIn + j) * kRows * kWidth, spread[i]);
   }
   return sum;
@@ -51,8 +61,10 @@ void spread(const WinogradGradients& g, const WinogradGradientBlock& block, floa
                  for (int64_t i = 0; i < run; ++i) {
                    const int64_t x = (column + i) * kOut;
                    const float* const from = image + ((n * w.height + y) * w.width + x) * channels;
-                   sum += spread_tile(from, channels, line, w.height - y, w.width - x, some,
-                                      to + (at + i) * kWidth);
+                   const bool inside = !some && y + kOut <= w.height && x + kOut <= w.width;
+                   const auto tile = inside ? &spread_tile<true> : &spread_tile<false>;
+                   sum += tile(from, channels, line, w.height - y, w.width - x, some,
+                               to + (at + i) * kWidth);
                  }
                });
     }
