@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -16,6 +17,15 @@ from rddm_fast.ops.backends import build_info
 from rddm_fast.ops.training import pixel_attention as op
 
 compiled = pytest.mark.skipif(build_info is None, reason="the library is not compiled")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def two_threads() -> Iterator[None]:
+    """The module's own rounding, by which the op's is judged, depends on torch's threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
 
 
 def arguments(
