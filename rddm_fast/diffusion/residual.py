@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..images.fill import blanked
+from ..images.fill import shown
 from ..theory.objective import Objective, Prediction, at_test, read_out, stacked, targets
 from ..theory.schedule import Schedule
 from ..theory.steps import Step, check_eta, model_steps, step_indices
@@ -22,7 +22,7 @@ from .reverse import reverse
 from .start import Start, noise_source, to_signed, watcher
 
 LOSSES = {"l1": F.l1_loss, "l2": F.mse_loss}
-MASK_MARKS = ("change", "grey hole", "smooth hole")
+MASK_MARKS = ("change", "grey hole", "smooth hole", "shadow")
 
 
 def _adopt_coefficients(module: nn.Module, _keys: Any) -> None:
@@ -52,9 +52,9 @@ class ResidualDiffusion(nn.Module):
         eta: stochasticity of the few-step sampler, 0 to 1.
         clip_res: half-width of the residual's clamp. The published 1 is the default, although residuals span [-2, 2].
         image_size: height and width of a generated image in pixels; a restored one has the input's size.
-        mask_marks: what is white in the mask: "change", pixels that were changed; "grey hole" or "smooth hole", missing
-            ones, which are shown as 0.5 or as `images.fill` continues their surroundings. `Restorer` returns the other
-            pixels as they are. None, as published: the mask is an input and nothing else.
+        mask_marks: what is white in the mask: "change", pixels that were changed; "shadow", darkened ones, which are
+            shown lit; "grey hole" or "smooth hole", missing ones, shown as 0.5 or filled (`images.fill`). `Restorer`
+            returns the other pixels as they are. None, as published: the mask is an input and nothing else.
         global_exposure: how bright a region becomes depends on the whole picture; `Restorer` gives it one exposure.
 
     Raises:
@@ -305,8 +305,8 @@ class ResidualDiffusion(nn.Module):
             shape: tuple[int, ...] = (batch_size, self.channels, *(self._generated_side(),) * 2)
         else:
             I_in = I_in.to(self.device)
-            if mask is not None and self.mask_marks in ("grey hole", "smooth hole"):
-                I_in = blanked(I_in, mask.to(self.device), self.mask_marks)
+            if mask is not None and self.mask_marks is not None:
+                I_in = shown(I_in, mask.to(self.device), self.mask_marks)
             shape, I_in = tuple(I_in.shape), to_signed(I_in)
         if mask is not None:
             mask = mask.to(self.device)

@@ -1,4 +1,4 @@
-"""Fill holes with the smooth continuation of what surrounds them, as a first guess for inpainting."""
+"""What a network is shown where a mask marks pixels: holes are filled smoothly, shadows are lit. First guesses both."""
 
 from __future__ import annotations
 
@@ -10,6 +10,12 @@ BLACK = 0.1
 """A mask is black up to this value: JPEG leaves less than that around white strokes."""
 RELAXATIONS = 8
 """Steps towards Laplace's equation at every size of the pyramid. The coarser sizes have done the most of it."""
+PENUMBRA = (8, 0.015)
+"""Half the width of a shadow's soft edge: so many pixels, or this part of the longer side where that is more."""
+RING = 12
+"""Width in pixels of the ring inside of a shadow that is compared with what surrounds it."""
+MOST_LIGHT = 12.0
+"""The most that a shadow is brightened by: one that takes 92 % of the light."""
 
 
 def marked_by(mask: Tensor) -> Tensor:
@@ -17,14 +23,18 @@ def marked_by(mask: Tensor) -> Tensor:
     return (mask.mean(1, keepdim=True) > BLACK).to(mask)
 
 
-def blanked(image: Tensor, mask: Tensor, marks: str) -> Tensor:
-    """Return `image` (B, C, H, W) in [0, 1] with what a model sees in the holes of `mask`, of its shape.
+def shown(image: Tensor, mask: Tensor, marks: str) -> Tensor:
+    """Return `image` (B, C, H, W) in [0, 1] as a model sees it, changed where `mask`, of its shape, marks pixels.
 
     Args:
         image, mask: as described.
-        marks: "grey hole" for 0.5, "smooth hole" for `smooth_fill`.
+        marks: "change" changes nothing; "grey hole" is 0.5, "smooth hole" is `smooth_fill`, "shadow" is `relit`.
     """
+    if marks == "change":
+        return image
     hole = marked_by(mask).to(image)
+    if marks == "shadow":
+        return relit(image, hole)
     return torch.where(
         hole > 0, torch.full_like(image, 0.5) if marks == "grey hole" else smooth_fill(image, hole), image
     )
@@ -64,3 +74,43 @@ def smooth_fill(image: Tensor, hole: Tensor) -> Tensor:
             filled = (sideways + around[..., :-2, 1:-1] + around[..., 2:, 1:-1]) / 4
         filled = torch.where(known > 0, values, filled)
     return filled
+
+
+def relit(image: Tensor, shadow: Tensor) -> Tensor:
+    """Brighten a shadow by one factor for each channel, so that its rim fits to what surrounds it.
+
+    The logarithms of the surroundings are continued smoothly into the shadow and compared with its own, in a ring
+    behind the soft edge. What is left to the network is the edge and the error of the factor: without it, how dark a
+    large shadow is cannot be told from a patch of its inside.
+
+    Args:
+        image: (B, C, H, W) in [0, 1].
+        shadow: (B, 1, H, W), 1 in the shadow and 0 elsewhere.
+
+    Returns:
+        The image, brighter in the shadow, in [0, 1]; equal to the bit elsewhere, and if nothing surrounds it.
+    """
+    edge = max(PENUMBRA[0], round(PENUMBRA[1] * max(image.shape[-2:])))
+    inside = 1 - _spread(1 - shadow, edge)
+    # A shadow that is thinner than its soft edges has no inside.
+    inside = torch.where(inside.sum((2, 3), keepdim=True) > 0, inside, shadow)
+    ring = inside * _spread(1 - inside, RING)
+    ring = torch.where(ring.sum((2, 3), keepdim=True) > 0, ring, inside)
+    hole = _spread(shadow, edge)
+    logarithm = (image + 1 / 64).log()
+
+    def mean(values: Tensor) -> Tensor:
+        total = (values * ring).sum((2, 3), keepdim=True)
+        return (total / ring.sum((2, 3), keepdim=True).clamp(min=1)).exp() - 1 / 64
+
+    gain = (mean(smooth_fill(logarithm, hole)) / mean(logarithm).clamp(min=1e-3)).clamp(1, MOST_LIGHT)
+    surrounded = (hole < 0.5).flatten(1).any(1).view(-1, 1, 1, 1)
+    gain = torch.where(surrounded, gain, torch.ones_like(gain))
+    return torch.where(shadow > 0, (image * gain).clamp(0, 1), image)
+
+
+def _spread(mask: Tensor, pixels: int) -> Tensor:
+    """Grow a mask (B, 1, H, W) by so many pixels to every side."""
+    side = 2 * pixels + 1
+    wide = F.max_pool2d(mask, (1, side), 1, (0, pixels))
+    return F.max_pool2d(wide, (side, 1), 1, (pixels, 0))

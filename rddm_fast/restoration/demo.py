@@ -98,7 +98,7 @@ def run(
         marked = None
         if mask is not None and diffusion.mask_marks is not None:
             marked = Marked.by(mask[None], given[None], diffusion.mask_marks)
-            inputs = [marked.given, marked.mask]
+            inputs = [given[None], marked.mask]  # sampling itself fills holes and lights shadows
         calls = _calls(diffusion, fast, inputs, steps, seed)
         images = {name: call() for name, call in calls.items()}
         if marked is not None:  # as `Restorer` does; the timed calls are the sampling alone

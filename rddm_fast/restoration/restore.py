@@ -98,7 +98,7 @@ class Restorer:
         self.needs_mask = diffusion.input_condition
         self.mask_marks, self.global_exposure = diffusion.mask_marks, diffusion.global_exposure
         self.device = diffusion.device
-        # Holes are blanked here, once for the whole picture: a tile may lie in one, and know nothing around it.
+        # Holes are filled and shadows lit here, once for the picture: a tile in one knows nothing of what surrounds it.
         diffusion = copy.copy(diffusion)
         diffusion.mask_marks = None
         graphs = compile and self.device.type == "cuda"

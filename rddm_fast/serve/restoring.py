@@ -16,6 +16,7 @@ from torch.nn.functional import interpolate
 
 from ..diffusion.residual import ResidualDiffusion
 from ..fast.engine import FastSampler
+from ..images.fill import marked_by
 from ..images.formats import WRITE_SUFFIXES
 from ..images.picture import ImageError, Picture, decoded, encoded
 from ..images.prepared import resized
@@ -23,7 +24,6 @@ from ..models.folder import load_model
 from ..restoration.measurement import check_measurable, measurement_of
 from ..restoration.restore import Restorer
 from ..restoration.solve import Solver, default_tile
-from ..restoration.whole.known import Marked
 from .limits import MOST_PIXELS, SMALL
 
 Advance = Callable[[int, int], None]
@@ -125,15 +125,12 @@ class Restoring:
         return {"frames": [{"t": t, "image": _url(picture, image[0])} for t, image in zip(times, images, strict=True)]}
 
     def _inputs(self, picture: Picture, mask: Picture | None, marks: str | None) -> list[Tensor]:
-        """Return what `Restorer` gives the network: the picture, without what a hole holds, and the mask."""
+        """Return the sampler's input: the picture, and the mask, of black and white where it marks something."""
         image = picture.pixels[None].to(self.device)
         if mask is None:
             return [image]
         painted = mask.pixels[None].to(self.device)
-        if marks is None:
-            return [image, painted]
-        marked = Marked.by(painted, image, marks)
-        return [marked.given, marked.mask]
+        return [image, painted if marks is None else marked_by(painted).expand_as(image)]
 
     def _new_restorer(self, model: str, steps: int | None) -> Restorer:
         return Restorer(self._model(model), steps=steps)

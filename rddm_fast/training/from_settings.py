@@ -32,7 +32,7 @@ from .trainer import Trainer
 
 SHRINK = 2.0
 """Photographs are scaled down by up to this factor before a patch is cut."""
-MASK_MARKS_OF = {"shadow": "change", "wide-shadow": "change", "mask": "grey hole", "wide-mask": "smooth hole"}
+MASK_MARKS_OF = {"shadow": "change", "wide-shadow": "shadow", "mask": "grey hole", "wide-mask": "smooth hole"}
 """What the masks of a degradation mark, as `ResidualDiffusion` names it."""
 OF_EXPOSURE = ("lowlight", "wide-lowlight")
 OF_COLD = ("dim", "mults", "channels", "loss_type")

@@ -100,6 +100,7 @@ def test_a_run_starts_from_another_model_s_weights(tmp_path: Path) -> None:
         ("shadow", "change", False),
         ("mask", "grey hole", False),
         ("wide-mask", "smooth hole", False),
+        ("wide-shadow", "shadow", False),
         ("wide-lowlight", None, True),
         ("wide-rain", None, False),
     ],

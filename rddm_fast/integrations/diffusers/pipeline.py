@@ -214,7 +214,7 @@ class RDDMPipeline(DiffusionPipeline):
         if diffusion.mask_marks is not None and I_in is not None and mask is not None:
             marked = Marked.by(mask, I_in, diffusion.mask_marks)
             I_in, mask = marked.given, marked.mask
-            diffusion.mask_marks = None  # blanked once, for the whole image: a tile may lie in a hole
+            diffusion.mask_marks = None  # done once, for the whole image: a tile may lie in a hole
         inputs: dict[str, Any] = {"batch_size": batch_size, "draws": self._draws(I_in, batch_size, generator)}
 
         if fast and callback_on_step_end is None and not self._in_parts():

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...images.fill import blanked, marked_by
+from ...images.fill import marked_by, shown
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,9 @@ class Marked:
         """Mark `image` by `mask`, of its shape; `marks` is one of `ResidualDiffusion.mask_marks`."""
         grey = mask.mean(1, keepdim=True)
         marked = marked_by(mask).to(image)
-        if marks == "change":
-            return Marked(image, image, marked.expand_as(image), torch.where(marked > 0, grey, marked))
-        return Marked(image, blanked(image, mask, marks), marked.expand_as(image), marked)
+        holes = marks in ("grey hole", "smooth hole")
+        share = marked if holes else torch.where(marked > 0, grey, marked)
+        return Marked(image, shown(image, mask, marks), marked.expand_as(image), share)
 
     @property
     def nothing(self) -> bool:

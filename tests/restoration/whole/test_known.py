@@ -32,7 +32,7 @@ def mask(rows: slice = slice(20, 30), columns: slice = slice(10, 60)) -> torch.T
 
 
 @pytest.mark.parametrize("tile", [None, 32])
-@pytest.mark.parametrize("marks", ["change", "grey hole", "smooth hole"])
+@pytest.mark.parametrize("marks", ["change", "shadow", "grey hole", "smooth hole"])
 def test_known_pixels_are_equal_to_the_bit_and_marked_ones_are_restored(marks: str, tile: int | None) -> None:
     marked = mask()
     result = restorer(marks, tile)(Picture(PHOTO), Picture(marked)).pixels
@@ -40,7 +40,7 @@ def test_known_pixels_are_equal_to_the_bit_and_marked_ones_are_restored(marks: s
     assert (result - PHOTO)[marked == 1].abs().mean() > 0.01  # a network of random weights
 
 
-@pytest.mark.parametrize("marks", ["change", "grey hole", "smooth hole"])
+@pytest.mark.parametrize("marks", ["change", "shadow", "grey hole", "smooth hole"])
 def test_an_empty_mask_returns_the_picture(marks: str) -> None:
     jpeg_noise = torch.full_like(PHOTO, 0.08)
     for empty in (torch.zeros_like(PHOTO), jpeg_noise):
@@ -76,7 +76,7 @@ def test_a_mask_of_another_size_is_one_sentence() -> None:
 
 
 def test_a_mark_that_is_not_known_is_refused() -> None:
-    with pytest.raises(ValueError, match="mask_marks is 'change', 'grey hole', 'smooth hole', of a model"):
+    with pytest.raises(ValueError, match="mask_marks is 'change', 'grey hole', 'smooth hole', 'shadow', of a model"):
         small_model("pred_res", input_condition=True, mask_marks="hole")
     with pytest.raises(ValueError, match="of a model that takes a mask"):
         small_model("pred_res", mask_marks="change")
