@@ -77,7 +77,7 @@ def smooth_fill(image: Tensor, hole: Tensor) -> Tensor:
 
 
 def relit(image: Tensor, shadow: Tensor) -> Tensor:
-    """Brighten a shadow by one factor for each channel, so that its rim fits to what surrounds it.
+    """Brighten a shadow by a factor for each channel, which fades in over its edge, so that it fits its surroundings.
 
     The logarithms of the surroundings are continued smoothly into the shadow and compared with its own, in a ring
     behind the soft edge. What is left to the network is the edge and the error of the factor: without it, how dark a
@@ -106,7 +106,17 @@ def relit(image: Tensor, shadow: Tensor) -> Tensor:
     gain = (mean(smooth_fill(logarithm, hole)) / mean(logarithm).clamp(min=1e-3)).clamp(1, MOST_LIGHT)
     surrounded = (hole < 0.5).flatten(1).any(1).view(-1, 1, 1, 1)
     gain = torch.where(surrounded, gain, torch.ones_like(gain))
-    return torch.where(shadow > 0, (image * gain).clamp(0, 1), image)
+    # The light fades in over the edge, so that what the mask covers too much is not burnt out.
+    soft = _blurred(shadow, edge)
+    share = soft / _spread(soft, edge).clamp(min=1e-6)
+    return torch.where(shadow > 0, (image * gain**share).clamp(0, 1), image)
+
+
+def _blurred(mask: Tensor, pixels: int) -> Tensor:
+    """Average a mask (B, 1, H, W) over so many pixels to every side."""
+    side = 2 * pixels + 1
+    wide = F.avg_pool2d(mask, (1, side), 1, (0, pixels), count_include_pad=False)
+    return F.avg_pool2d(wide, (side, 1), 1, (pixels, 0), count_include_pad=False)
 
 
 def _spread(mask: Tensor, pixels: int) -> Tensor:
