@@ -67,7 +67,13 @@ def _lowlight() -> Preset:
 
 
 def _photos(
-    degradation: str, steps: int, patch: int = 96, batch_size: int = 4, lr: float = 3e-4, sampled_in: int = 3
+    degradation: str,
+    steps: int,
+    patch: int = 96,
+    batch_size: int = 4,
+    lr: float = 3e-4,
+    sampled_in: int = 3,
+    at_start: float = 0.0,
 ) -> Preset:
     """A built-in model: small, trained on photographs that are degraded as they are read."""
     return {
@@ -81,7 +87,14 @@ def _photos(
             "sampling_timesteps": sampled_in,
         },
         "data": {"degradation": degradation, "patch": patch},
-        "train": {"steps": steps, "batch_size": batch_size, "lr": lr, "lr_schedule": "cosine", "warmup": 100},
+        "train": {
+            "steps": steps,
+            "batch_size": batch_size,
+            "lr": lr,
+            "lr_schedule": "cosine",
+            "warmup": 100,
+            "at_start": at_start,
+        },
     }
 
 
@@ -119,7 +132,7 @@ PRESETS: dict[str, Preset] = {
     "photos-derain": _photos("wide-rain", 5000, sampled_in=1),
     "photos-lowlight": _photos("lowlight", 3000, patch=64, batch_size=8, lr=4e-4),
     "photos-denoise": _photos("wide-noise", 2200),
-    "photos-deshadow": _photos("shadow", 3000, patch=64, batch_size=8, lr=4e-4),
+    "photos-deshadow": _photos("wide-shadow", 1250, lr=6e-4, sampled_in=2, at_start=0.75),
     "photos-inpaint": _photos("wide-mask", 2500),
     "photos-deblur": _photos("wide-blur", 20_000),
     "photos-dejpeg": _photos("wide-jpeg", 2200, lr=4e-4, sampled_in=1),
