@@ -53,8 +53,8 @@ class ResidualDiffusion(nn.Module):
         clip_res: half-width of the residual's clamp. The published 1 is the default, although residuals span [-2, 2].
         image_size: height and width of a generated image in pixels; a restored one has the input's size.
         mask_marks: what is white in the mask: "change", pixels that were changed; "shadow", darkened ones, which are
-            shown lit; "grey hole" or "smooth hole", missing ones, shown as 0.5 or filled (`images.fill`). Training looks
-            at those alone, and `Restorer` keeps the others, which samplers may change. None, as published: an input.
+            shown lit; "grey hole" or "smooth hole", missing ones, shown as 0.5 or filled (`images.fill`). Training
+            looks at those alone, and `Restorer` keeps the others. None, as published: the mask is an input.
         global_exposure: how bright a region becomes depends on the whole picture; `Restorer` gives it one exposure.
 
     Raises:
