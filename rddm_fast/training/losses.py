@@ -81,11 +81,10 @@ class Losses(nn.Module):
         at_start: the share of images that is trained at the last time, from which sampling starts.
     """
 
-    at_start = 0.0
-
-    def __init__(self, diffusion: ResidualDiffusion | ColdRestorer) -> None:
+    def __init__(self, diffusion: ResidualDiffusion | ColdRestorer, at_start: float = 0.0) -> None:
         super().__init__()
         self.diffusion: Any = diffusion
+        self.at_start = at_start
 
     @property
     def names(self) -> list[str]:
@@ -115,8 +114,8 @@ class JointLosses(Losses):
     The noise is never in memory: both kernels draw it from (seed, stream).
     """
 
-    def __init__(self, diffusion: ResidualDiffusion, lam: float) -> None:
-        super().__init__(diffusion)
+    def __init__(self, diffusion: ResidualDiffusion, lam: float, at_start: float = 0.0) -> None:
+        super().__init__(diffusion, at_start)
         self.lam = lam
 
     def at(
@@ -144,8 +143,8 @@ class JointLosses(Losses):
 class ColdLosses(Losses):
     """The loss of Cold Diffusion, E |R(D(x_0, s), s) - x_0| with s uniform on 1 .. T; squared for "l2"."""
 
-    def __init__(self, restorer: ColdRestorer) -> None:
-        super().__init__(restorer)
+    def __init__(self, restorer: ColdRestorer, at_start: float = 0.0) -> None:
+        super().__init__(restorer, at_start)
         self.recipe = Recipe.of(restorer.recipe)
         self._made: dict[tuple[int, int], Degradation] = {}
 
@@ -180,13 +179,9 @@ class ColdLosses(Losses):
 
 def losses_of(diffusion: ResidualDiffusion | ColdRestorer, lam: float, at_start: float = 0.0) -> Losses:
     """The losses of a model: joint ones for two outputs, plain ones for one, and those of a cold restorer."""
-    losses: Losses
     if isinstance(diffusion, ColdRestorer):
-        losses = ColdLosses(diffusion)
-    else:
-        losses = JointLosses(diffusion, lam) if diffusion.objective.outputs == 2 else Losses(diffusion)
-    losses.at_start = at_start
-    return losses
+        return ColdLosses(diffusion, at_start)
+    return JointLosses(diffusion, lam, at_start) if diffusion.objective.outputs == 2 else Losses(diffusion, at_start)
 
 
 @contextmanager

@@ -49,7 +49,7 @@ def assert_right(found: tuple[Tensor, Tensor], grad: Tensor, x: Tensor, tile: in
 
 
 @pytest.mark.parametrize("way", WAYS)
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=80, deadline=None, derandomize=True)
 @given(
     st.integers(1, 4), st.integers(1, 70), st.integers(1, 70), st.integers(1, 20), st.integers(1, 20),
     st.sampled_from(list(LAYOUTS)),
@@ -123,7 +123,7 @@ def test_no_images_and_opcheck() -> None:
 
 
 @compiled
-def test_mistakes_are_told() -> None:
+def test_mistakes_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     x = images(2, 12, 5, 6)
     with pytest.raises(ValueError, match=r"images of one size on one device, not \(2, 8, 5, 7\)"):
         conv3x3_weight_gradient(images(2, 8, 5, 7), x)
@@ -133,3 +133,6 @@ def test_mistakes_are_told() -> None:
         conv3x3_weight_gradient(images(2, 8, 5, 6), x, tile=2)
     with pytest.raises(ValueError, match="instruction_set is 'mmx': this machine has baseline"):
         conv3x3_weight_gradient(images(2, 8, 5, 6), x, instruction_set="mmx")
+    monkeypatch.setattr("rddm_fast.ops.training.conv3x3_weight_gradient.tiles", lambda: (4, 2))
+    with pytest.raises(ValueError, match=r"tile is 1: this machine has 4 \(1 needs AMX\)"):
+        conv3x3_weight_gradient(images(2, 8, 5, 6), x, tile=1, impl="cpp")
