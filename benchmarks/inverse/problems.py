@@ -14,7 +14,6 @@ from rddm_fast.inverse import operators, restore
 from rddm_fast.inverse.operator import Operator
 from rddm_fast.models.folder import load_model
 from rddm_fast.restoration.metrics import psnr, ssim
-from rddm_fast.restoration.whole.known import Marked
 
 Prior = Callable[[Tensor, int], Tensor]
 METHODS = ("A+y", "DDRM", "DDNM")
@@ -109,9 +108,8 @@ def _by_rddm(name: str, operator: Operator, y: Tensor, generator: torch.Generato
     image = ((operator.pinv(y) + 1) / 2).clamp(0, 1)
     if not model.input_condition:
         return 2 * FastSampler(model)(image, generator=generator) - 1
-    assert isinstance(operator, operators.Inpainting) and model.mask_marks is not None
-    marked = Marked.by(1 - operator.A(torch.ones_like(image)), image, model.mask_marks)
-    return 2 * marked.with_known(FastSampler(model)(marked.given, marked.mask, generator=generator)) - 1
+    assert isinstance(operator, operators.Inpainting)
+    return 2 * FastSampler(model)(image, 1 - operator.A(torch.ones_like(image)), generator=generator) - 1
 
 
 def scores(images: Mapping[str, Tensor], truth: Tensor) -> dict[str, dict[str, list[float]]]:

@@ -5,6 +5,7 @@ This is the readable reference. `sample` takes and returns images in [0, 1]; all
 
 from __future__ import annotations
 
+import copy
 import math
 import random
 from collections.abc import Callable, Iterable, Sequence
@@ -14,15 +15,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..images.fill import shown
+from ..images.given.given import Given, check_settings, given
 from ..theory.objective import Objective, Prediction, at_test, read_out, stacked, targets
 from ..theory.schedule import Schedule
 from ..theory.steps import Step, check_eta, model_steps, step_indices
 from .reverse import reverse
-from .start import Start, noise_source, to_signed, watcher
+from .start import Start, check_input, noise_source, to_signed, watcher
 
 LOSSES = {"l1": F.l1_loss, "l2": F.mse_loss}
-MASK_MARKS = ("change", "grey hole", "smooth hole", "shadow")
 
 
 def _adopt_coefficients(module: nn.Module, _keys: Any) -> None:
@@ -53,8 +53,10 @@ class ResidualDiffusion(nn.Module):
         clip_res: half-width of the residual's clamp. The published 1 is the default, although residuals span [-2, 2].
         image_size: height and width of a generated image in pixels; a restored one has the input's size.
         mask_marks: what is white in the mask: "change", pixels that were changed; "shadow", darkened ones, which are
-            shown lit; "grey hole" or "smooth hole", missing ones, shown as 0.5 or filled (`images.fill`). Training
-            looks at those alone, and `Restorer` keeps the others. None, as published: the mask is an input.
+            shown lit; "grey hole" or "smooth hole", missing ones, shown as 0.5 or filled. Training looks at those
+            alone, and sampling keeps the others. None, as published: the mask is an input.
+        first_exposed: the network sees the picture at a first guess of its exposure (`images.given.exposure`).
+        clean_without: traces of "noise" or of JPEG's "blocks": a picture without them comes back as it is.
         global_exposure: how bright a region becomes depends on the whole picture; `Restorer` gives it one exposure.
 
     Raises:
@@ -83,14 +85,14 @@ class ResidualDiffusion(nn.Module):
         clip_res: float = 1.0,
         image_size: int | None = None,
         mask_marks: str | None = None,
+        first_exposed: bool = False,
+        clean_without: str | None = None,
         global_exposure: bool = False,
     ) -> None:
         super().__init__()
         if loss_type not in LOSSES:
             raise ValueError(f"loss_type is 'l1' or 'l2', not {loss_type!r}")
-        if mask_marks is not None and (mask_marks not in MASK_MARKS or not input_condition):
-            known = ", ".join(map(repr, MASK_MARKS))
-            raise ValueError(f"mask_marks is {known}, of a model that takes a mask, or None, not {mask_marks!r}")
+        check_settings(mask_marks, clean_without, condition=condition, input_condition=input_condition)
         self.objective = Objective.parse(objective)
         self.read_objective, self.read_outputs = at_test(self.objective, test_res_or_noise)
         networks = getattr(model, "outputs", self.objective.outputs)
@@ -114,6 +116,8 @@ class ResidualDiffusion(nn.Module):
         self.clip_res = clip_res
         self.image_size = image_size
         self.mask_marks = mask_marks
+        self.first_exposed = first_exposed
+        self.clean_without = clean_without
         self.global_exposure = global_exposure
         for name, values in schedule.buffers().items():
             self.register_buffer(name, values)
@@ -283,6 +287,16 @@ class ResidualDiffusion(nn.Module):
         eta = self.eta if eta is None else eta
         return model_steps(self.schedule, count, eta, official_two_pass=self.official_two_pass)
 
+    def given(self, picture: Tensor, mask: Tensor | None = None) -> Given:
+        """Prepare whole pictures, (B, C, H, W) in [0, 1], for the networks; the mask has their shape."""
+        return given(picture, mask, self.mask_marks, self.first_exposed, self.clean_without)
+
+    def of_given(self) -> ResidualDiffusion:
+        """Return this model, sharing the networks, for images that `given` has prepared already."""
+        other = copy.copy(self)
+        other.mask_marks, other.first_exposed, other.clean_without = None, False, None
+        return other
+
     def start(
         self,
         steps: Sequence[Step],
@@ -300,24 +314,24 @@ class ResidualDiffusion(nn.Module):
 
         The arguments and errors are those of `sample`.
         """
-        self._check_input(I_in, mask)
+        settings = {"condition": self.condition, "input_condition": self.input_condition}
+        check_input(I_in, mask, channels=self.channels, **settings)
+        mask = None if mask is None else mask.to(self.device)
+        prepared = None
         if I_in is None:
             shape: tuple[int, ...] = (batch_size, self.channels, *(self._generated_side(),) * 2)
         else:
-            I_in = I_in.to(self.device)
-            if mask is not None and self.mask_marks is not None:
-                I_in = shown(I_in, mask.to(self.device), self.mask_marks)
-            shape, I_in = tuple(I_in.shape), to_signed(I_in)
-        if mask is not None:
-            mask = mask.to(self.device)
-            mask = mask if self.input_condition and self.input_condition_mask else to_signed(mask)
+            prepared = self.given(I_in.to(self.device), mask)
+            mask, shape, I_in = prepared.mask, tuple(I_in.shape), to_signed(prepared.image)
+        if mask is not None and not (self.input_condition and self.input_condition_mask):
+            mask = to_signed(mask)
         needed = 1 + sum(step.draws for step in steps)  # one more for I_T
         draw = noise_source(shape, self.device, needed, generator, draws)
         noise = math.sqrt(self.schedule.sum_scale) * draw() if I_in is not None else draw()
         I_T = noise if I_in is None else self.schedule.start_scale * I_in + noise
         images: list[Tensor] = []
         on_step = watcher(images if every_step else None, callback)
-        return Start(I_T, I_in, mask, steps if progress is None else progress(steps), draw, on_step, images)
+        return Start(I_T, I_in, mask, steps if progress is None else progress(steps), draw, on_step, images, prepared)
 
     def walk(self, start: Start) -> Tensor:
         """Walk from `start` to the clean image, in [-1, 1]. `fast.loop.Loop` does the same faster."""
@@ -379,19 +393,6 @@ class ResidualDiffusion(nn.Module):
         start = self.start(steps, I_in, mask, **options)
         I_0 = self.walk(start)
         return start.finished(I_0)
-
-    def _check_input(self, I_in: Tensor | None, mask: Tensor | None) -> None:
-        for name, image in (("the degraded images are", I_in), ("the mask is", mask)):
-            if image is not None and not image.is_floating_point():
-                raise TypeError(f"{name} {image.dtype}: pass floating-point values in [0, 1]")
-        if self.input_condition and mask is None:
-            raise ValueError("this model was trained with a mask (input_condition=True): pass one")
-        if not self.condition and I_in is not None:
-            raise ValueError("this model generates: it takes no degraded image")
-        if self.condition and I_in is None:
-            raise ValueError("this model restores: pass the degraded images, (B, C, H, W) in [0, 1]")
-        if I_in is not None and (I_in.ndim != 4 or I_in.shape[1] != self.channels):
-            raise ValueError(f"images must be (B, {self.channels}, H, W) in [0, 1], not of shape {tuple(I_in.shape)}")
 
     def _generated_side(self) -> int:
         if self.image_size is None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ..images.given.given import Given
 from ..theory.steps import Step
 from .reverse import OnStep
 
@@ -41,6 +42,7 @@ class Start:
         draw: returns the next standard normal draw of I_T's shape.
         on_step: called after every step; None if nobody watches.
         images: collects the image after every step if `every_step` was asked for.
+        given: the pictures that I_in was prepared from, and how the result becomes theirs; None for generation.
     """
 
     I_T: Tensor
@@ -50,6 +52,7 @@ class Start:
     draw: Callable[[], Tensor]
     on_step: OnStep | None
     images: list[Tensor]
+    given: Given | None
 
     def float(self) -> Start:
         """Return the same start in float32."""
@@ -58,8 +61,27 @@ class Start:
 
     def finished(self, I_0: Tensor) -> list[Tensor]:
         """Return the sampler's result: images in [0, 1], not clamped; when restoring, the noisy image first."""
-        images = self.images or [I_0]
-        return [to_unit(image) for image in ([self.I_T, *images] if self.I_in is not None else images)]
+        images = [to_unit(image) for image in self.images or [I_0]]
+        if self.given is None:
+            return images
+        return [to_unit(self.I_T), *images[:-1], self.given.finished(images[-1])]
+
+
+def check_input(
+    I_in: Tensor | None, mask: Tensor | None, *, channels: int, condition: bool, input_condition: bool
+) -> None:
+    """Raise TypeError or ValueError for images that do not fit the model; the arguments are the model's settings."""
+    for name, image in (("the degraded images are", I_in), ("the mask is", mask)):
+        if image is not None and not image.is_floating_point():
+            raise TypeError(f"{name} {image.dtype}: pass floating-point values in [0, 1]")
+    if input_condition and mask is None:
+        raise ValueError("this model was trained with a mask (input_condition=True): pass one")
+    if not condition and I_in is not None:
+        raise ValueError("this model generates: it takes no degraded image")
+    if condition and I_in is None:
+        raise ValueError("this model restores: pass the degraded images, (B, C, H, W) in [0, 1]")
+    if I_in is not None and (I_in.ndim != 4 or I_in.shape[1] != channels):
+        raise ValueError(f"images must be (B, {channels}, H, W) in [0, 1], not of shape {tuple(I_in.shape)}")
 
 
 def noise_source(

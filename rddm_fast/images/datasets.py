@@ -27,6 +27,8 @@ from .picture import ImageError, read_image, sides
 Item = dict[str, Any]
 CONTEXT = 32
 """Half of the longest streak of rain, and more than a letter, a stroke's bend or a block of JPEG."""
+OF_WHOLE = ("wide-lowlight",)
+"""The kinds that take the whole photograph as context: how dark a picture is, a part does not tell."""
 
 
 class PairedImages(Dataset[Item]):
@@ -132,7 +134,8 @@ class PhotoPatches(Dataset[Item]):
     `input`, of the target's shape, and, for the kinds that have one, `mask`, float32 (1, patch, patch). The probability
     of a photograph is proportional to the square root of its area, so that small ones are not repeated as often as
     large ones. The wide kinds degrade up to `CONTEXT` pixels around the patch too, and the patch is cut after: streaks,
-    holes, shadows and the blocks of JPEG cross its border as they cross that of a tile.
+    holes, shadows and the blocks of JPEG cross its border as they cross that of a tile. Those of `OF_WHOLE` degrade the
+    whole photograph.
 
     Args:
         photographs: image files; read once and kept in memory with 8 bits per sample.
@@ -178,6 +181,8 @@ class PhotoPatches(Dataset[Item]):
         self.shrink = shrink
         self.context = CONTEXT if kind is not None and kind.startswith("wide-") else 0
         self._photographs = [_read_uint8(path) for path in self.paths]
+        if kind in OF_WHOLE:
+            self.context = max(max(photograph.shape) for photograph in self._photographs)
         for path, photograph in zip(self.paths, self._photographs, strict=True):
             if min(photograph.shape[:2]) < patch:
                 height, width = photograph.shape[:2]
@@ -199,6 +204,8 @@ class PhotoPatches(Dataset[Item]):
         if self.kind is not None:
             degraded = degrade(region, self.kind, rng)
             item["input"] = _to_tensor(degraded.image[patch])
+            if degraded.photograph is not None:
+                item["target"] = _to_tensor(degraded.photograph[patch])
             if degraded.mask is not None:
                 item["mask"] = torch.from_numpy(np.ascontiguousarray(degraded.mask[patch]))[None]
         return item

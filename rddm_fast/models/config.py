@@ -52,6 +52,8 @@ DIFFUSION = {
     "clip_res": _NUMBER,
     "image_size": _OR_DEFAULT,
     "mask_marks": Field(str | None),
+    "first_exposed": _FLAG,
+    "clean_without": Field(str | None),
     "global_exposure": _FLAG,
 }
 """The settings of `ResidualDiffusion` that are saved under these names."""

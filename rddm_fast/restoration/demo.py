@@ -21,7 +21,6 @@ from ..system.extras import require
 from ..system.files import write_whole
 from ..system.timing import in_turns
 from .metrics import psnr, ssim
-from .whole.known import Marked
 
 PHOTOS = Path(__file__).parent / "photos"
 DEGRADATIONS = {
@@ -95,14 +94,8 @@ def run(
         truth = read_image(path).pixels
         given, mask = degraded_with_mask(truth, kind, seed, number)
         inputs = [given[None], *([mask[None]] if mask is not None and diffusion.input_condition else [])]
-        marked = None
-        if mask is not None and diffusion.mask_marks is not None:
-            marked = Marked.by(mask[None], given[None], diffusion.mask_marks)
-            inputs = [given[None], marked.mask]  # sampling itself fills holes and lights shadows
         calls = _calls(diffusion, fast, inputs, steps, seed)
         images = {name: call() for name, call in calls.items()}
-        if marked is not None:  # as `Restorer` does; the timed calls are the sampling alone
-            images = {name: marked.with_known(image[None])[0] for name, image in images.items()}
         times = in_turns(calls, repeats, warm_up=0)
         yield Result(
             name=path.stem,

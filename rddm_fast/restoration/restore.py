@@ -18,6 +18,7 @@ from torch import Tensor
 from ..diffusion.residual import ResidualDiffusion
 from ..fast.engine import FastSampler
 from ..images.find import PathOrText, check_beside
+from ..images.given.given import Given
 from ..images.picture import ImageError, Picture, sides
 from ..system.memory import out_of_memory
 from .compare import before_and_after, compared_path
@@ -26,7 +27,6 @@ from .files.outcome import Done, Outcome
 from .files.plan import plan
 from .tiles import OVERLAP, TILE, check_overlap, tiled
 from .whole.exposure import GLANCE, restored_at_a_glance, with_exposure_of
-from .whole.known import Marked
 
 
 class PictureRestorer(Protocol):
@@ -58,8 +58,9 @@ class Restorer:
     """A restoring model with its settings; call it with one picture.
 
     Where the model says what its mask marks (`ResidualDiffusion.mask_marks`), the pixels that are not marked come back
-    equal to the bit, and what a hole held has no influence on the result. Where the model judges the exposure
-    (`global_exposure`), a picture gets one, however it is tiled.
+    equal to the bit, and what a hole held has no influence on the result. A picture without the traces that the model
+    looks for (`clean_without`) comes back equal to the bit. Where the model judges the exposure (`global_exposure`), a
+    picture gets one, however it is tiled.
 
     Args:
         diffusion: a model with `condition=True`.
@@ -98,9 +99,9 @@ class Restorer:
         self.needs_mask = diffusion.input_condition
         self.mask_marks, self.global_exposure = diffusion.mask_marks, diffusion.global_exposure
         self.device = diffusion.device
-        # Holes are filled and shadows lit here, once for the picture: a tile in one knows nothing of what surrounds it.
-        diffusion = copy.copy(diffusion)
-        diffusion.mask_marks = None
+        # Pictures are prepared here, as a whole: a tile in a hole knows nothing of what surrounds it.
+        self.given = diffusion.given
+        diffusion = diffusion.of_given()
         graphs = compile and self.device.type == "cuda"
         self.sampler = FastSampler(diffusion, steps=steps, eta=eta, dtype=dtype, compile=compile, graphs=graphs)
         self.seed, self.tile, self.overlap = seed, tile, overlap
@@ -126,22 +127,17 @@ class Restorer:
             ImageError: mask and picture differ in size.
         """
         image = picture.pixels[None].to(self.device)
-        if mask is None:
-            return picture.with_pixels(self._restored(image, [], advance)[0].cpu())
-        if mask.pixels.shape != picture.pixels.shape:
+        if mask is not None and mask.pixels.shape != picture.pixels.shape:
             sizes = sides(mask.pixels), sides(picture.pixels)
             raise ImageError(f"the mask {mask.path} is {sizes[0]} and {picture.path} is {sizes[1]}")
-        given = mask.pixels[None].to(self.device)
-        if self.mask_marks is None:
-            return picture.with_pixels(self._restored(image, [given], advance)[0].cpu())
-        marked = Marked.by(given, image, self.mask_marks)
-        if marked.nothing:
+        given = self.given(image, None if mask is None else mask.pixels[None].to(self.device))
+        if given.nothing:
             return picture
-        restored = self._restored(marked.given, [marked.mask], advance)
-        return picture.with_pixels(marked.with_known(restored)[0].cpu())
+        return picture.with_pixels(given.finished(self._restored(given, advance))[0].cpu())
 
-    def _restored(self, image: Tensor, masks: list[Tensor], advance: Callable[[int, int], None] | None) -> Tensor:
+    def _restored(self, given: Given, advance: Callable[[int, int], None] | None) -> Tensor:
         """Restore (1, C, H, W), in tiles if it is larger than one, at one exposure if the model needs that."""
+        image, masks = given.image, [] if given.mask is None else [given.mask]
         fits = self.tile is None or max(image.shape[-2:]) <= self.tile
         if fits and (not self.global_exposure or max(image.shape[-2:]) <= GLANCE):
             return self.sampler(image, *masks, generator=self._generator())
@@ -186,12 +182,16 @@ class Restorer:
         in_tiles = self.tile is not None and max(height, width) > self.tile
         if len(pictures) == 1 or in_tiles or (self.global_exposure and max(height, width) > GLANCE):
             return [self(picture) for picture in pictures]
-        images = torch.stack([picture.pixels for picture in pictures]).to(self.device)
+        given = self.given(torch.stack([picture.pixels for picture in pictures]).to(self.device))
+        if given.nothing:
+            return list(pictures)
         # The noise of one picture is that of every other.
         generator = self._generator()
         draws = 1 + sum(step.draws for step in self.sampler.steps)
-        noise = (torch.randn(images[:1].shape, generator=generator, device=self.device) for _ in range(draws))
-        restored = self.sampler(images, draws=(one.expand(images.shape) for one in noise)).cpu()
+        shape = given.image.shape
+        noise = (torch.randn((1, *shape[1:]), generator=generator, device=self.device) for _ in range(draws))
+        restored = self.sampler(given.image, draws=(one.expand(shape) for one in noise))
+        restored = given.finished(restored).cpu()
         return [picture.with_pixels(pixels) for picture, pixels in zip(pictures, restored, strict=True)]
 
     def smaller(self, picture: Picture) -> Restorer | None:

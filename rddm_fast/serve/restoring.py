@@ -16,8 +16,8 @@ from torch.nn.functional import interpolate
 
 from ..diffusion.residual import ResidualDiffusion
 from ..fast.engine import FastSampler
-from ..images.fill import marked_by
 from ..images.formats import WRITE_SUFFIXES
+from ..images.given.marks import marked_by
 from ..images.picture import ImageError, Picture, decoded, encoded
 from ..images.prepared import resized
 from ..models.folder import load_model

@@ -34,6 +34,8 @@ SHRINK = 2.0
 """Photographs are scaled down by up to this factor before a patch is cut."""
 MASK_MARKS_OF = {"shadow": "change", "wide-shadow": "shadow", "mask": "grey hole", "wide-mask": "smooth hole"}
 """What the masks of a degradation mark, as `ResidualDiffusion` names it."""
+CLEAN_WITHOUT = {"wide-noise": "noise", "wide-jpeg": "blocks"}
+"""The traces without which a picture is clean of a degradation, likewise."""
 OF_EXPOSURE = ("lowlight", "wide-lowlight")
 OF_COLD = ("dim", "mults", "channels", "loss_type")
 """The settings of a model that a restorer of Cold Diffusion has; it takes all others at their defaults."""
@@ -138,6 +140,8 @@ def model_of(
         sampling_timesteps=model.sampling_timesteps,
         image_size=model.image_size or (None if conditional else side),
         mask_marks=MASK_MARKS_OF.get(degradation or ""),
+        first_exposed=degradation == "wide-lowlight",
+        clean_without=CLEAN_WITHOUT.get(degradation or "") if conditional else None,
         global_exposure=degradation in OF_EXPOSURE,
         **images,
     )

@@ -33,6 +33,7 @@ def sampled(
         truth, I_in = (torch.stack([item[name] for item in items]) for name in ("target", "input"))
         if diffusion.input_condition:
             mask = torch.stack([item["mask"].expand_as(item["target"]) for item in items])
+    diffusion = diffusion.of_given()  # photographs are prepared where they are degraded
     start = diffusion.start(diffusion.steps(), I_in, mask, batch_size=count, generator=generator)
     result = start.finished(diffusion.walk(start))[-1]
     return [result] if I_in is None else [I_in.to(diffusion.device), result, truth.to(diffusion.device)]

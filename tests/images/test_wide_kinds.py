@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rddm_fast.images.datasets import CONTEXT, PhotoPatches
+from rddm_fast.images.datasets import CONTEXT, OF_WHOLE, PhotoPatches
+from rddm_fast.images.degradations.lowlight import darkened
 from rddm_fast.images.degrade import KINDS, WITH_MASK, degrade
 from rddm_fast.restoration.demo import photographs
 
@@ -16,9 +17,10 @@ PHOTO = np.asarray(Image.open(photographs()[0]).convert("RGB"), np.float32)[:64,
 
 
 def changes(kind: str, count: int = 60) -> np.ndarray:
-    """The root mean square of what each of `count` draws does to a photograph."""
+    """The root mean square of what each of `count` draws does to a photograph, before a guess of the exposure."""
     seed = zlib.crc32(kind.encode())
-    images = [degrade(PHOTO, kind, np.random.default_rng((seed, n))).image for n in range(count)]
+    rngs = [np.random.default_rng((seed, n)) for n in range(count)]
+    images = [darkened(PHOTO, rng) if kind == "wide-lowlight" else degrade(PHOTO, kind, rng).image for rng in rngs]
     return np.array([np.sqrt(np.mean((image - PHOTO) ** 2)) for image in images])
 
 
@@ -68,7 +70,7 @@ def test_a_patch_is_cut_from_a_larger_picture_that_was_degraded(kind: str, tmp_p
     rng = np.random.default_rng(0)
     Image.fromarray(rng.integers(0, 256, (150, 170, 3), dtype=np.uint8)).save(tmp_path / "a.png")
     patches = PhotoPatches([tmp_path / "a.png"], kind, patch=48, length=6, shrink=2.0, seed=3)
-    assert patches.context == CONTEXT
+    assert patches.context == (170 if kind in OF_WHOLE else CONTEXT)
     for item in patches:
         assert item["input"].shape == item["target"].shape == (3, 48, 48)
         assert item["input"].min() >= 0 and item["input"].max() <= 1

@@ -95,19 +95,22 @@ def test_a_run_starts_from_another_model_s_weights(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("degradation", "marks", "exposure"),
+    ("degradation", "wanted"),
     [
-        ("shadow", "change", False),
-        ("mask", "grey hole", False),
-        ("wide-mask", "smooth hole", False),
-        ("wide-shadow", "shadow", False),
-        ("wide-lowlight", None, True),
-        ("wide-rain", None, False),
+        ("shadow", ("change", False, None, False)),
+        ("mask", ("grey hole", False, None, False)),
+        ("wide-mask", ("smooth hole", False, None, False)),
+        ("wide-shadow", ("shadow", False, None, False)),
+        ("lowlight", (None, False, None, True)),
+        ("wide-lowlight", (None, True, None, True)),
+        ("wide-noise", (None, False, "noise", False)),
+        ("wide-jpeg", (None, False, "blocks", False)),
+        ("wide-rain", (None, False, None, False)),
     ],
 )
-def test_a_model_says_what_its_mask_marks(degradation: str, marks: str | None, exposure: bool, tmp_path: Path) -> None:
+def test_a_model_says_how_pictures_are_prepared(degradation: str, wanted: tuple[object, ...], tmp_path: Path) -> None:
     model = {"dim": 8, "mults": [1]}
     data = {"photos": PHOTOS, "degradation": degradation}
     trained = trainer_of(RunSettings.of({"data": data, "model": model, "train": {"plot": False}}), tmp_path / "run")
     made = load_model(trained.export())
-    assert (made.mask_marks, made.global_exposure) == (marks, exposure)
+    assert (made.mask_marks, made.first_exposed, made.clean_without, made.global_exposure) == wanted

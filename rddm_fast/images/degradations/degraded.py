@@ -22,10 +22,13 @@ class Degraded:
         image: float32 (H, W, 3) in [0, 1].
         mask: float32 (H, W), 1 where the photograph was changed and 0 elsewhere, for the kinds that change a
             region (`shadow`, `mask` and their wide forms); None for the others.
+        photograph: what a model is to restore, where a kind draws into the photograph before it degrades it
+            (`wide-rain`); None where that is the photograph as it was given.
     """
 
     image: FloatImage
     mask: FloatImage | None = None
+    photograph: FloatImage | None = None
 
 
 def clip(image: FloatImage) -> FloatImage:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import torch
 
+from ..given.exposure import exposed
 from .degraded import CLEAN, Degraded, FloatImage, Range, clip, rounded
 
 
@@ -33,15 +35,15 @@ def lowlight(
     return Degraded(clip(dark + deviation * rng.standard_normal(image.shape, np.float32)))
 
 
-def wide_lowlight(image: FloatImage, rng: np.random.Generator) -> Degraded:
-    """Any darkness, to train on: a gamma, less light, both, or less light towards one side, with any white balance.
+def darkened(image: FloatImage, rng: np.random.Generator) -> FloatImage:
+    """Any darkness: a gamma, less light, both, or less light towards one side, with any white balance.
 
-    The exposure is 2.5 % to 100 %, with shot and read noise. 12 % of the images stay clean.
+    The gamma is 1 to 4, the exposure 2.5 % to 100 %, with shot and read noise. 12 % of the images stay clean.
     """
     if rng.random() < CLEAN:
-        return Degraded(image.copy())
+        return image.copy()
     form = rng.integers(4)
-    gamma = rng.uniform(1, 3.5) if form == 0 else rng.uniform(1, 2) if form == 1 else 1.0
+    gamma = rng.uniform(1, 4) if form == 0 else rng.uniform(1, 2) if form == 1 else 1.0
     exposure = 1.0 if form == 0 else math.exp(rng.uniform(math.log(0.06 if form == 1 else 0.025), 0))
     scale = exposure * rng.uniform(*((0.7, 1.3) if rng.random() < 0.3 else (0.9, 1.1)), 3)
     dark = np.minimum(scale, 1).astype(np.float32) * image ** np.float32(gamma)
@@ -49,7 +51,16 @@ def wide_lowlight(image: FloatImage, rng: np.random.Generator) -> Degraded:
         dark = dark * _ramp(image.shape[:2], rng)
     photons, read_noise = math.exp(rng.uniform(math.log(200), math.log(10_000))), 0.008 * rng.random() ** 2
     deviation = np.sqrt(dark / np.float32(photons) + np.float32(read_noise**2))
-    return Degraded(rounded(dark + deviation * rng.standard_normal(image.shape, np.float32)))
+    return rounded(dark + deviation * rng.standard_normal(image.shape, np.float32))
+
+
+def wide_lowlight(image: FloatImage, rng: np.random.Generator) -> Degraded:
+    """A photograph of any darkness, to train on, as `Restorer` gives it to the network: at a guess of its exposure.
+
+    See `darkened` and `images.given.exposure`.
+    """
+    dark = torch.from_numpy(darkened(image, rng).transpose(2, 0, 1).copy())[None]
+    return Degraded(exposed(dark)[0].permute(1, 2, 0).contiguous().numpy())
 
 
 def _ramp(shape: tuple[int, int], rng: np.random.Generator) -> FloatImage:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 
 from ...system.extras import require
-from ..fill import smooth_fill
+from ..given.holes import smooth_fill
 from .degraded import Degraded, FloatImage, Range
 
 Point = npt.NDArray[np.float64]
@@ -64,7 +64,7 @@ def _draw_line(hole: FloatImage, start: Point, end: Point, radius: float) -> Non
 def wide_mask(image: FloatImage, rng: np.random.Generator) -> Degraded:
     """Any holes, to train on: curved strokes, scratches, blocks of 4 to 64 pixels and writing, filled smoothly.
 
-    What stood in the holes is not seen: they hold the smooth continuation of what surrounds them (`images.fill`), as
+    What stood in the holes is not seen: they hold the smooth continuation of what surrounds them (`given.holes`), as
     `Restorer` gives it to the network. So it does not matter whether a hole was white, black, grey or scribbled over.
 
     Raises:

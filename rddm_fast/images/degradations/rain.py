@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from .degraded import CLEAN, Degraded, FloatImage, Range, clip, rounded
 from .kernels import convolved, line
+from .night import night
 
 
 def rain(
@@ -145,27 +146,33 @@ def streaks(
 def wide_rain(image: FloatImage, rng: np.random.Generator) -> Degraded:
     """Any rain, to train on: none, `rain` from a few drops to half of the pixels, `streaks`, or both.
 
-    12 % of the images stay clean.
+    12 % of the images stay clean. 8 % become a `night` first, whose lights are to stay; half of those stay clean.
     """
+    photograph, clean = image, CLEAN
+    if rng.random() < 0.08:
+        photograph, clean = rounded(night(image, rng)), 0.5
+    if rng.random() < clean:
+        return Degraded(photograph.copy(), photograph=photograph)
     which = rng.random()
-    if which < CLEAN:
-        return Degraded(image.copy())
-    result = image
-    if which < 0.50 or which >= 0.88:
+    result = photograph
+    if which < 0.43 or which >= 0.86:
         # The density is zero at no coverage and low at half of the pixels, and its mean is 0.16.
         covered = 0.5 * rng.beta(1.2, 2.5)
-        dimmest, longest, widest = rng.uniform(0.2, 0.7), rng.uniform(4, 40), rng.uniform(1.2, 3.5)
+        dimmest, widest = rng.uniform(0.2, 0.7), rng.uniform(1.2, 3.5)
+        # A drop that is as wide as it is long cannot be told from a star.
+        shortest = max(4.0, 2 * widest)
+        longest = rng.uniform(shortest, 40)
         result = rain(
             result,
             rng,
             coverage=(covered, covered),
             opacity=(dimmest, rng.uniform(max(dimmest, 0.6), 1.0)),
-            length=(rng.uniform(2, longest), longest),
+            length=(rng.uniform(shortest, longest), longest),
             width=(1.0, widest),
             slant=45.0,
             veil=rng.uniform(0, 0.4),
         ).image
-    if which >= 0.50:
+    if which >= 0.43:
         dense, bright = 0.5 * rng.beta(1.2, 2.0), rng.uniform(0.05, 0.9)
         result = streaks(result, rng, coverage=(dense, dense), brightness=(bright / 2, bright)).image
-    return Degraded(rounded(result))
+    return Degraded(rounded(result), photograph=photograph)

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ..fill import relit
+from ..given.shadow import relit
 from .degraded import CLEAN, Degraded, FloatImage, Range, rounded
 
 Distance = npt.NDArray[np.float64]
@@ -75,7 +75,7 @@ def wide_shadow(image: FloatImage, rng: np.random.Generator) -> Degraded:
     """Any shadows, to train on: one to three polygons or leaves, hard to soft, faint to deep, of any tint.
 
     The mask covers what was changed, up to 8 pixels more of it, or up to 3 pixels less, as a hand draws it. 12 % of the
-    images stay clean under their mask. What it covers is lit (`images.fill.relit`), as `Restorer` gives it to the
+    images stay clean under their mask. What it covers is lit (`given.shadow.relit`), as `Restorer` gives it to the
     network.
     """
     shape = image.shape[:2]

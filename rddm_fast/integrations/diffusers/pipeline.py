@@ -19,7 +19,6 @@ from ...diffusion.residual import ResidualDiffusion
 from ...diffusion.start import Start
 from ...fast.engine import FastSampler
 from ...restoration.tiles import OVERLAP, TILE, tiled
-from ...restoration.whole.known import Marked
 from ...system.files import write_text_whole
 from .pictures import batch_of
 from .scheduler import RDDMScheduler
@@ -76,6 +75,8 @@ class RDDMPipeline(DiffusionPipeline):
             input_condition_mask=diffusion.input_condition_mask,
             image_size=diffusion.image_size,
             mask_marks=diffusion.mask_marks,
+            first_exposed=diffusion.first_exposed,
+            clean_without=diffusion.clean_without,
             global_exposure=diffusion.global_exposure,
         )
         clips = (None if clip == float("inf") else clip for clip in (diffusion.clip_res, diffusion.clip_0))
@@ -122,6 +123,8 @@ class RDDMPipeline(DiffusionPipeline):
             clip_res=infinite if settings.clip_residual is None else settings.clip_residual,
             image_size=network.image_size,
             mask_marks=network.mask_marks,
+            first_exposed=network.first_exposed,
+            clean_without=network.clean_without,
             global_exposure=network.global_exposure,
         )
         diffusion.clip_0 = infinite if settings.clip_sample is None else settings.clip_sample
@@ -210,11 +213,10 @@ class RDDMPipeline(DiffusionPipeline):
                     raise ValueError(
                         f"mask_image is {tuple(mask.shape)} and image {tuple(I_in.shape)}: make them alike"
                     )
-        marked = None
-        if diffusion.mask_marks is not None and I_in is not None and mask is not None:
-            marked = Marked.by(mask, I_in, diffusion.mask_marks)
-            I_in, mask = marked.given, marked.mask
-            diffusion.mask_marks = None  # done once, for the whole image: a tile may lie in a hole
+        given = None
+        if I_in is not None:
+            given = diffusion.given(I_in, mask)  # once, for the whole image: a tile may lie in a hole
+            I_in, mask, diffusion = given.image, given.mask, diffusion.of_given()
         inputs: dict[str, Any] = {"batch_size": batch_size, "draws": self._draws(I_in, batch_size, generator)}
 
         if fast and callback_on_step_end is None and not self._in_parts():
@@ -225,8 +227,8 @@ class RDDMPipeline(DiffusionPipeline):
             start = diffusion.start([], I_in, mask, **inputs).float()
             wanted = callback_on_step_end_tensor_inputs
             result = self._walk(diffusion, start, eta, generator, callback_on_step_end, wanted)
-        if marked is not None:
-            result = marked.with_known(result)
+        if given is not None:
+            result = given.finished(result)
         pictures = self.image_processor.postprocess(result, output_type=output_type)
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=pictures) if return_dict else (pictures,)

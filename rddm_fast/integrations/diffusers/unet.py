@@ -48,7 +48,8 @@ class RDDMUNetModel(ModelMixin, ConfigMixin):
         path_independent: the networks' times are alpha_bar_t T and beta_bar_t T instead of t.
         input_condition_mask: the mask stays in [0, 1]; otherwise it is mapped to [-1, 1].
         image_size: height and width of a generated image in pixels.
-        mask_marks, global_exposure: what a mask marks, and whether tiles need one exposure, as in `ResidualDiffusion`.
+        mask_marks, first_exposed, clean_without, global_exposure: how pictures are prepared, as in
+            `ResidualDiffusion`.
     """
 
     __module__ = "rddm_fast.integrations.diffusers"  # by this name saved pipelines find the class
@@ -72,6 +73,8 @@ class RDDMUNetModel(ModelMixin, ConfigMixin):
         input_condition_mask: bool = False,
         image_size: int | None = None,
         mask_marks: str | None = None,
+        first_exposed: bool = False,
+        clean_without: str | None = None,
         global_exposure: bool = False,
     ) -> None:
         super().__init__()
@@ -99,7 +102,7 @@ class RDDMUNetModel(ModelMixin, ConfigMixin):
 
         Args:
             networks: a `ResidualUnets`.
-            settings: path_independent, input_condition_mask, image_size, mask_marks and global_exposure.
+            settings: path_independent, input_condition_mask, image_size, and how pictures are prepared.
 
         Raises:
             ModelError: other networks.

@@ -10,7 +10,8 @@ from small_models import small_model
 
 from rddm_fast.diffusion.residual import ResidualDiffusion
 from rddm_fast.diffusion.start import Start
-from rddm_fast.images.fill import smooth_fill
+from rddm_fast.fast import FastSampler
+from rddm_fast.images.given.holes import smooth_fill
 from rddm_fast.images.picture import ImageError, Picture
 from rddm_fast.restoration.demo import photographs
 from rddm_fast.restoration.restore import Restorer
@@ -55,6 +56,21 @@ def test_what_a_hole_held_has_no_influence(marks: str) -> None:
         given = torch.where(marked > 0, torch.full_like(PHOTO, held), PHOTO)
         results.append(work(Picture(given), Picture(marked)).pixels)
     assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
+
+
+@pytest.mark.parametrize("marks", ["shadow", "smooth hole"])
+def test_both_samplers_keep_known_pixels_and_agree(marks: str) -> None:
+    model = small_model("pred_res", input_condition=True, input_condition_mask=True, mask_marks=marks)
+    inputs = PHOTO[None], mask()[None]
+    generators = (torch.Generator().manual_seed(3) for _ in range(3))
+    eager = model.sample(*inputs, sampling_timesteps=2, generator=next(generators))[-1]
+    fast = FastSampler(model, steps=2)(*inputs, generator=next(generators))
+    for result in (eager, fast):
+        assert torch.equal(result[0][mask() == 0], PHOTO[mask() == 0])
+        assert (result[0] - PHOTO)[mask() == 1].abs().mean() > 0.01
+    torch.testing.assert_close(eager.clamp(0, 1), fast, rtol=0, atol=1e-4)
+    # The noisy image that the walk starts from is shown as it is.
+    assert len(model.sample(*inputs, sampling_timesteps=2, every_step=True, generator=next(generators))) == 3
 
 
 def test_a_published_model_sees_the_mask_and_may_change_every_pixel() -> None:

@@ -1,0 +1,42 @@
+"""A shadow is lit by what it took."""
+
+import numpy as np
+import torch
+from PIL import Image
+
+from rddm_fast.images.given.shadow import relit
+from rddm_fast.restoration.demo import photographs
+
+
+def shaded(gains: torch.Tensor, soft: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """A photograph, the same with a box of shadow whose edge is so many pixels soft to either side, and the mask."""
+    truth = torch.from_numpy(np.array(Image.open(photographs()[3]).convert("RGB"))).permute(2, 0, 1)[
+        None, :, :160, :200
+    ]
+    truth = 0.1 + 0.8 * truth.float() / 255
+    y, x = torch.arange(160)[:, None], torch.arange(200)[None, :]
+    depth = torch.minimum(torch.minimum(y - 40, 120 - y), torch.minimum(x - 50, 160 - x))
+    amount = ((depth + soft) / (2 * soft)).clamp(0, 1)
+    return truth, truth * (1 - amount * (1 - gains[None, :, None, None])), (depth >= -soft).float()[None, None]
+
+
+def test_a_shadow_is_lit_by_what_it_took_from_each_channel() -> None:
+    taken = torch.tensor([0.3, 0.4, 0.5])
+    truth, dark, mask = shaded(taken, soft=4)
+    lit = relit(dark, mask)
+    assert torch.equal(lit[mask.expand_as(lit) == 0], dark[mask.expand_as(lit) == 0])
+    inside = (slice(None), slice(None), slice(52, 109), slice(62, 149))
+    before, after = ((image - truth)[inside].square().mean().sqrt() for image in (dark, lit))
+    assert after < before / 3
+    # What fits already stays almost as it is.
+    assert (relit(lit, mask) - lit).abs().mean() < 0.02
+
+
+def test_a_shadow_that_nothing_surrounds_stays_and_a_thin_one_is_lit() -> None:
+    image = torch.full((2, 3, 40, 40), 0.5)
+    assert torch.equal(relit(image, torch.ones(2, 1, 40, 40)), image)
+    line = torch.zeros(2, 1, 40, 40)
+    line[0, :, 20:22] = 1
+    lit = relit(torch.where(line > 0, image * 0.4, image), line)
+    assert (lit - image).abs().max() < 0.02
+    assert torch.equal(relit(image, torch.zeros_like(line)), image)
