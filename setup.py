@@ -209,6 +209,7 @@ def main() -> None:
         package_data={
             "rddm_fast": [
                 "py.typed",
+                "images/given/exposure.json",
                 "models/NOTICE.md",
                 "models/built_in/**",
                 "restoration/photos/**",

@@ -59,15 +59,18 @@ def export(
     diffusion = model_named(model, **published).to(device_of(device))
 
     from ..fast.export import export as write
+    from ..fast.export import left_to_caller
 
     started = time.perf_counter()
     with err.status(f"compiling for {size}"):
         path = write(diffusion, output, size=shape, batch=batch, steps=steps, dtype=dtype_of(dtype))
     seconds = time.perf_counter() - started
     out.print(f"{path}: {seconds:.1f} s, {path.stat().st_size / 1e6:.1f} MB")
+    _say_what_is_left(left_to_caller(diffusion))
 
 
 def _write_onnx(model: str, path: Path, steps: int | None, published: dict[str, Any]) -> None:
+    from ..fast.export import left_to_caller
     from ..fast.to_onnx.export import export as write
 
     diffusion = model_named(model, **published)
@@ -81,3 +84,9 @@ def _write_onnx(model: str, path: Path, steps: int | None, published: dict[str, 
         else f"in onnxruntime at most {difference:.1e} from FastSampler's images"
     )
     out.print(f"{path}: {seconds:.1f} s, {path.stat().st_size / 1e6:.1f} MB; {checked}")
+    _say_what_is_left(left_to_caller(diffusion))
+
+
+def _say_what_is_left(words: str) -> None:
+    if words:
+        err.print(f"[yellow]note:[/yellow] the file holds the network's steps alone; this package also {words}")

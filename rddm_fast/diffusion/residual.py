@@ -53,7 +53,7 @@ class ResidualDiffusion(nn.Module):
         clip_res: half-width of the residual's clamp. The published 1 is the default, although residuals span [-2, 2].
         image_size: height and width of a generated image in pixels; a restored one has the input's size.
         mask_marks: what is white in the mask: "change", pixels that were changed; "shadow", darkened ones, which are
-            shown lit; "grey hole" or "smooth hole", missing ones, shown as 0.5 or filled. Training looks at those
+            shown lit; "grey hole" or "filled hole", missing ones, shown as 0.5 or filled. Training looks at those
             alone, and sampling keeps the others. None, as published: the mask is an input.
         first_exposed: the network sees the picture at a first guess of its exposure (`images.given.exposure`).
         clean_without: traces of "noise" or of JPEG's "blocks": a picture without them comes back as it is.

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from ..diffusion.residual import ResidualDiffusion
 from ..diffusion.start import to_signed, to_unit
+from ..images.given.given import in_words
 from ..ops.reverse_step import combined
 from ..system.files import write_whole
 from ..system.version import __version__
@@ -157,9 +158,11 @@ def export(
         noise (draws, B, C, H, W)              standard normal, `draws` as the metadata says; the file scales it
         mask (B, C, H, W) in [0, 1]            of a model with input_condition
 
-    In float32 the images are those of `diffusion.sample` with the same draws, within rounding. The metadata, which
-    `load` and libtorch's `AOTIModelPackageLoader::get_metadata` return, are strings: format, inputs, batch, channels,
-    height, width, draws, steps, eta, device, dtype, objective, and the versions `rddm_fast` and `torch`.
+    In float32 the images are those of `diffusion.of_given().sample` with the same draws, within rounding: what a model
+    does with whole pictures (`ResidualDiffusion.given`) is left to the caller, in words in the metadata. The metadata,
+    which `load` and libtorch's `AOTIModelPackageLoader::get_metadata` return, are strings: format, inputs, batch,
+    channels, height, width, draws, steps, eta, device, dtype, objective, left_to_caller, and the versions `rddm_fast`
+    and `torch`.
 
     Args:
         diffusion: a model whose networks are RDDM's U-Nets, on the device for which the file is made. It is not
@@ -204,6 +207,7 @@ def export(
         "device": device.type,
         "dtype": str(loop.networks.dtype).removeprefix("torch."),
         "objective": diffusion.objective.name,
+        "left_to_caller": left_to_caller(diffusion),
         "rddm_fast": __version__,
         "torch": torch.__version__,
     }
@@ -223,6 +227,11 @@ def export(
 
     write_whole(path, compile)
     return path
+
+
+def left_to_caller(diffusion: ResidualDiffusion) -> str:
+    """Say what `ResidualDiffusion.given` does and an exported file does not; "" if nothing."""
+    return in_words(diffusion.mask_marks, diffusion.first_exposed, diffusion.clean_without)
 
 
 def _check(path: Path, size: tuple[int, int], batch: int) -> None:

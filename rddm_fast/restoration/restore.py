@@ -273,8 +273,12 @@ def restored_within_memory(
     while used is not None:
         restored, failure = _within_memory(used, picture, mask, advance)
         if restored is not None:
-            smaller = used.tile != restorer.tile
-            note = f"in tiles of {used.tile}: larger ones need more memory than there is" if smaller else None
+            note = None
+            if restored is picture:
+                found = "the mask marks nothing" if mask is not None else "it has nothing of what this model removes"
+                note = f"left as it is: {found}"
+            elif used.tile != restorer.tile:
+                note = f"in tiles of {used.tile}: larger ones need more memory than there is"
             return restored, note
         used = used.smaller(picture)
     raise MemoryError(failure)

@@ -32,7 +32,7 @@ from .trainer import Trainer
 
 SHRINK = 2.0
 """Photographs are scaled down by up to this factor before a patch is cut."""
-MASK_MARKS_OF = {"shadow": "change", "wide-shadow": "shadow", "mask": "grey hole", "wide-mask": "smooth hole"}
+MASK_MARKS_OF = {"shadow": "change", "wide-shadow": "shadow", "mask": "grey hole", "wide-mask": "filled hole"}
 """What the masks of a degradation mark, as `ResidualDiffusion` names it."""
 CLEAN_WITHOUT = {"wide-noise": "noise", "wide-jpeg": "blocks"}
 """The traces without which a picture is clean of a degradation, likewise."""

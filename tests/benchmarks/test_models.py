@@ -54,7 +54,7 @@ def test_a_model_that_changes_nothing_gains_nothing(photos: Path, tmp_path: Path
 
 def test_classics_are_measured_beside_a_model_that_takes_a_mask(photos: Path) -> None:
     pictures = {path.stem: read_image(path).pixels for path in sorted(photos.iterdir())}
-    model = identity(input_condition=True, input_condition_mask=True, mask_marks="smooth hole")
+    model = identity(input_condition=True, input_condition_mask=True, mask_marks="filled hole")
     found = measure.measure("inpaint", model, pictures)
     scores = found["cases"]["thin strokes"]
     assert set(scores) == {"input", "model", "Telea", "Navier-Stokes"}

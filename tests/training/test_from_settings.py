@@ -99,7 +99,7 @@ def test_a_run_starts_from_another_model_s_weights(tmp_path: Path) -> None:
     [
         ("shadow", ("change", False, None, False)),
         ("mask", ("grey hole", False, None, False)),
-        ("wide-mask", ("smooth hole", False, None, False)),
+        ("wide-mask", ("filled hole", False, None, False)),
         ("wide-shadow", ("shadow", False, None, False)),
         ("lowlight", (None, False, None, True)),
         ("wide-lowlight", (None, True, None, True)),

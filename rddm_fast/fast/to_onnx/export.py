@@ -26,7 +26,7 @@ from ...system.extras import require
 from ...system.files import write_whole
 from ...system.version import __version__
 from ..engine import FastSampler
-from ..export import FORMAT, ExportedLoop, ExportError, check_folder
+from ..export import FORMAT, ExportedLoop, ExportError, check_folder, left_to_caller
 from .graph import Graph, Value
 from .networks import Writer
 
@@ -58,7 +58,8 @@ def export(
 
     Where onnxruntime is installed, the file is run before it gets its name, and its images are held against those of
     `FastSampler`. The metadata, `metadata_props`, are strings: format, name, licence, inputs, channels, draws, steps,
-    eta, objective, range (of image, mask and result), and the version `rddm_fast`.
+    eta, objective, range (of image, mask and result), left_to_caller (what `ResidualDiffusion.given` does and the file
+    does not), and the version `rddm_fast`.
 
     Args:
         diffusion: a model whose networks are RDDM's U-Nets, on any device. It is not modified.
@@ -92,6 +93,7 @@ def export(
         "steps": str(len(taken)),
         "eta": f"{diffusion.eta if eta is None else eta:g}",
         "objective": diffusion.objective.name,
+        "left_to_caller": left_to_caller(diffusion),
         "rddm_fast": __version__,
     }
     model = _model(loop, metadata)
@@ -101,7 +103,7 @@ def export(
     def write(unfinished: Path) -> None:
         onnx.save(model, unfinished)
         if importlib.util.find_spec("onnxruntime") is not None:
-            sampler = FastSampler(diffusion, steps=steps, eta=eta, dtype=torch.float32)
+            sampler = FastSampler(diffusion.of_given(), steps=steps, eta=eta, dtype=torch.float32)
             differences.append(_difference(unfinished, loop, sampler))
 
     write_whole(path, write)

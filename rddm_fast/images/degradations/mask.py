@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 
 from ...system.extras import require
-from ..given.holes import smooth_fill
+from ..given.holes import filled
 from .degraded import Degraded, FloatImage, Range
 
 Point = npt.NDArray[np.float64]
@@ -62,9 +62,9 @@ def _draw_line(hole: FloatImage, start: Point, end: Point, radius: float) -> Non
 
 
 def wide_mask(image: FloatImage, rng: np.random.Generator) -> Degraded:
-    """Any holes, to train on: curved strokes, scratches, blocks of 4 to 64 pixels and writing, filled smoothly.
+    """Any holes, to train on: curved strokes, scratches, blocks of 4 to 64 pixels and writing, filled from around them.
 
-    What stood in the holes is not seen: they hold the smooth continuation of what surrounds them (`given.holes`), as
+    What stood in the holes is not seen: they hold the continuation of what surrounds them (`given.holes`), as
     `Restorer` gives it to the network. So it does not matter whether a hole was white, black, grey or scribbled over.
 
     Raises:
@@ -90,8 +90,8 @@ def wide_mask(image: FloatImage, rng: np.random.Generator) -> Degraded:
                 hole[max(0, top) : top + sides[0], max(0, left) : left + sides[1]] = 1
         else:
             _write(hole, rng)
-    filled = smooth_fill(torch.from_numpy(image.transpose(2, 0, 1).copy())[None], torch.from_numpy(hole)[None, None])
-    return Degraded(filled[0].permute(1, 2, 0).contiguous().numpy(), hole)
+    given = filled(torch.from_numpy(image.transpose(2, 0, 1).copy())[None], torch.from_numpy(hole)[None, None])
+    return Degraded(given[0].permute(1, 2, 0).contiguous().numpy(), hole)
 
 
 def _draw_curve(hole: FloatImage, rng: np.random.Generator, radius: float) -> None:

@@ -63,10 +63,20 @@ def given(
     if mask_marks is not None and mask is not None:
         grey = mask.mean(1, keepdim=True)
         marked = marked_by(mask).to(picture)
-        share = marked if mask_marks in ("grey hole", "smooth hole") else torch.where(marked > 0, grey, marked)
+        share = marked if mask_marks in ("grey hole", "filled hole") else torch.where(marked > 0, grey, marked)
         return Given(picture, shown(picture, mask, mask_marks), marked.expand_as(picture), share)
     image = exposed(picture) if first_exposed else picture
     return Given(picture, image, mask, None if clean_without is None else traces(picture, clean_without))
+
+
+def in_words(mask_marks: str | None, first_exposed: bool, clean_without: str | None) -> str:
+    """Say what these settings of a model do beside the network, for who runs the network alone; "" if nothing."""
+    before = {"grey hole": "fills holes with grey", "filled hole": "fills holes", "shadow": "lights shadows"}
+    marked = [before[mask_marks]] if mask_marks in before else []
+    kept = ["keeps known pixels"] if mask_marks is not None else []
+    dark = ["guesses the exposure"] if first_exposed else []
+    clean = [f"leaves pictures without {clean_without} as they are"] if clean_without is not None else []
+    return ", ".join(marked + kept + dark + clean)
 
 
 def check_settings(

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .holes import smooth_fill
+from .holes import filled
 from .shadow import relit
 
-MARKS = ("change", "grey hole", "smooth hole", "shadow")
+MARKS = ("change", "grey hole", "filled hole", "shadow")
 """What is white in a mask, as `ResidualDiffusion` names it."""
 BLACK = 0.1
 """A mask is black up to this value: JPEG leaves less than that around white strokes."""
@@ -24,13 +24,11 @@ def shown(image: Tensor, mask: Tensor, marks: str) -> Tensor:
 
     Args:
         image, mask: as described.
-        marks: "change" changes nothing; "grey hole" is 0.5, "smooth hole" is `smooth_fill`, "shadow" is `relit`.
+        marks: "change" changes nothing; "grey hole" is 0.5, "filled hole" is `filled`, "shadow" is `relit`.
     """
     if marks == "change":
         return image
     hole = marked_by(mask).to(image)
     if marks == "shadow":
         return relit(image, hole)
-    return torch.where(
-        hole > 0, torch.full_like(image, 0.5) if marks == "grey hole" else smooth_fill(image, hole), image
-    )
+    return torch.where(hole > 0, torch.full_like(image, 0.5) if marks == "grey hole" else filled(image, hole), image)

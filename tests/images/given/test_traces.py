@@ -1,5 +1,7 @@
 """A picture without noise, or without JPEG's blocks, is found to be clean; a degraded one is not."""
 
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
@@ -8,9 +10,9 @@ from small_models import small_model
 
 from rddm_fast.fast import FastSampler
 from rddm_fast.images.given.traces import traces
-from rddm_fast.images.picture import Picture, read_image
+from rddm_fast.images.picture import Picture, read_image, write_image
 from rddm_fast.restoration.demo import photographs
-from rddm_fast.restoration.restore import Restorer
+from rddm_fast.restoration.restore import Restorer, restore_files
 
 PHOTOS = {path.stem: read_image(path).pixels[None] for path in photographs()}
 GRAINY = ("hubble",)
@@ -74,6 +76,16 @@ def test_a_clean_picture_comes_back_to_the_bit_and_a_noisy_one_is_restored_alike
     assert (restorer(Picture(noise[0])).pixels - noise[0]).abs().mean() > 0.01  # a network of random weights
     plain = Restorer(small_model("pred_res"), steps=1, tile=tile, overlap=8)(Picture(noise[0])).pixels
     assert torch.equal(restorer(Picture(noise[0])).pixels, plain)
+
+
+def test_a_file_that_is_left_as_it_is_is_told(tmp_path: Path) -> None:
+    photo = PHOTOS["chelsea"][0, :, :64, :64]
+    write_image(tmp_path / "clean.png", Picture(photo))
+    write_image(tmp_path / "noisy.png", Picture(noisy(photo[None], 20)[0]))
+    restorer = Restorer(small_model("pred_res", clean_without="noise"), steps=1)
+    notes = {outcome.source.stem: outcome.note for outcome in restore_files(restorer, [tmp_path], tmp_path / "out")}
+    assert notes == {"clean": "left as it is: it has nothing of what this model removes", "noisy": None}
+    assert torch.equal(read_image(tmp_path / "out/clean.png").pixels, photo)
 
 
 def test_both_samplers_do_it_too() -> None:

@@ -11,7 +11,7 @@ from small_models import small_model
 from rddm_fast.diffusion.residual import ResidualDiffusion
 from rddm_fast.diffusion.start import Start
 from rddm_fast.fast import FastSampler
-from rddm_fast.images.given.holes import smooth_fill
+from rddm_fast.images.given.holes import filled
 from rddm_fast.images.picture import ImageError, Picture
 from rddm_fast.restoration.demo import photographs
 from rddm_fast.restoration.restore import Restorer
@@ -33,7 +33,7 @@ def mask(rows: slice = slice(20, 30), columns: slice = slice(10, 60)) -> torch.T
 
 
 @pytest.mark.parametrize("tile", [None, 32])
-@pytest.mark.parametrize("marks", ["change", "shadow", "grey hole", "smooth hole"])
+@pytest.mark.parametrize("marks", ["change", "shadow", "grey hole", "filled hole"])
 def test_known_pixels_are_equal_to_the_bit_and_marked_ones_are_restored(marks: str, tile: int | None) -> None:
     marked = mask()
     result = restorer(marks, tile)(Picture(PHOTO), Picture(marked)).pixels
@@ -41,14 +41,14 @@ def test_known_pixels_are_equal_to_the_bit_and_marked_ones_are_restored(marks: s
     assert (result - PHOTO)[marked == 1].abs().mean() > 0.01  # a network of random weights
 
 
-@pytest.mark.parametrize("marks", ["change", "shadow", "grey hole", "smooth hole"])
+@pytest.mark.parametrize("marks", ["change", "shadow", "grey hole", "filled hole"])
 def test_an_empty_mask_returns_the_picture(marks: str) -> None:
     jpeg_noise = torch.full_like(PHOTO, 0.08)
     for empty in (torch.zeros_like(PHOTO), jpeg_noise):
         assert torch.equal(restorer(marks)(Picture(PHOTO), Picture(empty)).pixels, PHOTO)
 
 
-@pytest.mark.parametrize("marks", ["grey hole", "smooth hole"])
+@pytest.mark.parametrize("marks", ["grey hole", "filled hole"])
 def test_what_a_hole_held_has_no_influence(marks: str) -> None:
     work, marked = restorer(marks), mask()
     results = []
@@ -58,7 +58,7 @@ def test_what_a_hole_held_has_no_influence(marks: str) -> None:
     assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
 
 
-@pytest.mark.parametrize("marks", ["shadow", "smooth hole"])
+@pytest.mark.parametrize("marks", ["shadow", "filled hole"])
 def test_both_samplers_keep_known_pixels_and_agree(marks: str) -> None:
     model = small_model("pred_res", input_condition=True, input_condition_mask=True, mask_marks=marks)
     inputs = PHOTO[None], mask()[None]
@@ -92,7 +92,7 @@ def test_a_mask_of_another_size_is_one_sentence() -> None:
 
 
 def test_a_mark_that_is_not_known_is_refused() -> None:
-    with pytest.raises(ValueError, match="mask_marks is 'change', 'grey hole', 'smooth hole', 'shadow', of a model"):
+    with pytest.raises(ValueError, match="mask_marks is 'change', 'grey hole', 'filled hole', 'shadow', of a model"):
         small_model("pred_res", input_condition=True, mask_marks="hole")
     with pytest.raises(ValueError, match="of a model that takes a mask"):
         small_model("pred_res", mask_marks="change")
@@ -109,6 +109,6 @@ def test_a_tile_that_lies_in_a_hole_is_given_what_surrounds_the_hole(monkeypatch
 
     monkeypatch.setattr(ResidualDiffusion, "start", watched)
     marked = mask(slice(8, 56), slice(8, 72))
-    restorer("smooth hole", tile=32)(Picture(PHOTO), Picture(marked))
-    filled = 2 * smooth_fill(PHOTO[None], marked[None, :1]) - 1
-    assert any(torch.equal(tile, filled[..., 16:48, 24:56]) for tile in seen)
+    restorer("filled hole", tile=32)(Picture(PHOTO), Picture(marked))
+    whole = 2 * filled(PHOTO[None], marked[None, :1]) - 1
+    assert any(torch.equal(tile, whole[..., 16:48, 24:56]) for tile in seen)
