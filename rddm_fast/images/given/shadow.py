@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .holes import filled
+
 PENUMBRA = (8, 0.015)
 """Half the width of a shadow's soft edge: so many pixels, or this part of the longer side where that is more."""
-BEYOND = 12
-"""How many pixels further apart than an edge is wide are those that are compared across it."""
+BEYOND = 12, 6
+"""How many pixels further apart than the edge is wide are those that are compared across it: while its width is a
+guess, and when it has been measured."""
 DARK = 4 / 255
 """Pixels that are darker in a channel are not compared: their ratios are those of the rounding."""
 BURNT = 0.98
@@ -21,6 +25,8 @@ MOST_LIGHT = 12.0
 TINT = 0.5
 """How far the logarithms of a ratio's channels may be from each other: a shadow has nearly one for all, and the border
 of two things seldom has."""
+FEWEST = 20
+"""The least number of pixels of a shadow's inside by which its edge is measured; of a depth, half as many."""
 WIDTHS = (0.12, 0.2, 0.15, 0.15, 0.15)
 """Widths of the kernel that finds the most frequent ratio: for the first guess, and for its refinements."""
 
@@ -28,9 +34,9 @@ WIDTHS = (0.12, 0.2, 0.15, 0.15, 0.15)
 def relit(image: Tensor, shadow: Tensor) -> Tensor:
     """Brighten a shadow by a factor for each channel, which fades in over its edge, so that it fits its surroundings.
 
-    The factor is the most frequent ratio of pixels at both sides of the edge (`light_taken`). What is left to the
-    network is the edge and the error of the factor: without it, how dark a large shadow is cannot be told from a patch
-    of its inside.
+    The factor is the most frequent ratio of pixels at both sides of the edge (`light_taken`), and how it fades in is
+    measured along the edge (`shares_by_depth`). What is left to the network is the error of both: without them, how
+    dark a large shadow is cannot be told from a patch of its inside.
 
     Args:
         image: (B, C, H, W) in [0, 1].
@@ -39,31 +45,71 @@ def relit(image: Tensor, shadow: Tensor) -> Tensor:
     Returns:
         The image, brighter in the shadow, in [0, 1]; equal to the bit elsewhere, and if nothing surrounds it.
     """
+    return torch.cat([_relit(*one) for one in zip(image.split(1), shadow.split(1), strict=True)])
+
+
+def _relit(image: Tensor, shadow: Tensor) -> Tensor:
     edge = max(PENUMBRA[0], round(PENUMBRA[1] * max(image.shape[-2:])))
-    pairs = zip(image.split(1), shadow.split(1), strict=True)
-    gain = torch.stack([light_taken(one, marked, edge) for one, marked in pairs])[..., None, None]
-    # The light fades in over the edge, so that what the mask covers too much is not burnt out.
-    soft = _blurred(shadow, edge)
-    share = soft / _spread(soft, edge).clamp(min=1e-6)
-    return torch.where(shadow > 0, (image * gain**share).clamp(0, 1), image)
+    depth = _depth(shadow, edge + 1)
+    inside = (depth > edge).to(image)
+    thick = int(inside.sum()) >= FEWEST
+    gain = light_taken(image, inside if thick else shadow, (depth < -edge).to(image), 2 * edge + BEYOND[0])
+    if thick and bool((gain > 1).any()):
+        shares = shares_by_depth(image, depth, gain, edge)
+        # Now that it is known how wide the edge is, pixels can be compared that are nearer to each other.
+        outer = min(int((shares < 0.05).sum()) - 1 - edge, 0)
+        inner = max(edge + 1 - int((shares > 0.95).sum()), 1)
+        gain = light_taken(image, (depth >= inner).to(image), (depth <= outer).to(image), inner - outer + BEYOND[1])
+        share = shares_by_depth(image, depth, gain, edge)[(depth + edge).clamp(0, 2 * edge).long()]
+    else:
+        soft = _blurred(shadow, edge)
+        share = soft / _spread(soft, edge).clamp(min=1e-6)
+    return torch.where(shadow > 0, (image * gain[None, :, None, None] ** share).clamp(0, 1), image)
 
 
-def light_taken(image: Tensor, shadow: Tensor, edge: int) -> Tensor:
-    """Return the factor of each channel, (C,), by which the shadow of one image (1, C, H, W) is darker; at least 1.
+def shares_by_depth(image: Tensor, depth: Tensor, gain: Tensor, edge: int) -> Tensor:
+    """Return how much of the factor belongs to each depth, from -edge to edge, (2 edge + 1,), in [0, 1] and rising.
+
+    The band of the edge is filled from the lit outside and from the inside, lit by the whole factor. How much brighter
+    the filling is than the picture says how much light a pixel lacks; the median over all pixels of a depth says it
+    without the texture that a filling does not have.
+
+    Args:
+        image: (1, C, H, W) in [0, 1].
+        depth: (1, 1, H, W), the distance in pixels from the edge, positive in the shadow.
+        gain: (C,), the factor inside.
+        edge: half the width of the band.
+    """
+    gain = gain[None, :, None, None]
+    lit = filled(torch.where(depth > edge, image * gain, image), (depth.abs() <= edge).to(image))
+    logarithm = gain.log().clamp(min=1e-6)
+    lacks = (((lit + 1 / 255) / (image + 1 / 255)).log() * logarithm).sum(1) / logarithm.square().sum(1)
+    known = (image.amin(1) > DARK) & (image.amax(1) < BURNT)
+    places, shares = [-edge - 1], [0.0]
+    for place in range(-edge, edge + 1):
+        there = lacks[known & (depth[:, 0] == place)]
+        if len(there) >= FEWEST // 2:
+            places, shares = [*places, place], [*shares, float(there.median().clamp(0, 1))]
+    # Between the nearest functions that rise, from above and from below.
+    above = np.maximum.accumulate(shares)
+    below = np.minimum.accumulate([*shares, 1.0][::-1])[::-1][:-1]
+    rising = np.interp(range(-edge, edge + 1), [*places, edge + 1], [*(above + below) / 2, 1.0])
+    return torch.from_numpy(rising).to(image)
+
+
+def light_taken(image: Tensor, inside: Tensor, outside: Tensor, apart: int) -> Tensor:
+    """Return the factor of each channel, (C,), by which the inside of one image's shadow is darker; at least 1.
 
     Pixels inside are compared with pixels outside, in eight directions. Most pairs show the same thing lit and unlit,
     and their ratios agree. Those of different things are anything, in brightness and in colour. So a mean over the
     edge is 18 % off, and the ratio that most have 8 % (root mean square over 14 photographs).
 
     Args:
-        image: in [0, 1].
-        shadow: (1, 1, H, W), 1 in the shadow and 0 elsewhere.
-        edge: half the width in pixels of the soft edge, which is not looked at.
+        image: (1, C, H, W) in [0, 1].
+        inside, outside: (1, 1, H, W), 1 where the image is surely in the shadow, and where it is surely not.
+        apart: the distance in pixels of the pixels that are compared.
     """
-    inside = 1 - _spread(1 - shadow, edge)
-    # A shadow that is thinner than its soft edges has no inside.
-    inside = inside if inside.any() else shadow
-    ratios = _across(image, inside, 1 - _spread(shadow, edge), 2 * edge + BEYOND)
+    ratios = _across(image, inside, outside, apart)
     grey = ratios.mean(1)
     tint = ratios - grey[:, None]
     sure = torch.exp(-tint.square().sum(1) / (2 * TINT**2)) * ((grey > -0.1) & (grey < math.log(MOST_LIGHT) + 0.1))
@@ -121,3 +167,23 @@ def _spread(mask: Tensor, pixels: int) -> Tensor:
     side = 2 * pixels + 1
     wide = F.max_pool2d(mask, (1, side), 1, (0, pixels))
     return F.max_pool2d(wide, (side, 1), 1, (pixels, 0))
+
+
+def _depth(mask: Tensor, most: int) -> Tensor:
+    """Return the distance to the edge of a mask (1, 1, H, W) in pixels: 1 and more inside, 0 and less outside.
+
+    It is between -`most` and `most`, and that of an octagon.
+    """
+    depth, inner, outer = torch.zeros_like(mask), mask, mask
+    for pixels in range(most):
+        outer = _grown(outer, pixels)
+        depth = depth + inner - (1 - outer)
+        inner = 1 - _grown(1 - inner, pixels)
+    return depth
+
+
+def _grown(mask: Tensor, turn: int) -> Tensor:
+    """Grow a mask by one pixel, by turns without and with the corners."""
+    if turn % 2:
+        return _spread(mask, 1)
+    return torch.maximum(F.max_pool2d(mask, (1, 3), 1, (0, 1)), F.max_pool2d(mask, (3, 1), 1, (1, 0)))

@@ -1,6 +1,7 @@
 """A shadow is lit by what it took."""
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
@@ -8,7 +9,7 @@ from rddm_fast.images.given.shadow import relit
 from rddm_fast.restoration.demo import photographs
 
 
-def shaded(gains: torch.Tensor, soft: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def shaded(gains: torch.Tensor, soft: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """A photograph, the same with a box of shadow whose edge is so many pixels soft to either side, and the mask."""
     truth = torch.from_numpy(np.array(Image.open(photographs()[3]).convert("RGB"))).permute(2, 0, 1)[
         None, :, :160, :200
@@ -40,3 +41,22 @@ def test_a_shadow_that_nothing_surrounds_stays_and_a_thin_one_is_lit() -> None:
     lit = relit(torch.where(line > 0, image * 0.4, image), line)
     assert (lit - image).abs().max() < 0.02
     assert torch.equal(relit(image, torch.zeros_like(line)), image)
+
+
+@pytest.mark.parametrize("soft", [0.5, 3, 7])
+def test_the_edge_of_a_shadow_is_lit_as_softly_as_it_is(soft: float) -> None:
+    gains = torch.tensor([0.35, 0.4, 0.45])
+    truth, dark, mask = shaded(gains, soft=soft)
+    lit = relit(dark, mask)
+    edge = (mask > 0) & (1 - torch.nn.functional.max_pool2d(1 - mask, 17, 1, 8) == 0)
+    edge = edge.expand_as(truth)
+    before, after = ((image - truth)[edge].square().mean().sqrt() for image in (dark, lit))
+    assert after < 0.25 * before
+
+
+def test_the_pictures_of_a_batch_are_lit_one_by_one() -> None:
+    pairs = [shaded(torch.full((3,), gain), soft=4) for gain in (0.3, 0.6)]
+    dark, mask = (torch.cat([pair[place] for pair in pairs]) for place in (1, 2))
+    together = relit(dark, mask)
+    for one in range(2):
+        assert torch.equal(together[one : one + 1], relit(dark[one : one + 1], mask[one : one + 1]))
