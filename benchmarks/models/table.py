@@ -97,7 +97,11 @@ def table(name: str, found: Mapping[str, Any]) -> str:
         lines.append(f"| {case} | by steps | {steps} | | |")
     clean = found["clean"]
     changed = [value for value in clean if value is not None]
-    told = f"mean {statistics.fmean(changed):.1f}, least {min(changed):.1f}" if changed else "equal to the bit"
+    same = len(clean) - len(changed)
+    told = f"{same} of {len(clean)} equal to the bit" if same else ""
+    if changed:
+        others = " of the others" if same else ""
+        told += f"{', ' if same else ''}mean {statistics.fmean(changed):.1f}, least {min(changed):.1f}{others}"
     lines.append(f"| a clean picture | model | {told} | | |")
     if gaps := found.get("levels between tilings"):
         lines.append(f"| tiles of 128 or whole | model | | {max(gaps):.1f} levels apart at most | |")

@@ -48,7 +48,7 @@ def test_a_model_that_changes_nothing_gains_nothing(photos: Path, tmp_path: Path
     assert found["clean"] == [None, None]
     assert set(found["by_steps"]["our jpeg"]) == {"1", "2", "3", "5", "10"}
     written = (output / "README.md").read_text()
-    assert "| a clean picture | model | equal to the bit |" in written and "![dejpeg](dejpeg.jpg)" in written
+    assert "| a clean picture | model | 2 of 2 equal to the bit |" in written and "![dejpeg](dejpeg.jpg)" in written
     assert (output / "dejpeg.jpg").stat().st_size > 1000
 
 
