@@ -22,8 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from ..diffusion.residual import ResidualDiffusion
-from ..diffusion.start import to_signed, to_unit
-from ..images.given.given import in_words
+from ..diffusion.start import in_words, to_signed, to_unit
 from ..ops.reverse_step import combined
 from ..system.files import write_whole
 from ..system.version import __version__

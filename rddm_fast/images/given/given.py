@@ -69,16 +69,6 @@ def given(
     return Given(picture, image, mask, None if clean_without is None else traces(picture, clean_without))
 
 
-def in_words(mask_marks: str | None, first_exposed: bool, clean_without: str | None) -> str:
-    """Say what these settings of a model do beside the network, for who runs the network alone; "" if nothing."""
-    before = {"grey hole": "fills holes with grey", "filled hole": "fills holes", "shadow": "lights shadows"}
-    marked = [before[mask_marks]] if mask_marks in before else []
-    kept = ["keeps known pixels"] if mask_marks is not None else []
-    dark = ["guesses the exposure"] if first_exposed else []
-    clean = [f"leaves pictures without {clean_without} as they are"] if clean_without is not None else []
-    return ", ".join(marked + kept + dark + clean)
-
-
 def check_settings(
     mask_marks: str | None, clean_without: str | None, *, condition: bool, input_condition: bool
 ) -> None:
