@@ -80,8 +80,19 @@ def test_the_command_writes_a_checked_file_with_metadata(tmp_path: Path) -> None
         "steps": "2",
         "eta": "0",
         "objective": "pred_res",
+        "left_to_caller": "",
         "rddm_fast": rddm_fast.__version__,
     }
+
+
+def test_a_file_says_what_it_leaves_to_the_caller(tmp_path: Path) -> None:
+    path = tmp_path / "inpaint.onnx"
+    told = succeeded(run("export", "--model", "inpaint", "-o", str(path), "--steps", "1"))
+    assert "the file holds the network's steps alone; this package also fills holes, keeps known pixels" in " ".join(
+        told.stderr.split()
+    )
+    found = session(path).get_modelmeta().custom_metadata_map
+    assert found["left_to_caller"] == "fills holes, keeps known pixels"
 
 
 def test_the_documented_lines_restore_a_picture(tmp_path: Path) -> None:
