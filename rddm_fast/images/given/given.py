@@ -64,7 +64,7 @@ def given(
         grey = mask.mean(1, keepdim=True)
         marked = marked_by(mask).to(picture)
         share = marked if mask_marks in ("grey hole", "filled hole") else torch.where(marked > 0, grey, marked)
-        return Given(picture, shown(picture, mask, mask_marks), marked.expand_as(picture), share)
+        return Given(picture, shown(picture, marked, mask_marks), marked.expand_as(picture), share)
     image = exposed(picture) if first_exposed else picture
     return Given(picture, image, mask, None if clean_without is None else traces(picture, clean_without))
 

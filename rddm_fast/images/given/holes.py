@@ -25,8 +25,8 @@ def filled(image: Tensor, hole: Tensor) -> Tensor:
 
     The known pixels are averaged down to one pixel. From coarse to fine, what is in the holes then diffuses along the
     edges and hardly across them: edge-enhancing diffusion (Weickert 1998), whose direction is that of the structure
-    tensor. On photographs that gave the settings it is 3 to 5 dB above Telea's method in strokes, writing and blocks of
-    32 pixels, where Laplace's equation is 0.7 above it.
+    tensor. The model `inpaint`, whose network changes little of it, is 1.7 to 2 dB above Telea's method
+    (`rddm-fast bench models`).
 
     Args:
         image: (B, C, H, W), floating point; what it holds in the holes has no influence.

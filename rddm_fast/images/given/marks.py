@@ -19,16 +19,15 @@ def marked_by(mask: Tensor) -> Tensor:
     return (mask.mean(1, keepdim=True) > BLACK).to(mask)
 
 
-def shown(image: Tensor, mask: Tensor, marks: str) -> Tensor:
-    """Return `image` (B, C, H, W) in [0, 1] as a model sees it, changed where `mask`, of its shape, marks pixels.
+def shown(image: Tensor, marked: Tensor, marks: str) -> Tensor:
+    """Return `image` (B, C, H, W) in [0, 1] as a model sees it, changed where `marked` (B, 1, H, W) is 1 and not 0.
 
     Args:
-        image, mask: as described.
+        image, marked: as described; `marked_by` makes the second.
         marks: "change" changes nothing; "grey hole" is 0.5, "filled hole" is `filled`, "shadow" is `relit`.
     """
     if marks == "change":
         return image
-    hole = marked_by(mask).to(image)
     if marks == "shadow":
-        return relit(image, hole)
-    return torch.where(hole > 0, torch.full_like(image, 0.5) if marks == "grey hole" else filled(image, hole), image)
+        return relit(image, marked)
+    return filled(image, marked) if marks == "filled hole" else torch.where(marked > 0, 0.5, image)
