@@ -88,13 +88,17 @@ def _clean(restorer: Restorer, truth: Tensor) -> float | None:
     return None if torch.equal(result, _rounded(truth)) else float(psnr(result, truth))
 
 
-def exposure_gap(diffusion: ResidualDiffusion, case: Case, photographs: Mapping[str, Tensor]) -> list[float]:
-    """The greatest difference of each photograph, in levels of 255, between whole and in tiles of 128."""
-    gaps = []
+def exposure_gaps(
+    diffusion: ResidualDiffusion, case: Case, photographs: Mapping[str, Tensor], tiles: Sequence[int] = (128, 64)
+) -> dict[int, float]:
+    """By side of a tile, the greatest difference of a pixel from the pictures that are not tiled, in levels of 255."""
+    gaps = dict.fromkeys(tiles, 0.0)
     for name, truth in photographs.items():
         degraded = degraded_by(case, truth, name)
-        whole, tiles = (restored(Restorer(diffusion, tile=tile), degraded) for tile in (None, 128))
-        gaps.append(255 * float((whole - tiles).abs().max()))
+        whole = restored(Restorer(diffusion, tile=None), degraded)
+        for tile in tiles:
+            gap = float((whole - restored(Restorer(diffusion, tile=tile), degraded)).abs().max())
+            gaps[tile] = max(gaps[tile], 255 * gap)
     return gaps
 
 

@@ -28,7 +28,7 @@ from rddm_fast.system.files import write_text_whole
 
 from ..timing import conditions
 from .cases import CASES
-from .measure import exposure_gap, measure, shown
+from .measure import exposure_gaps, measure, shown
 
 SHOWN = 4
 """Photographs on a sheet."""
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             **measure(name, diffusion, photographs, options.seed),
         }
         if diffusion.global_exposure:
-            found["levels between tilings"] = exposure_gap(diffusion, CASES[name][0], photographs)
+            found["levels between tilings"] = exposure_gaps(diffusion, CASES[name][0], photographs)
         write_text_whole(options.output / f"{name}.json", json.dumps(found, indent=1) + "\n")
         _draw(options.output / f"{name}.jpg", name, diffusion, photographs)
         print(table(name, found), end="\n\n", flush=True)
@@ -104,7 +104,8 @@ def table(name: str, found: Mapping[str, Any]) -> str:
         told += f"{', ' if same else ''}mean {statistics.fmean(changed):.1f}, least {min(changed):.1f}{others}"
     lines.append(f"| a clean picture | model | {told} | | |")
     if gaps := found.get("levels between tilings"):
-        lines.append(f"| tiles of 128 or whole | model | | {max(gaps):.1f} levels apart at most | |")
+        told = ", ".join(f"{gap:.1f} levels in tiles of {tile}" for tile, gap in gaps.items())
+        lines.append(f"| tiles, to no tiles | model | | at most {told} | |")
     return "\n".join(lines)
 
 

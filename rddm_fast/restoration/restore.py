@@ -26,7 +26,7 @@ from .files.each import each_file
 from .files.outcome import Done, Outcome
 from .files.plan import plan
 from .tiles import OVERLAP, TILE, check_overlap, tiled
-from .whole.exposure import GLANCE, restored_at_a_glance, with_exposure_of
+from .whole.exposure import WINDOW, restored_at_a_glance, with_exposure_of
 
 
 class PictureRestorer(Protocol):
@@ -60,7 +60,8 @@ class Restorer:
     Where the model says what its mask marks (`ResidualDiffusion.mask_marks`), the pixels that are not marked come back
     equal to the bit, and what a hole held has no influence on the result. A picture without the traces that the model
     looks for (`clean_without`) comes back equal to the bit. Where the model judges the exposure (`global_exposure`), a
-    picture gets one, however it is tiled.
+    picture gets one, and it is restored in tiles of `whole.exposure.WINDOW` pixels unless `tile` is less: the result
+    is the same for every larger tile, and without tiles.
 
     Args:
         diffusion: a model with `condition=True`.
@@ -96,6 +97,8 @@ class Restorer:
             raise ValueError("this model generates images from noise: to restore, use one that was trained to restore")
         if tile is not None:
             check_overlap(tile, overlap)
+        if diffusion.global_exposure and (tile is None or tile > WINDOW):
+            tile, overlap = WINDOW, min(overlap, WINDOW // 4)
         self.needs_mask = diffusion.input_condition
         self.mask_marks, self.global_exposure = diffusion.mask_marks, diffusion.global_exposure
         self.device = diffusion.device
@@ -138,12 +141,9 @@ class Restorer:
     def _restored(self, given: Given, advance: Callable[[int, int], None] | None) -> Tensor:
         """Restore (1, C, H, W), in tiles if it is larger than one, at one exposure if the model needs that."""
         image, masks = given.image, [] if given.mask is None else [given.mask]
-        fits = self.tile is None or max(image.shape[-2:]) <= self.tile
-        if fits and (not self.global_exposure or max(image.shape[-2:]) <= GLANCE):
+        if self.tile is None or max(image.shape[-2:]) <= self.tile:
             return self.sampler(image, *masks, generator=self._generator())
-        restored = (
-            self.sampler(image, *masks, generator=self._generator()) if fits else self._tiled(image, masks, advance)
-        )
+        restored = self._tiled(image, masks, advance)
         if not self.global_exposure:
             return restored
         whole = restored_at_a_glance(lambda small: self.sampler(small, generator=self._generator()), image)
@@ -180,7 +180,7 @@ class Restorer:
         """
         height, width = pictures[0].pixels.shape[1:]
         in_tiles = self.tile is not None and max(height, width) > self.tile
-        if len(pictures) == 1 or in_tiles or (self.global_exposure and max(height, width) > GLANCE):
+        if len(pictures) == 1 or in_tiles:
             return [self(picture) for picture in pictures]
         given = self.given(torch.stack([picture.pixels for picture in pictures]).to(self.device))
         if given.nothing:

@@ -44,6 +44,15 @@ def test_tiles_agree_with_the_whole_to_two_levels() -> None:
     assert gap(exposure=True) < 2.1
 
 
+def test_the_built_in_model_gives_the_same_picture_in_any_tile() -> None:
+    """Its result does depend on tiles of 64, so that the others are not equal for nothing."""
+    diffusion, picture = load_model("lowlight"), Picture(dark(200).pixels[:, :150].contiguous())
+    whole, *others, small = (Restorer(diffusion, tile=tile)(picture).pixels for tile in (None, 512, 256, 128, 64))
+    for other in others:
+        torch.testing.assert_close(other, whole, rtol=0, atol=0)
+    assert (small - whole).abs().max() > 1 / 255
+
+
 def test_a_gain_is_taken_over_and_fine_detail_is_kept() -> None:
     generator = torch.Generator().manual_seed(1)
     detailed = 0.2 + 0.1 * torch.rand(1, 3, 128, 96, generator=generator)
