@@ -19,8 +19,6 @@ from rddm_fast.images.sheet import captioned, sheet
 from rddm_fast.restoration.demo import photographs
 
 SEEDS = (3, 4, 5, 6, 7, 8)
-HELD = np.array([1, 0, 0.5], np.float32)
-"""The colour in which holes are drawn, as their filling is hardly seen."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -33,10 +31,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for kind in (name for name in KINDS if name.startswith("wide-")):
         row = []
         for seed in SEEDS:
-            result = degrade(image, kind, np.random.default_rng(seed))
-            drawn = result.image
-            if kind == "wide-mask" and result.mask is not None:
-                drawn = np.where(result.mask[..., None] > 0, HELD, drawn)
+            drawn = degrade(image, kind, np.random.default_rng(seed)).image
             full = torch.from_numpy(np.ascontiguousarray(drawn.transpose(2, 0, 1)))
             row.append(resized(full, (full.shape[1] * 5 // 8, full.shape[2] * 5 // 8)))
         rows.append([captioned(row[0], [kind]), *(captioned(tile, [""]) for tile in row[1:])])

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.models.cases import CASES
-from rddm_fast.images.degradations.lowlight import darkened
+from rddm_fast.images.degradations.lowlight import wide_lowlight
 from rddm_fast.images.degrade import FloatImage
 from rddm_fast.images.find import images_below
 from rddm_fast.images.given.exposure import developed, guess, measures
@@ -72,7 +72,7 @@ def fitted(images: Sequence[FloatImage]) -> dict[str, Tensor]:
     rows: list[tuple[Tensor, Tensor, Tensor]] = []
     for image in (image for image in images for _ in range(DRAWS)):
         whole = part(image, rng)
-        lacking = darkened(whole, rng)
+        lacking = wide_lowlight(whole, rng).image
         rows.append((measures(_tensor(lacking)), small(lacking), small(whole)))
     measured, dark, light = (torch.cat(column) for column in zip(*rows, strict=True))
     count = measured.shape[1]

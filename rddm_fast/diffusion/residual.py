@@ -55,7 +55,7 @@ class ResidualDiffusion(nn.Module):
         mask_marks: what is white in the mask: "change", pixels that were changed; "shadow", darkened ones, which are
             shown lit; "grey hole" or "filled hole", missing ones, shown as 0.5 or filled. Training looks at those
             alone, and sampling keeps the others. None, as published: the mask is an input.
-        first_exposed: the network sees the picture at a first guess of its exposure (`images.given.exposure`).
+        first_guess: the network sees the picture after a guess of its "exposure" or its "blur" (`images.given`).
         clean_without: traces of "noise" or of JPEG's "blocks": a picture without them comes back as it is.
         global_exposure: how bright a region becomes depends on the whole picture; `Restorer` gives it one exposure.
 
@@ -85,14 +85,14 @@ class ResidualDiffusion(nn.Module):
         clip_res: float = 1.0,
         image_size: int | None = None,
         mask_marks: str | None = None,
-        first_exposed: bool = False,
+        first_guess: str | None = None,
         clean_without: str | None = None,
         global_exposure: bool = False,
     ) -> None:
         super().__init__()
         if loss_type not in LOSSES:
             raise ValueError(f"loss_type is 'l1' or 'l2', not {loss_type!r}")
-        check_settings(mask_marks, clean_without, condition=condition, input_condition=input_condition)
+        check_settings(mask_marks, first_guess, clean_without, condition, input_condition)
         self.objective = Objective.parse(objective)
         self.read_objective, self.read_outputs = at_test(self.objective, test_res_or_noise)
         networks = getattr(model, "outputs", self.objective.outputs)
@@ -116,7 +116,7 @@ class ResidualDiffusion(nn.Module):
         self.clip_res = clip_res
         self.image_size = image_size
         self.mask_marks = mask_marks
-        self.first_exposed = first_exposed
+        self.first_guess = first_guess
         self.clean_without = clean_without
         self.global_exposure = global_exposure
         for name, values in schedule.buffers().items():
@@ -289,12 +289,12 @@ class ResidualDiffusion(nn.Module):
 
     def given(self, picture: Tensor, mask: Tensor | None = None) -> Given:
         """Prepare whole pictures, (B, C, H, W) in [0, 1], for the networks; the mask has their shape."""
-        return given(picture, mask, self.mask_marks, self.first_exposed, self.clean_without)
+        return given(picture, mask, self.mask_marks, self.first_guess, self.clean_without)
 
     def of_given(self) -> ResidualDiffusion:
         """Return this model, sharing the networks, for images that `given` has prepared already."""
         other = copy.copy(self)
-        other.mask_marks, other.first_exposed, other.clean_without = None, False, None
+        other.mask_marks = other.first_guess = other.clean_without = None
         return other
 
     def start(

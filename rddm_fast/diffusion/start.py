@@ -84,14 +84,15 @@ def check_input(
         raise ValueError(f"images must be (B, {channels}, H, W) in [0, 1], not of shape {tuple(I_in.shape)}")
 
 
-def in_words(mask_marks: str | None, first_exposed: bool, clean_without: str | None) -> str:
+def in_words(mask_marks: str | None, first_guess: str | None, clean_without: str | None) -> str:
     """Say what these settings of a model do beside the network, for who runs the network alone; "" if nothing."""
     before = {"grey hole": "fills holes with grey", "filled hole": "fills holes", "shadow": "lights shadows"}
     marked = [before[mask_marks]] if mask_marks in before else []
     kept = ["keeps known pixels"] if mask_marks is not None else []
-    dark = ["guesses the exposure"] if first_exposed else []
-    clean = [f"leaves pictures without {clean_without} as they are"] if clean_without is not None else []
-    return ", ".join(marked + kept + dark + clean)
+    guesses = [f"guesses the {first_guess}"] if first_guess is not None else []
+    without = clean_without or ("blur" if first_guess == "blur" else None)
+    clean = [f"leaves pictures without {without} as they are"] if without is not None else []
+    return ", ".join(marked + kept + guesses + clean)
 
 
 def noise_source(

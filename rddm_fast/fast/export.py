@@ -230,7 +230,7 @@ def export(
 
 def left_to_caller(diffusion: ResidualDiffusion) -> str:
     """Say what `ResidualDiffusion.given` does and an exported file does not; "" if nothing."""
-    return in_words(diffusion.mask_marks, diffusion.first_exposed, diffusion.clean_without)
+    return in_words(diffusion.mask_marks, diffusion.first_guess, diffusion.clean_without)
 
 
 def _check(path: Path, size: tuple[int, int], batch: int) -> None:

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from .degrade import KINDS, FloatImage, degrade
+from .given.learnt import as_learnt
 from .pairs import DataError, Pair
 from .picture import ImageError, read_image, sides
 
@@ -202,7 +203,7 @@ class PhotoPatches(Dataset[Item]):
         patch = (slice(top, top + self.patch), slice(left, left + self.patch))
         item: Item = {"target": _to_tensor(region[patch]), "name": self.paths[which].name}
         if self.kind is not None:
-            degraded = degrade(region, self.kind, rng)
+            degraded = as_learnt(degrade(region, self.kind, rng), self.kind, rng)
             item["input"] = _to_tensor(degraded.image[patch])
             if degraded.photograph is not None:
                 item["target"] = _to_tensor(degraded.photograph[patch])

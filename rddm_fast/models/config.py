@@ -52,7 +52,7 @@ DIFFUSION = {
     "clip_res": _NUMBER,
     "image_size": _OR_DEFAULT,
     "mask_marks": Field(str | None),
-    "first_exposed": _FLAG,
+    "first_guess": Field(str | None),
     "clean_without": Field(str | None),
     "global_exposure": _FLAG,
 }

@@ -18,6 +18,7 @@ from ..images.datasets import Item, PairedImages, PhotoPatches
 from ..images.degrade import WITH_MASK
 from ..images.digits import Digits
 from ..images.find import find_images
+from ..images.given.learnt import CLEAN_WITHOUT, FIRST_GUESS_OF, MASK_MARKS_OF
 from ..images.pairs import find_pairs
 from ..images.prepared import Prepared
 from ..inverse.cold.recipes import PREFIX, Recipe
@@ -32,10 +33,6 @@ from .trainer import Trainer
 
 SHRINK = 2.0
 """Photographs are scaled down by up to this factor before a patch is cut."""
-MASK_MARKS_OF = {"shadow": "change", "wide-shadow": "shadow", "mask": "grey hole", "wide-mask": "filled hole"}
-"""What the masks of a degradation mark, as `ResidualDiffusion` names it."""
-CLEAN_WITHOUT = {"wide-noise": "noise", "wide-jpeg": "blocks"}
-"""The traces without which a picture is clean of a degradation, likewise."""
 OF_EXPOSURE = ("lowlight", "wide-lowlight")
 OF_COLD = ("dim", "mults", "channels", "loss_type")
 """The settings of a model that a restorer of Cold Diffusion has; it takes all others at their defaults."""
@@ -140,7 +137,7 @@ def model_of(
         sampling_timesteps=model.sampling_timesteps,
         image_size=model.image_size or (None if conditional else side),
         mask_marks=MASK_MARKS_OF.get(degradation or ""),
-        first_exposed=degradation == "wide-lowlight",
+        first_guess=FIRST_GUESS_OF.get(degradation or "") if conditional else None,
         clean_without=CLEAN_WITHOUT.get(degradation or "") if conditional else None,
         global_exposure=degradation in OF_EXPOSURE,
         **images,

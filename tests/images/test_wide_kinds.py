@@ -1,26 +1,30 @@
 """The wide kinds: from nothing to strong, and as large outside a patch as inside it."""
 
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from rddm_fast.images.datasets import CONTEXT, OF_WHOLE, PhotoPatches
-from rddm_fast.images.degradations.lowlight import darkened
 from rddm_fast.images.degrade import KINDS, WITH_MASK, degrade
+from rddm_fast.images.given.given import given
+from rddm_fast.images.given.learnt import FIRST_GUESS_OF, MASK_MARKS_OF, as_learnt
 from rddm_fast.restoration.demo import photographs
 
 WIDE = [kind for kind in KINDS if kind.startswith("wide-")]
-PHOTO = np.asarray(Image.open(photographs()[0]).convert("RGB"), np.float32)[:64, :64] / np.float32(255)
+WHOLE = np.asarray(Image.open(photographs()[0]).convert("RGB"), np.float32) / np.float32(255)
+PHOTO = WHOLE[:64, :64]
 
 
 def changes(kind: str, count: int = 60) -> np.ndarray:
-    """The root mean square of what each of `count` draws does to a photograph, before a guess of the exposure."""
+    """The root mean square of what each of `count` draws does to a photograph."""
     seed = zlib.crc32(kind.encode())
     rngs = [np.random.default_rng((seed, n)) for n in range(count)]
-    images = [darkened(PHOTO, rng) if kind == "wide-lowlight" else degrade(PHOTO, kind, rng).image for rng in rngs]
+    images = [degrade(PHOTO, kind, rng).image for rng in rngs]
     return np.array([np.sqrt(np.mean((image - PHOTO) ** 2)) for image in images])
 
 
@@ -46,15 +50,40 @@ def test_every_wide_kind_has_a_test_of_its_strength_or_fills_holes() -> None:
     assert set(WIDE) == {f"wide-{n}" for n in ("rain", "noise", "lowlight", "blur", "jpeg", "shadow", "mask")}
 
 
-def test_wide_mask_fills_its_holes_from_what_is_known() -> None:
+def tensor(image: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(image.transpose(2, 0, 1).copy())[None]
+
+
+def test_what_a_hole_of_wide_mask_holds_is_not_learnt_from() -> None:
+    held = set()
     for seed in range(8):
         result = degrade(PHOTO, "wide-mask", np.random.default_rng(seed))
         hole = result.mask == 1
         assert 0 < hole.mean() < 0.9
         assert np.array_equal(result.image[~hole], PHOTO[~hole])
-        other = PHOTO.copy()
-        other[hole] = 1 - other[hole]
-        assert np.array_equal(degrade(other, "wide-mask", np.random.default_rng(seed)).image, result.image)
+        held.add(float(result.image[hole].mean()))
+        other = replace(result, image=np.where(hole[..., None], 1 - result.image, result.image))
+        first, second = (as_learnt(one, "wide-mask", np.random.default_rng(0)).image for one in (result, other))
+        assert np.array_equal(first, second) and np.array_equal(first[~hole], PHOTO[~hole])
+    assert len(held) > 3 and {0.0, 1.0} & held
+
+
+@pytest.mark.parametrize("kind", [*(kind for kind in MASK_MARKS_OF if kind.startswith("wide-")), "wide-lowlight"])
+def test_a_network_learns_from_what_it_is_given_in_use(kind: str) -> None:
+    differs = False
+    for seed in range(4):
+        degraded = degrade(WHOLE, kind, np.random.default_rng(seed))
+        mask = None if degraded.mask is None else torch.from_numpy(degraded.mask).expand(1, 3, -1, -1)
+        wanted = given(tensor(degraded.image), mask, MASK_MARKS_OF.get(kind), FIRST_GUESS_OF.get(kind)).image
+        learnt = as_learnt(degraded, kind, np.random.default_rng(0))
+        assert torch.equal(tensor(learnt.image), wanted) and learnt.mask is degraded.mask
+        differs |= not torch.equal(wanted, tensor(degraded.image))
+    assert differs
+
+
+def test_what_is_not_prepared_is_learnt_from_as_it_is() -> None:
+    degraded = degrade(PHOTO, "wide-rain", np.random.default_rng(5))
+    assert as_learnt(degraded, "wide-rain", np.random.default_rng(0)) is degraded
 
 
 def test_the_mask_of_a_shadow_covers_what_was_changed_or_almost() -> None:

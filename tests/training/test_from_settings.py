@@ -97,15 +97,16 @@ def test_a_run_starts_from_another_model_s_weights(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("degradation", "wanted"),
     [
-        ("shadow", ("change", False, None, False)),
-        ("mask", ("grey hole", False, None, False)),
-        ("wide-mask", ("filled hole", False, None, False)),
-        ("wide-shadow", ("shadow", False, None, False)),
-        ("lowlight", (None, False, None, True)),
-        ("wide-lowlight", (None, True, None, True)),
-        ("wide-noise", (None, False, "noise", False)),
-        ("wide-jpeg", (None, False, "blocks", False)),
-        ("wide-rain", (None, False, None, False)),
+        ("shadow", ("change", None, None, False)),
+        ("mask", ("grey hole", None, None, False)),
+        ("wide-mask", ("filled hole", None, None, False)),
+        ("wide-shadow", ("shadow", None, None, False)),
+        ("lowlight", (None, None, None, True)),
+        ("wide-lowlight", (None, "exposure", None, True)),
+        ("wide-blur", (None, "blur", None, False)),
+        ("wide-noise", (None, None, "noise", False)),
+        ("wide-jpeg", (None, None, "blocks", False)),
+        ("wide-rain", (None, None, None, False)),
     ],
 )
 def test_a_model_says_how_pictures_are_prepared(degradation: str, wanted: tuple[object, ...], tmp_path: Path) -> None:
@@ -113,4 +114,4 @@ def test_a_model_says_how_pictures_are_prepared(degradation: str, wanted: tuple[
     data = {"photos": PHOTOS, "degradation": degradation}
     trained = trainer_of(RunSettings.of({"data": data, "model": model, "train": {"plot": False}}), tmp_path / "run")
     made = load_model(trained.export())
-    assert (made.mask_marks, made.first_exposed, made.clean_without, made.global_exposure) == wanted
+    assert (made.mask_marks, made.first_guess, made.clean_without, made.global_exposure) == wanted

@@ -6,8 +6,9 @@ import math
 
 import numpy as np
 
+from ..given.blur.blurs import Blur
 from .degraded import CLEAN, Degraded, FloatImage, Range, clip, rounded
-from .kernels import blurred, disc, gaussian, line
+from .kernels import blurred, disc, line
 
 
 def blur(
@@ -41,15 +42,15 @@ def wide_blur(image: FloatImage, rng: np.random.Generator) -> Degraded:
     12 % of the images stay clean.
     """
     if rng.random() < CLEAN:
-        return Degraded(image.copy())
+        return Degraded(image.copy(), blur=Blur())
     form = rng.integers(3)
     if form == 0:
-        kernel = gaussian(rng.uniform(0.2, 4))
+        applied = Blur("gaussian", rng.uniform(0.2, 4))
     elif form == 1:
-        kernel = line(rng.uniform(1, 25), rng.uniform(0, math.pi))
+        applied = Blur("line", rng.uniform(1, 25), rng.uniform(0, math.pi))
     else:
-        kernel = disc(rng.uniform(1, 13))
-    result = blurred(image, kernel)
+        applied = Blur("disc", rng.uniform(1, 13))
+    result = blurred(image, applied.kernel())
     if rng.random() < 0.5:
         result = result + np.float32(rng.uniform(0, 0.012)) * rng.standard_normal(image.shape, np.float32)
-    return Degraded(rounded(result))
+    return Degraded(rounded(result), blur=applied)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from ..given.blur.blurs import Blur
 
 FloatImage = npt.NDArray[np.float32]
 Range = tuple[float, float]
@@ -24,11 +28,13 @@ class Degraded:
             region (`shadow`, `mask` and their wide forms); None for the others.
         photograph: what a model is to restore, where a kind draws into the photograph before it degrades it
             (`wide-rain`); None where that is the photograph as it was given.
+        blur: what `wide-blur` blurred the photograph by; None for the other kinds.
     """
 
     image: FloatImage
     mask: FloatImage | None = None
     photograph: FloatImage | None = None
+    blur: Blur | None = None
 
 
 def clip(image: FloatImage) -> FloatImage:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import torch
 
-from ..given.exposure import exposed
 from .degraded import CLEAN, Degraded, FloatImage, Range, clip, rounded
 
 
@@ -35,13 +33,13 @@ def lowlight(
     return Degraded(clip(dark + deviation * rng.standard_normal(image.shape, np.float32)))
 
 
-def darkened(image: FloatImage, rng: np.random.Generator) -> FloatImage:
-    """Any darkness: a gamma, less light, both, or less light towards one side, with any white balance.
+def wide_lowlight(image: FloatImage, rng: np.random.Generator) -> Degraded:
+    """Any darkness, to train on: a gamma, less light, both, or less light towards one side, with any white balance.
 
     The gamma is 1 to 4, the exposure 2.5 % to 100 %, with shot and read noise. 12 % of the images stay clean.
     """
     if rng.random() < CLEAN:
-        return image.copy()
+        return Degraded(image.copy())
     form = rng.integers(4)
     gamma = rng.uniform(1, 4) if form == 0 else rng.uniform(1, 2) if form == 1 else 1.0
     exposure = 1.0 if form == 0 else math.exp(rng.uniform(math.log(0.06 if form == 1 else 0.025), 0))
@@ -51,16 +49,7 @@ def darkened(image: FloatImage, rng: np.random.Generator) -> FloatImage:
         dark = dark * _ramp(image.shape[:2], rng)
     photons, read_noise = math.exp(rng.uniform(math.log(200), math.log(10_000))), 0.008 * rng.random() ** 2
     deviation = np.sqrt(dark / np.float32(photons) + np.float32(read_noise**2))
-    return rounded(dark + deviation * rng.standard_normal(image.shape, np.float32))
-
-
-def wide_lowlight(image: FloatImage, rng: np.random.Generator) -> Degraded:
-    """A photograph of any darkness, to train on, as `Restorer` gives it to the network: at a guess of its exposure.
-
-    See `darkened` and `images.given.exposure`.
-    """
-    dark = torch.from_numpy(darkened(image, rng).transpose(2, 0, 1).copy())[None]
-    return Degraded(exposed(dark)[0].permute(1, 2, 0).contiguous().numpy())
+    return Degraded(rounded(dark + deviation * rng.standard_normal(image.shape, np.float32)))
 
 
 def _ramp(shape: tuple[int, int], rng: np.random.Generator) -> FloatImage:

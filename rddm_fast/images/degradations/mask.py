@@ -6,10 +6,8 @@ import math
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from ...system.extras import require
-from ..given.holes import filled
 from .degraded import Degraded, FloatImage, Range
 
 Point = npt.NDArray[np.float64]
@@ -62,10 +60,9 @@ def _draw_line(hole: FloatImage, start: Point, end: Point, radius: float) -> Non
 
 
 def wide_mask(image: FloatImage, rng: np.random.Generator) -> Degraded:
-    """Any holes, to train on: curved strokes, scratches, blocks of 4 to 64 pixels and writing, filled from around them.
+    """Any holes, to train on: curved strokes, scratches, blocks of 4 to 64 pixels and writing.
 
-    What stood in the holes is not seen: they hold the continuation of what surrounds them (`given.holes`), as
-    `Restorer` gives it to the network. So it does not matter whether a hole was white, black, grey or scribbled over.
+    A hole is white, black, grey, of any one colour, or noise. The network does not see it: it is given a filling.
 
     Raises:
         ImportError: Pillow is not installed.
@@ -90,8 +87,9 @@ def wide_mask(image: FloatImage, rng: np.random.Generator) -> Degraded:
                 hole[max(0, top) : top + sides[0], max(0, left) : left + sides[1]] = 1
         else:
             _write(hole, rng)
-    given = filled(torch.from_numpy(image.transpose(2, 0, 1).copy())[None], torch.from_numpy(hole)[None, None])
-    return Degraded(given[0].permute(1, 2, 0).contiguous().numpy(), hole)
+    filling = rng.integers(5)
+    held = rng.random((*shape, 3)) if filling == 4 else rng.random(3) if filling == 3 else (0.0, 0.5, 1.0)[filling]
+    return Degraded(np.where(hole[..., None] > 0, np.asarray(held, np.float32), image), hole)
 
 
 def _draw_curve(hole: FloatImage, rng: np.random.Generator, radius: float) -> None:

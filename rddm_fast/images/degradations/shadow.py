@@ -8,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ..given.shadow import relit
 from .degraded import CLEAN, Degraded, FloatImage, Range, rounded
 
 Distance = npt.NDArray[np.float64]
@@ -75,8 +74,7 @@ def wide_shadow(image: FloatImage, rng: np.random.Generator) -> Degraded:
     """Any shadows, to train on: one to three polygons or leaves, hard to soft, faint to deep, of any tint.
 
     The mask covers what was changed, up to 8 pixels more of it, or up to 3 pixels less, as a hand draws it. 12 % of the
-    images stay clean under their mask. What it covers is lit (`given.shadow.relit`), as `Restorer` gives it to the
-    network.
+    images stay clean under their mask.
     """
     shape = image.shape[:2]
     soft = np.zeros(shape)
@@ -87,15 +85,10 @@ def wide_shadow(image: FloatImage, rng: np.random.Generator) -> Degraded:
         soft = np.maximum(soft, np.clip(0.5 + inside / (2 * softness), 0, 1))
     mask = grown((soft > 0).astype(np.float32), int(rng.integers(-3, 9)))
     if rng.random() < CLEAN:
-        return Degraded(_lit(image, mask), mask)
+        return Degraded(image.copy(), mask)
     taken = rng.uniform(0, 0.85) * rng.uniform(0.85, 1.15, 3)
     attenuation = 1 - soft[..., None] * np.minimum(taken, 0.95)
-    return Degraded(_lit(rounded(image * attenuation.astype(np.float32)), mask), mask)
-
-
-def _lit(image: FloatImage, mask: FloatImage) -> FloatImage:
-    pixels = torch.from_numpy(image.transpose(2, 0, 1).copy())[None]
-    return relit(pixels, torch.from_numpy(mask)[None, None])[0].permute(1, 2, 0).contiguous().numpy()
+    return Degraded(rounded(image * attenuation.astype(np.float32)), mask)
 
 
 def grown(mask: FloatImage, pixels: int) -> FloatImage:

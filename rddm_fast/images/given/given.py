@@ -1,7 +1,8 @@
 """What a network is given for pictures, and how its results become theirs.
 
-Pixels that a mask declares as known come back as they are, what a hole held is not shown to the network, a shadow is
-lit and a dark picture exposed before it sees them, and a picture without the degradation comes back untouched.
+Pixels that a mask declares as known come back as they are, and what a hole held is not shown to the network. A shadow
+is lit, a dark picture exposed and a blurred one sharpened before it sees them. A picture without the degradation comes
+back untouched.
 """
 
 from __future__ import annotations
@@ -11,9 +12,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .blur.guess import sharpened
 from .exposure import exposed
 from .marks import MARKS, marked_by, shown
 from .traces import MEASURES, traces
+
+GUESSES = ("exposure", "blur")
+"""What may be guessed of a whole picture before a network sees it, as `ResidualDiffusion` names it."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,7 @@ def given(
     picture: Tensor,
     mask: Tensor | None = None,
     mask_marks: str | None = None,
-    first_exposed: bool = False,
+    first_guess: str | None = None,
     clean_without: str | None = None,
 ) -> Given:
     """Prepare whole pictures for a network: what depends on a whole picture cannot be done tile by tile.
@@ -58,24 +63,36 @@ def given(
     Args:
         picture: (B, C, H, W) in [0, 1].
         mask: of the same shape, for a model that takes one. Where it marks pixels, it is black up to `marks.BLACK`.
-        mask_marks, first_exposed, clean_without: settings of the model, as in `ResidualDiffusion`.
+        mask_marks, first_guess, clean_without: settings of the model, as in `ResidualDiffusion`.
     """
     if mask_marks is not None and mask is not None:
         grey = mask.mean(1, keepdim=True)
         marked = marked_by(mask).to(picture)
         share = marked if mask_marks in ("grey hole", "filled hole") else torch.where(marked > 0, grey, marked)
         return Given(picture, shown(picture, marked, mask_marks), marked.expand_as(picture), share)
-    image = exposed(picture) if first_exposed else picture
+    if first_guess == "blur":
+        sharp, blurred = sharpened(picture)
+        return Given(picture, sharp, mask, blurred)
+    image = exposed(picture) if first_guess == "exposure" else picture
     return Given(picture, image, mask, None if clean_without is None else traces(picture, clean_without))
 
 
 def check_settings(
-    mask_marks: str | None, clean_without: str | None, *, condition: bool, input_condition: bool
+    mask_marks: str | None,
+    first_guess: str | None,
+    clean_without: str | None,
+    condition: bool,
+    input_condition: bool,
 ) -> None:
     """Raise ValueError for unknown names, and for settings of a model that takes no picture or no mask."""
     if mask_marks is not None and (mask_marks not in MARKS or not input_condition):
         known = ", ".join(map(repr, MARKS))
         raise ValueError(f"mask_marks is {known}, of a model that takes a mask, or None, not {mask_marks!r}")
+    if first_guess is not None and (first_guess not in GUESSES or not condition):
+        known = ", ".join(map(repr, GUESSES))
+        raise ValueError(f"first_guess is {known}, of a model that restores, or None, not {first_guess!r}")
+    if first_guess == "blur" and clean_without is not None:
+        raise ValueError("first_guess='blur' finds clean pictures by itself: leave clean_without None")
     if clean_without is not None and (clean_without not in MEASURES or not condition):
         known = ", ".join(map(repr, MEASURES))
         raise ValueError(f"clean_without is {known}, of a model that restores, or None, not {clean_without!r}")

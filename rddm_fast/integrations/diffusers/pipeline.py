@@ -75,7 +75,7 @@ class RDDMPipeline(DiffusionPipeline):
             input_condition_mask=diffusion.input_condition_mask,
             image_size=diffusion.image_size,
             mask_marks=diffusion.mask_marks,
-            first_exposed=diffusion.first_exposed,
+            first_guess=diffusion.first_guess,
             clean_without=diffusion.clean_without,
             global_exposure=diffusion.global_exposure,
         )
@@ -123,7 +123,7 @@ class RDDMPipeline(DiffusionPipeline):
             clip_res=infinite if settings.clip_residual is None else settings.clip_residual,
             image_size=network.image_size,
             mask_marks=network.mask_marks,
-            first_exposed=network.first_exposed,
+            first_guess=network.first_guess,
             clean_without=network.clean_without,
             global_exposure=network.global_exposure,
         )

@@ -48,7 +48,7 @@ class RDDMUNetModel(ModelMixin, ConfigMixin):
         path_independent: the networks' times are alpha_bar_t T and beta_bar_t T instead of t.
         input_condition_mask: the mask stays in [0, 1]; otherwise it is mapped to [-1, 1].
         image_size: height and width of a generated image in pixels.
-        mask_marks, first_exposed, clean_without, global_exposure: how pictures are prepared, as in
+        mask_marks, first_guess, clean_without, global_exposure: how pictures are prepared, as in
             `ResidualDiffusion`.
     """
 
@@ -73,7 +73,7 @@ class RDDMUNetModel(ModelMixin, ConfigMixin):
         input_condition_mask: bool = False,
         image_size: int | None = None,
         mask_marks: str | None = None,
-        first_exposed: bool = False,
+        first_guess: str | None = None,
         clean_without: str | None = None,
         global_exposure: bool = False,
     ) -> None:

@@ -1,0 +1,67 @@
+"""Take a known blur back by Wiener's filter."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .blurs import Blur
+from .spectrum import Frequencies
+
+DOUBT = 1e-3
+"""The blur is never quite what was guessed: what is left of the photograph's power counts as noise."""
+ROUNDS = 4
+"""Nobody knows what lies beyond the border, and a wrong guess rings far into the picture. So the result is blurred
+again, and what comes to lie beyond the border is taken. For three photographs that moved by 9 pixels, four rounds gain
+0.7 to 4 dB; twelve more add 0.1 to 0.8 dB, and take 1.5 dB from one that is out of focus."""
+CHANNELS = 3.0
+"""A channel has three times the noise of grey."""
+
+
+def deconvolved(image: Tensor, blur: Blur, powers: Tensor, noise: Tensor) -> Tensor:
+    """Take `blur` back as far as the noise allows (Wiener, 1949).
+
+    Args:
+        image: (C, H, W) in [0, 1].
+        blur: what it was blurred by.
+        powers: (6,), factors of `Frequencies.terms` that give the sharp photograph's log-power.
+        noise: the variance of the noise in grey.
+
+    Returns:
+        The same shape, in [0, 1].
+    """
+    around = max(2 * (blur.kernel().shape[0] // 2), 16)
+    height, width = image.shape[1:]
+    rows, columns = slice(around, around + height), slice(around, around + width)
+    padded = _edged(image, around)
+    size = (padded.shape[1], padded.shape[2])
+    transfer = blur.transfer(*size)
+    # A Fourier transform takes opposite borders for neighbours: blurred twice, they fade into each other.
+    inside = _ramp(size[0], around)[:, None] * _ramp(size[1], around)
+    for _ in range(2):
+        padded = torch.lerp(torch.fft.irfft2(torch.fft.rfft2(padded) * transfer, size), padded, inside)
+
+    photograph = (Frequencies.of(*size).terms @ powers).exp().reshape(transfer.shape)
+    inverse = transfer / (transfer.square() + CHANNELS * noise / photograph + DOUBT)
+    inverse[0, 0] = 1
+    sharp = torch.fft.irfft2(torch.fft.rfft2(padded) * inverse, size).clamp(0, 1)
+    for _ in range(ROUNDS):
+        padded = torch.fft.irfft2(torch.fft.rfft2(sharp) * transfer, size)
+        padded[:, rows, columns] = image
+        sharp = torch.fft.irfft2(torch.fft.rfft2(padded) * inverse, size).clamp(0, 1)
+    return sharp[:, rows, columns]
+
+
+def _ramp(length: int, around: int) -> Tensor:
+    """Rise from 0 at both ends to 1 within `around` pixels."""
+    position = torch.arange(length)
+    return (torch.minimum(position, length - 1 - position) / around).clamp(max=1)
+
+
+def _edged(image: Tensor, around: int) -> Tensor:
+    """Extend (C, H, W) by `around` pixels on every side, mirrored as often as needed."""
+    for axis in (1, 2):
+        side = image.shape[axis]
+        position = torch.arange(-around, side + around) % (2 * side)
+        image = image.index_select(axis, torch.where(position < side, position, 2 * side - 1 - position))
+    return image

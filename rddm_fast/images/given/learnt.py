@@ -1,0 +1,38 @@
+"""What a network is given while it learns: the same as for whole pictures, of a degradation that is known."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from ..degradations.degraded import Degraded
+from .blur.guess import doubted, sharpened_by
+from .given import given
+
+MASK_MARKS_OF = {"shadow": "change", "wide-shadow": "shadow", "mask": "grey hole", "wide-mask": "filled hole"}
+"""What the masks of a degradation mark, as `ResidualDiffusion` names it."""
+FIRST_GUESS_OF = {"wide-lowlight": "exposure", "wide-blur": "blur"}
+"""What is guessed of a whole picture, likewise."""
+CLEAN_WITHOUT = {"wide-noise": "noise", "wide-jpeg": "blocks"}
+"""The traces without which a picture is clean of a degradation, likewise."""
+
+
+def as_learnt(degraded: Degraded, kind: str, rng: np.random.Generator) -> Degraded:
+    """Return a photograph that was degraded by `kind` with the image that a network is given.
+
+    A blur is known. It is guessed as wrongly as the guess is in use: a part of a photograph does not tell it well
+    enough, and to guess takes a second.
+    """
+    marks, guess = MASK_MARKS_OF.get(kind), FIRST_GUESS_OF.get(kind)
+    if marks is None and guess is None:
+        return degraded
+    picture = torch.from_numpy(degraded.image.transpose(2, 0, 1).copy())[None]
+    if guess == "blur":
+        assert degraded.blur is not None
+        image = sharpened_by(picture[0], doubted(degraded.blur, rng))[None]
+    else:
+        mask = None if degraded.mask is None else torch.from_numpy(degraded.mask).expand_as(picture)
+        image = given(picture, mask, marks, guess).image
+    return replace(degraded, image=image[0].permute(1, 2, 0).contiguous().numpy())
