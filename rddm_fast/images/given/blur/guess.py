@@ -39,9 +39,10 @@ class Guess:
 def guessed(image: Tensor) -> Guess:
     """Guess the blur of a whole picture (C, H, W) in [0, 1], the same everywhere in it.
 
-    All of `candidates` explain the spectrum, as far as they can; the best one is looked at more closely.
+    All of `candidates` explain the spectrum, as far as they can; the best one is looked at more closely. This runs on the
+    CPU, wherever the picture is.
     """
-    spectrum = power_spectrum(image.float().mean(0))
+    spectrum = power_spectrum(image.float().mean(0).cpu())
     blurs = list(candidates())
     fit = fitted(spectrum, blurs)
     none = float(fit.costs[0])
@@ -64,10 +65,9 @@ def sharpened(picture: Tensor) -> tuple[Tensor, Tensor]:
     """
     images, blurred = [], []
     for image in picture:
-        # The spectrum of a picture says the same on every device, and its guess is short: no GPU is kept waiting.
-        guess = guessed(image.cpu())
+        guess = guessed(image)
         found = guess.blur.size >= SMALLEST[guess.blur.form] and guess.gain >= EVIDENCE
-        sharp = deconvolved(image.float().cpu(), guess.blur, guess.powers, guess.noise) if found else image
+        sharp = deconvolved(image.float(), guess.blur, guess.powers, guess.noise) if found else image
         images.append(sharp.to(image))
         blurred.append(float(found))
     return torch.stack(images), torch.tensor(blurred).to(picture).reshape(-1, 1, 1, 1)

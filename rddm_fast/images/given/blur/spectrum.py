@@ -8,7 +8,7 @@ The power of a sharp photograph falls with the frequency about as its power -2.2
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -37,35 +37,43 @@ SPARSE = 3
 """Neighbouring frequencies say nearly the same: with a third of them a guess takes 0.7 seconds instead of 1.7."""
 
 
-@dataclass(frozen=True)
-class Frequencies:
-    """Frequencies in cycles per pixel, and the terms of a photograph's log-power there.
+def terms(height: int, width: int) -> Iterator[Tensor]:
+    """Make the terms of a photograph's log-power at the frequencies of `torch.fft.rfft2`, (height, width // 2 + 1).
 
-    Attributes:
-        terms: (frequencies, 6): a constant, the logarithm of the frequency, and four that depend on the direction.
+    They are a constant, the logarithm of the frequency, and the cosine and sine of twice and four times its direction.
+    What has no frequency gets half of the lowest one.
     """
+    fy, fx = torch.fft.fftfreq(height)[:, None], torch.fft.rfftfreq(width)[None]
+    square = (fy.square() + fx.square()).clamp(min=(0.5 / max(height, width)) ** 2)
+    yield torch.ones_like(square)
+    # The constant is the power at exp(-1.5) cycles per pixel, so that it hardly depends on the exponent.
+    yield -0.5 * square.log() - 1.5
+    cosine, sine = (fx.square() - fy.square()) / square, 2 * fx * fy / square
+    yield cosine
+    yield sine
+    yield 2 * cosine.square() - 1
+    yield 2 * sine * cosine
 
-    terms: Tensor
 
-    @staticmethod
-    def of(height: int, width: int) -> Frequencies:
-        """Return those of `torch.fft.rfft2`, in order; what has no frequency gets half of the lowest one."""
-        fy, fx = torch.fft.fftfreq(height)[:, None], torch.fft.rfftfreq(width)[None]
-        radius = torch.hypot(fy, fx).clamp(min=0.5 / max(height, width)).flatten()
-        direction = torch.atan2(fy.expand(-1, fx.shape[1]), fx.expand(fy.shape[0], -1)).flatten()
-        turned = [turn(k * direction) for k in (2, 4) for turn in (torch.cos, torch.sin)]
-        # The constant is the power at exp(-1.5) cycles per pixel, so that it hardly depends on the exponent.
-        return Frequencies(torch.stack([torch.ones_like(radius), -radius.log() - 1.5, *turned], 1))
+def photograph_power(powers: Tensor, height: int, width: int) -> Tensor:
+    """Return the power of a sharp photograph at the frequencies of `torch.fft.rfft2`, from factors of `terms`."""
+    total = torch.zeros(height, width // 2 + 1)
+    for factor, term in zip(powers.tolist(), terms(height, width), strict=True):
+        total.add_(term, alpha=factor)
+    return total.exp_()
 
 
 @cache
-def _measured() -> tuple[Tensor, Frequencies]:
-    """Which of the window's frequencies are compared, and those: not the lowest, nor the corners, nor any twice."""
-    frequencies = Frequencies.of(WINDOW, WINDOW)
+def _measured() -> tuple[Tensor, Tensor]:
+    """Which of the window's frequencies are compared, not the lowest, nor the corners, nor any twice; and their terms.
+
+    Returns:
+        (WINDOW (WINDOW // 2 + 1),) booleans; (frequencies, 6).
+    """
     fy, fx = torch.fft.fftfreq(WINDOW)[:, None], torch.fft.rfftfreq(WINDOW)[None]
     radius = torch.hypot(fy, fx)
     used = ((radius > 3.5 / WINDOW) & (radius < 0.5) & ((fx > 0) | (fy > 0))).flatten()
-    return used, Frequencies(frequencies.terms[used])
+    return used, torch.stack([term.flatten()[used] for term in terms(WINDOW, WINDOW)], 1)
 
 
 def power_spectrum(grey: Tensor) -> Tensor:
@@ -106,7 +114,7 @@ class Fit:
 
     Attributes:
         costs: (blurs,); smaller is better.
-        powers: (blurs, 6), factors of `Frequencies.terms` that give the sharp photograph's log-power.
+        powers: (blurs, 6), factors of `terms` that give the sharp photograph's log-power.
         noise: (blurs,), the variance of the noise in grey.
     """
 
@@ -121,45 +129,45 @@ def fitted(spectrum: Tensor, blurs: Sequence[Blur]) -> Fit:
     Many blurs are compared at one of `SPARSE` frequencies each, a few at all.
     """
     every = SPARSE if len(blurs) > _TOGETHER else 1
-    terms, logarithm = _measured()[1].terms[::every], spectrum[::every].clamp(min=1e-14).log()
+    basis, logarithm = _measured()[1][::every], spectrum[::every].clamp(min=1e-14).log()
     left = _all_left() if tuple(blurs) == candidates() else torch.stack([_left(blur) for blur in blurs])
     # The slopes of all candidates at all frequencies are 118 MB.
-    parts = [_fitted(terms, logarithm, part[:, ::every].square()) for part in left.split(_TOGETHER)]
+    parts = [_fitted(basis, logarithm, part[:, ::every].square()) for part in left.split(_TOGETHER)]
     costs, found = (torch.cat(part) for part in zip(*parts, strict=True))
     return Fit(costs, found[:, :6], found[:, 6].exp())
 
 
-def _fitted(terms: Tensor, logarithm: Tensor, left: Tensor) -> tuple[Tensor, Tensor]:
+def _fitted(basis: Tensor, logarithm: Tensor, left: Tensor) -> tuple[Tensor, Tensor]:
     """Return (blurs,) costs and (blurs, 7) factors, the last the logarithm of the noise, by Gauss and Newton's method.
 
     Args:
-        terms: (frequencies, 6).
+        basis: (frequencies, 6).
         logarithm: (frequencies,), of the power.
         left: (blurs, frequencies), the part of the power that a blur leaves.
     """
     least = math.log(QUANTISED)
-    lowest, highest = terms[:, 1] > 0.6, terms[:, 1] < -0.6
+    lowest, highest = basis[:, 1] > 0.6, basis[:, 1] < -0.6
     noise = logarithm[highest].quantile(0.2).clamp(min=least)
     expected = torch.tensor([0.0, _FALL, 0, 0, 0, 0, noise])
-    weight = torch.tensor([0.0, 1 / _FALLS**2, *[1 / _TURNS**2] * 4, 0.01]) * _COUNTS * len(terms) / _ALL
+    weight = torch.tensor([0.0, 1 / _FALLS**2, *[1 / _TURNS**2] * 4, 0.01]) * _COUNTS * len(basis) / _ALL
     found = expected.repeat(len(left), 1)
-    found[:, 0] = (logarithm - (left + 1e-4).log() - _FALL * terms[:, 1])[:, lowest].median(1).values
+    found[:, 0] = (logarithm - (left + 1e-4).log() - _FALL * basis[:, 1])[:, lowest].median(1).values
     for _ in range(_ROUNDS):
-        residual, share = _residual(logarithm, terms, left, found)
+        residual, share = _residual(logarithm, basis, left, found)
         trust = 1 / (1 + (residual / _SCALE).square())
-        slopes = torch.cat([share[..., None] * terms, (1 - share)[..., None]], 2)
+        slopes = torch.cat([share[..., None] * basis, (1 - share)[..., None]], 2)
         normal = (slopes * trust[..., None]).transpose(1, 2) @ slopes + torch.diag(weight)
         towards = (slopes * (residual * trust)[..., None]).sum(1) + weight * (expected - found)
         found = found + torch.linalg.solve(normal + 1e-3 * torch.eye(7), towards).clamp(-1.5, 1.5)
         found[:, 6] = found[:, 6].clamp(min=least)
-    residual, _ = _residual(logarithm, terms, left, found)
-    unlikely = (weight * (expected - found).square())[:, :6].sum(1) / (2 * len(terms))
+    residual, _ = _residual(logarithm, basis, left, found)
+    unlikely = (weight * (expected - found).square())[:, :6].sum(1) / (2 * len(basis))
     return (residual / _SCALE).square().log1p().mean(1) + unlikely, found
 
 
-def _residual(logarithm: Tensor, terms: Tensor, left: Tensor, found: Tensor) -> tuple[Tensor, Tensor]:
+def _residual(logarithm: Tensor, basis: Tensor, left: Tensor, found: Tensor) -> tuple[Tensor, Tensor]:
     """Return (blurs, frequencies): what the model lacks, and the photograph's share of its power."""
-    photograph = (found[:, :6] @ terms.T).exp() * left
+    photograph = (found[:, :6] @ basis.T).exp() * left
     power = photograph + found[:, 6:].exp()
     return logarithm - power.log(), photograph / power
 
