@@ -29,6 +29,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rddm_fast.images.degradations.degraded import to_array, to_tensor
 from rddm_fast.images.degrade import degrade
 from rddm_fast.images.picture import Picture, read_image, write_image
 from rddm_fast.models.catalogue import BUILT_IN
@@ -83,8 +84,8 @@ def pictures(model: str, megapixels: float) -> tuple[Tensor, Tensor]:
     clean = mirrored.repeat(times)[:, :height, :width].contiguous()
     info = json.loads((BUILT_IN / model / "config.json").read_text(encoding="utf-8"))["info"]
     kind = info["task"].removeprefix("wide-")  # the wide kinds leave some pictures clean
-    degraded = degrade(clean.permute(1, 2, 0).numpy(), kind, np.random.default_rng(0)).image
-    return clean, torch.from_numpy(np.ascontiguousarray(degraded.transpose(2, 0, 1)))
+    degraded = degrade(to_array(clean), kind, np.random.default_rng(0)).image
+    return clean, to_tensor(degraded)
 
 
 def _run(case: Case, given: str, result: str, answers: multiprocessing.Queue) -> None:

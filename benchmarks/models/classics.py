@@ -47,6 +47,12 @@ def _non_local_means(degraded: Degraded, truth: FloatImage) -> FloatImage:
     return restoration.denoise_nl_means(degraded.image, h=0.6 * sigma, sigma=sigma, **settings).astype(np.float32)
 
 
+def _unsharp_mask(degraded: Degraded, _truth: FloatImage) -> FloatImage:
+    filters: Any = require("skimage.filters", "metrics")
+    sharper = filters.unsharp_mask(degraded.image, radius=2, amount=1, channel_axis=2)
+    return np.asarray(np.clip(sharper, 0, 1), np.float32)
+
+
 def _bm3d(degraded: Degraded, truth: FloatImage) -> FloatImage:
     import bm3d  # type: ignore[import-not-found]
 
@@ -55,6 +61,7 @@ def _bm3d(degraded: Degraded, truth: FloatImage) -> FloatImage:
 
 CLASSICS: dict[str, dict[str, Classic]] = {
     "inpaint": {"Telea": _inpainted("INPAINT_TELEA"), "Navier-Stokes": _inpainted("INPAINT_NS")},
+    "deblur": {"unsharp mask": _unsharp_mask},
     "deshadow": {"best gain per channel": best_gain},
     "denoise": {
         "non-local means": _non_local_means,

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 
+from rddm_fast.images.degradations.degraded import to_array, to_tensor
 from rddm_fast.images.degrade import KINDS, degrade
 from rddm_fast.images.picture import Picture, read_image, write_image
 from rddm_fast.images.prepared import resized
@@ -26,13 +26,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("photograph", nargs="?", type=Path, default=photographs()[2])
     parser.add_argument("-o", "--output", type=Path, default=Path("docs/degradations.jpg"))
     options = parser.parse_args(argv)
-    image = np.ascontiguousarray(read_image(options.photograph).pixels.permute(1, 2, 0).numpy())
+    image = to_array(read_image(options.photograph).pixels)
     rows = []
     for kind in (name for name in KINDS if name.startswith("wide-")):
         row = []
         for seed in SEEDS:
             drawn = degrade(image, kind, np.random.default_rng(seed)).image
-            full = torch.from_numpy(np.ascontiguousarray(drawn.transpose(2, 0, 1)))
+            full = to_tensor(drawn)
             row.append(resized(full, (full.shape[1] * 5 // 8, full.shape[2] * 5 // 8)))
         rows.append([captioned(row[0], [kind]), *(captioned(tile, [""]) for tile in row[1:])])
     write_image(options.output, Picture(sheet(rows, gap=3, margin=3)))

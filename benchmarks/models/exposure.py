@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.models.cases import CASES
+from rddm_fast.images.degradations.degraded import to_array, to_tensor
 from rddm_fast.images.degradations.lowlight import wide_lowlight
 from rddm_fast.images.degrade import FloatImage
 from rddm_fast.images.find import images_below
@@ -40,7 +41,7 @@ def photographs(folder: Path) -> list[FloatImage]:
         pixels = read_image(path).pixels[None]
         scale = min(1.0, SIDE / max(pixels.shape[-2:]))
         small = F.interpolate(pixels, scale_factor=scale, mode="bilinear", antialias=True) if scale < 1 else pixels
-        images.append(np.ascontiguousarray(small[0].clamp(0, 1).permute(1, 2, 0).numpy()))
+        images.append(to_array(small[0].clamp(0, 1)))
     return images
 
 
@@ -53,11 +54,7 @@ def part(image: FloatImage, rng: np.random.Generator) -> FloatImage:
 
 
 def small(image: FloatImage) -> Tensor:
-    return F.interpolate(_tensor(image), (COMPARED, COMPARED), mode="area")
-
-
-def _tensor(image: FloatImage) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))[None]
+    return F.interpolate(to_tensor(image)[None], (COMPARED, COMPARED), mode="area")
 
 
 def mean_squares(measured: Tensor, dark: Tensor, light: Tensor, weights: dict[str, Tensor]) -> Tensor:
@@ -73,7 +70,7 @@ def fitted(images: Sequence[FloatImage]) -> dict[str, Tensor]:
     for image in (image for image in images for _ in range(DRAWS)):
         whole = part(image, rng)
         lacking = wide_lowlight(whole, rng).image
-        rows.append((measures(_tensor(lacking)), small(lacking), small(whole)))
+        rows.append((measures(to_tensor(lacking)[None]), small(lacking), small(whole)))
     measured, dark, light = (torch.cat(column) for column in zip(*rows, strict=True))
     count = measured.shape[1]
     weights = {"mean": measured.mean(0), "deviation": measured.std(0)}
@@ -115,8 +112,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         for number, light in enumerate(photographs(options.held)):
             rng = np.random.default_rng(number)
             dark = light if case is None else case.make(light, rng).image
-            before.append(float((_tensor(dark) - _tensor(light)).square().mean().clamp(min=1e-10)))
-            after.append(float(mean_squares(measures(_tensor(dark)), _tensor(dark), _tensor(light), weights)))
+            given, wanted = to_tensor(dark)[None], to_tensor(light)[None]
+            before.append(float((given - wanted).square().mean().clamp(min=1e-10)))
+            after.append(float(mean_squares(measures(given), given, wanted, weights)))
         decibels = -10 * np.log10([before, after])
         gain = f", least gain {(decibels[1] - decibels[0]).min():.1f}" if case else ""
         print(f"{case.name if case else 'clean'}: {decibels[0].mean():.2f} -> {decibels[1].mean():.2f} dB{gain}")

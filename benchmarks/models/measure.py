@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from rddm_fast.diffusion.residual import ResidualDiffusion
-from rddm_fast.images.degrade import Degraded, FloatImage
+from rddm_fast.images.degradations.degraded import to_array, to_tensor
+from rddm_fast.images.degrade import Degraded
 from rddm_fast.images.picture import Picture
 from rddm_fast.restoration.metrics import psnr, ssim
 from rddm_fast.restoration.restore import Restorer
@@ -29,13 +30,13 @@ Scores = dict[str, dict[str, list[float]]]
 def degraded_by(case: Case, truth: Tensor, name: str) -> Degraded:
     """Degrade `truth` (3, H, W) in [0, 1]; the draws depend on the case and on the photograph's name alone."""
     rng = np.random.default_rng(zlib.crc32(f"{case.name}/{name}".encode()))
-    return case.make(_array(truth), rng)
+    return case.make(to_array(truth), rng)
 
 
 def restored(restorer: Restorer, degraded: Degraded) -> Tensor:
     """Restore as `rddm-fast restore` does, and round to 8 bits; (3, H, W)."""
     mask = None if degraded.mask is None else Picture(torch.from_numpy(degraded.mask).expand(3, -1, -1).contiguous())
-    result = restorer(Picture(_tensor(degraded.image)), mask if restorer.needs_mask else None)
+    result = restorer(Picture(to_tensor(degraded.image)), mask if restorer.needs_mask else None)
     return _rounded(result.pixels)
 
 
@@ -65,9 +66,9 @@ def measure(
         found: dict[int, list[float]] = {}
         for place, (name, truth) in enumerate(photographs.items()):
             degraded = degraded_by(case, truth, name)
-            images = {"input": _rounded(_tensor(degraded.image)), "model": restored(own, degraded)}
+            images = {"input": _rounded(to_tensor(degraded.image)), "model": restored(own, degraded)}
             for classic, restore in CLASSICS.get(model, {}).items():
-                images[classic] = _rounded(_tensor(restore(degraded, _array(truth))))
+                images[classic] = _rounded(to_tensor(restore(degraded, to_array(truth))))
             for method, image in images.items():
                 entry = scores.setdefault(method, {"psnr": [], "ssim": []})
                 entry["psnr"].append(float(psnr(image, truth)))
@@ -84,7 +85,7 @@ def measure(
 def _clean(restorer: Restorer, truth: Tensor) -> float | None:
     """The PSNR of a clean picture that is restored all the same; None where nothing changes."""
     empty = np.zeros(tuple(truth.shape[1:]), np.float32)
-    result = restored(restorer, Degraded(_array(truth), empty))
+    result = restored(restorer, Degraded(to_array(truth), empty))
     return None if torch.equal(result, _rounded(truth)) else float(psnr(result, truth))
 
 
@@ -110,16 +111,8 @@ def shown(
     tiles = []
     for name in names:
         degraded = degraded_by(case, photographs[name], name)
-        tiles += [_tensor(degraded.image), restored(restorer, degraded), photographs[name]]
+        tiles += [to_tensor(degraded.image), restored(restorer, degraded), photographs[name]]
     return tiles
-
-
-def _array(image: Tensor) -> FloatImage:
-    return np.ascontiguousarray(image.permute(1, 2, 0).numpy())
-
-
-def _tensor(image: FloatImage) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
 
 
 def _rounded(image: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from .degradations.degraded import to_array, to_tensor
 from .degrade import KINDS, FloatImage, degrade
 from .given.learnt import as_learnt
 from .pairs import DataError, Pair
@@ -201,12 +202,12 @@ class PhotoPatches(Dataset[Item]):
         which = min(int(np.searchsorted(self._cumulative, rng.random(), side="right")), len(self.paths) - 1)
         region, top, left = self._draw_region(self._photographs[which], rng)
         patch = (slice(top, top + self.patch), slice(left, left + self.patch))
-        item: Item = {"target": _to_tensor(region[patch]), "name": self.paths[which].name}
+        item: Item = {"target": to_tensor(region[patch]), "name": self.paths[which].name}
         if self.kind is not None:
             degraded = as_learnt(degrade(region, self.kind, rng), self.kind, rng)
-            item["input"] = _to_tensor(degraded.image[patch])
+            item["input"] = to_tensor(degraded.image[patch])
             if degraded.photograph is not None:
-                item["target"] = _to_tensor(degraded.photograph[patch])
+                item["target"] = to_tensor(degraded.photograph[patch])
             if degraded.mask is not None:
                 item["mask"] = torch.from_numpy(np.ascontiguousarray(degraded.mask[patch]))[None]
         return item
@@ -231,7 +232,7 @@ class PhotoPatches(Dataset[Item]):
             return pixels, top - first[0], left - first[1]
         scaled = torch.from_numpy(np.ascontiguousarray(region)).permute(2, 0, 1).float() / 255
         size = [max(self.patch, round(length * scale)) for length in region.shape[:2]]
-        pixels = np.ascontiguousarray(_resize(scaled, (size[0], size[1])).permute(1, 2, 0).numpy())
+        pixels = to_array(_resize(scaled, (size[0], size[1])))
         # Rounding may have left less room by a pixel.
         places = [round((at - start) * scale) for at, start in zip((top, left), first, strict=True)]
         return pixels, *(min(at, length - self.patch) for at, length in zip(places, size, strict=True))
@@ -255,7 +256,3 @@ def _resize(image: Tensor, size: tuple[int, int]) -> Tensor:
 
 def _read_uint8(path: Path) -> npt.NDArray[np.uint8]:
     return (read_image(path).pixels * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
-
-
-def _to_tensor(image: FloatImage) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))

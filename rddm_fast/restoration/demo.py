@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..diffusion.residual import ResidualDiffusion
 from ..fast.engine import FastSampler
+from ..images.degradations.degraded import to_array, to_tensor
 from ..images.degrade import degrade
 from ..images.picture import read_image
 from ..models.folder import load_model
@@ -30,6 +31,7 @@ DEGRADATIONS = {
     "deshadow": "shadow",
     "inpaint": "mask",
     "dejpeg": "jpeg",
+    "deblur": "blur",
 }
 """Maps each built-in model to the degradation that it was trained to undo."""
 
@@ -120,10 +122,9 @@ def degraded(truth: Tensor, kind: str, seed: int, number: int) -> Tensor:
 
 def degraded_with_mask(truth: Tensor, kind: str, seed: int, number: int) -> tuple[Tensor, Tensor | None]:
     """Return what `degraded` returns, and the mask (3, H, W), 1 where the photograph was changed, or None."""
-    image = np.ascontiguousarray(truth.permute(1, 2, 0).numpy())
-    result = degrade(image, kind, np.random.default_rng((seed, number)))
+    result = degrade(to_array(truth), kind, np.random.default_rng((seed, number)))
     mask = None if result.mask is None else torch.from_numpy(result.mask).expand(3, -1, -1).contiguous()
-    return torch.from_numpy(result.image).permute(2, 0, 1).contiguous(), mask
+    return to_tensor(result.image), mask
 
 
 def _calls(

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
 if TYPE_CHECKING:
     from ..given.blur.blurs import Blur
@@ -35,6 +37,16 @@ class Degraded:
     mask: FloatImage | None = None
     photograph: FloatImage | None = None
     blur: Blur | None = None
+
+
+def to_tensor(image: FloatImage) -> Tensor:
+    """Return (H, W, C) as a tensor (C, H, W)."""
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+
+
+def to_array(image: Tensor) -> FloatImage:
+    """Return (C, H, W) as an array (H, W, C)."""
+    return np.ascontiguousarray(image.permute(1, 2, 0).numpy())
 
 
 def clip(image: FloatImage) -> FloatImage:

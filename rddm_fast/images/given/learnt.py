@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from ..degradations.degraded import Degraded
+from ..degradations.degraded import Degraded, to_array, to_tensor
 from .blur.guess import doubted, sharpened_by
 from .given import given
 
@@ -28,11 +28,11 @@ def as_learnt(degraded: Degraded, kind: str, rng: np.random.Generator) -> Degrad
     marks, guess = MASK_MARKS_OF.get(kind), FIRST_GUESS_OF.get(kind)
     if marks is None and guess is None:
         return degraded
-    picture = torch.from_numpy(degraded.image.transpose(2, 0, 1).copy())[None]
+    picture = to_tensor(degraded.image)[None]
     if guess == "blur":
         assert degraded.blur is not None
         image = sharpened_by(picture[0], doubted(degraded.blur, rng))[None]
     else:
         mask = None if degraded.mask is None else torch.from_numpy(degraded.mask).expand_as(picture)
         image = given(picture, mask, marks, guess).image
-    return replace(degraded, image=image[0].permute(1, 2, 0).contiguous().numpy())
+    return replace(degraded, image=to_array(image[0]))

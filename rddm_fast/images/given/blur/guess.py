@@ -39,8 +39,8 @@ class Guess:
 def guessed(image: Tensor) -> Guess:
     """Guess the blur of a whole picture (C, H, W) in [0, 1], the same everywhere in it.
 
-    All of `candidates` explain the spectrum, as far as they can; the best one is looked at more closely. This runs on the
-    CPU, wherever the picture is.
+    All of `candidates` explain the spectrum, as far as they can; the best one is looked at more closely. This runs on
+    the CPU, wherever the picture is.
     """
     spectrum = power_spectrum(image.float().mean(0).cpu())
     blurs = list(candidates())
