@@ -8,6 +8,7 @@ import numpy as np
 
 from ..given.blur.blurs import Blur
 from .degraded import CLEAN, Degraded, FloatImage, Range, clip, rounded
+from .jpeg import jpeg
 from .kernels import blurred, disc, line
 
 
@@ -39,7 +40,10 @@ def blur(
 def wide_blur(image: FloatImage, rng: np.random.Generator) -> Degraded:
     """Any blur, to train on: Gaussian with sigma to 4 pixels, motion to 25, defocus to 13, half of them with noise.
 
-    12 % of the images stay clean.
+    One of five is stored as JPEG of quality 50 to 95. 12 % of the images stay clean.
+
+    Raises:
+        ImportError: Pillow is not installed.
     """
     if rng.random() < CLEAN:
         return Degraded(image.copy(), blur=Blur())
@@ -53,4 +57,7 @@ def wide_blur(image: FloatImage, rng: np.random.Generator) -> Degraded:
     result = blurred(image, applied.kernel())
     if rng.random() < 0.5:
         result = result + np.float32(rng.uniform(0, 0.012)) * rng.standard_normal(image.shape, np.float32)
-    return Degraded(rounded(result), blur=applied)
+    result = rounded(result)
+    if rng.random() < 0.2:
+        result = jpeg(result, rng, quality=(50, 95)).image
+    return Degraded(result, blur=applied)

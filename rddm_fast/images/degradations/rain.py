@@ -113,12 +113,13 @@ def streaks(
     """Rain as light: layers of points that are blurred along a line, each layer with its own length and angle.
 
     The layers are added, or in three of ten images screened or blended with a constant grey, so that a white sky stays.
+    In half of the layers streaks that overlap are no brighter than one; in the others their light adds up.
 
     Args:
         layers: the least and the greatest number of layers.
         length, width: ranges of a layer's streaks in pixels.
         coverage: range of the streaks' area in all, divided by the image's. Streaks overlap.
-        brightness: range of a layer's greatest brightness. Its streaks have 30 to 100 % of it.
+        brightness: range of a layer's greatest brightness. Streaks have 30 to 100 % of it, or less where light adds up.
     """
     shape = image.shape[:2]
     main = rng.uniform(0, math.pi) if rng.random() < 0.3 else math.pi / 2 + math.radians(rng.uniform(-45, 45))
@@ -133,7 +134,9 @@ def streaks(
         drop_count = rng.poisson(rng.uniform(*coverage) / count / kernel.sum() * drops.size)
         places = rng.integers(drops.size, size=drop_count)
         np.add.at(drops.reshape(-1), places, rng.uniform(0.3, 1, drop_count).astype(np.float32))
-        light += np.float32(rng.uniform(*brightness)) * np.clip(convolved(drops, kernel), 0, 1)
+        drawn = np.maximum(convolved(drops, kernel), 0)
+        drawn = np.minimum(drawn, 1) if rng.random() < 0.5 else drawn / max(1, drawn.max())
+        light += np.float32(rng.uniform(*brightness)) * drawn
     blend = rng.random()
     if blend < 0.7:
         return Degraded(clip(image + light))
@@ -173,6 +176,6 @@ def wide_rain(image: FloatImage, rng: np.random.Generator) -> Degraded:
             veil=rng.uniform(0, 0.4),
         ).image
     if which >= 0.43:
-        dense, bright = 0.5 * rng.beta(1.2, 2.0), rng.uniform(0.05, 0.9)
+        dense, bright = 0.8 * rng.beta(1.2, 2.2), rng.uniform(0.05, 0.95)
         result = streaks(result, rng, coverage=(dense, dense), brightness=(bright / 2, bright)).image
     return Degraded(rounded(result), photograph=photograph)

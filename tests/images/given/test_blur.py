@@ -1,5 +1,6 @@
 """The blur of a picture is guessed and taken back; the blurs here are Pillow's and means of shifted copies."""
 
+import io
 import math
 
 import numpy as np
@@ -32,9 +33,9 @@ def out_of_focus(number: int, sigma: float) -> Tensor:
     return tensor(Image.open(SHARP[number]).convert("RGB").filter(ImageFilter.GaussianBlur(sigma)))
 
 
-def cut(image: Tensor) -> Tensor:
+def cut(image: Tensor, border: int = 16) -> Tensor:
     """The picture without a border: what was blurred into it from beyond is not known."""
-    return image[:, 16:-16, 16:-16].contiguous()
+    return image[:, border : image.shape[1] - border, border : image.shape[2] - border].contiguous()
 
 
 def moved(image: Tensor, pixels: int, rows: int = 0) -> Tensor:
@@ -44,8 +45,8 @@ def moved(image: Tensor, pixels: int, rows: int = 0) -> Tensor:
     return (torch.stack(copies).mean(0) * 255).round() / 255
 
 
-def gain(picture: Tensor, truth: Tensor) -> float:
-    picture, truth = cut(picture), cut(truth)
+def gain(picture: Tensor, truth: Tensor, border: int = 16) -> float:
+    picture, truth = cut(picture, border), cut(truth, border)
     (restored,), blurred = sharpened(picture[None])
     assert blurred.item() == 1
     return float(psnr(restored, truth)) - float(psnr(picture, truth))
@@ -81,6 +82,19 @@ def test_a_sharp_photograph_comes_back_to_the_bit_and_a_blurred_one_beside_it_do
     results = prepared.finished(prepared.image)
     assert torch.equal(results[0], pictures[0]) and not torch.equal(results[1], pictures[1])
     assert given(pictures[:1], first_guess="blur").nothing
+
+
+def stored(picture: Tensor, quality: int) -> Tensor:
+    file = io.BytesIO()
+    Image.fromarray((picture * 255).round().byte().permute(1, 2, 0).numpy()).save(file, "jpeg", quality=quality)
+    return tensor(Image.open(file))
+
+
+@pytest.mark.parametrize("number", range(len(SHARP)))
+def test_a_blur_is_found_in_a_jpeg_and_none_in_a_sharp_one(number: int) -> None:
+    for picture, least in ((moved(sharp(number), 9), 1.5), (out_of_focus(number, 1.8), 0.5)):
+        assert gain(stored(cut(picture), 85), cut(sharp(number)), border=0) > least
+    assert [int(sharpened(stored(sharp(number), quality)[None])[1]) for quality in (50, 75, 95)] == [0, 0, 0]
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 200), (17, 40), (300, 2)])

@@ -123,29 +123,35 @@ class Fit:
     noise: Tensor
 
 
-def fitted(spectrum: Tensor, blurs: Sequence[Blur]) -> Fit:
+def fitted(spectrum: Tensor, blurs: Sequence[Blur], floor: float = QUANTISED) -> Fit:
     """Fit the photograph's power and the noise to a `power_spectrum`, for each of the blurs.
 
     Many blurs are compared at one of `SPARSE` frequencies each, a few at all.
+
+    Args:
+        spectrum: (frequencies,).
+        blurs: the blurs.
+        floor: noise of at least this variance is added to the picture's, so that what is weaker than it does not count.
     """
     every = SPARSE if len(blurs) > _TOGETHER else 1
-    basis, logarithm = _measured()[1][::every], spectrum[::every].clamp(min=1e-14).log()
+    basis, logarithm = _measured()[1][::every], spectrum[::every].add(floor).log()
     left = _all_left() if tuple(blurs) == candidates() else torch.stack([_left(blur) for blur in blurs])
     # The slopes of all candidates at all frequencies are 118 MB.
-    parts = [_fitted(basis, logarithm, part[:, ::every].square()) for part in left.split(_TOGETHER)]
+    parts = [_fitted(basis, logarithm, part[:, ::every].square(), floor) for part in left.split(_TOGETHER)]
     costs, found = (torch.cat(part) for part in zip(*parts, strict=True))
     return Fit(costs, found[:, :6], found[:, 6].exp())
 
 
-def _fitted(basis: Tensor, logarithm: Tensor, left: Tensor) -> tuple[Tensor, Tensor]:
+def _fitted(basis: Tensor, logarithm: Tensor, left: Tensor, floor: float) -> tuple[Tensor, Tensor]:
     """Return (blurs,) costs and (blurs, 7) factors, the last the logarithm of the noise, by Gauss and Newton's method.
 
     Args:
         basis: (frequencies, 6).
         logarithm: (frequencies,), of the power.
         left: (blurs, frequencies), the part of the power that a blur leaves.
+        floor: the least noise.
     """
-    least = math.log(QUANTISED)
+    least = math.log(floor)
     lowest, highest = basis[:, 1] > 0.6, basis[:, 1] < -0.6
     noise = logarithm[highest].quantile(0.2).clamp(min=least)
     expected = torch.tensor([0.0, _FALL, 0, 0, 0, 0, noise])
