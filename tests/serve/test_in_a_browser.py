@@ -99,6 +99,7 @@ def test_a_pasted_picture_with_a_painted_mask(page: Browser, ask: Client, pixels
     assert "paint a mask first" in page.run("return document.querySelector('#queue small').textContent")
     page.drag("#viewport canvas", [(-40, 0), (40, 0)])
     page.until("document.querySelectorAll('.card .untouched').length === 0")
+    page.run("document.querySelector('#steps').value = 3")
     page.click("#restore")
     page.until(f"{STATES}.join() === 'done'")
     assert "restored, holes" in page.run("return document.querySelector('#queue small').textContent")
