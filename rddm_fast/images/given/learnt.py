@@ -22,8 +22,8 @@ CLEAN_WITHOUT = {"wide-noise": "noise", "wide-jpeg": "blocks"}
 def as_learnt(degraded: Degraded, kind: str, rng: np.random.Generator) -> Degraded:
     """Return a photograph that was degraded by `kind` with the image that a network is given.
 
-    A blur is known. It is guessed as wrongly as the guess is in use: a part of a photograph does not tell it well
-    enough, and to guess takes a second.
+    A blur is known. What is taken back is as wrong as a guess is in use, or more: a part of a photograph does not tell
+    its blur well enough, and a guess takes longer than the rest.
     """
     marks, guess = MASK_MARKS_OF.get(kind), FIRST_GUESS_OF.get(kind)
     if marks is None and guess is None:
