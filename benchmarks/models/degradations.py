@@ -31,8 +31,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for kind in (name for name in KINDS if name.startswith("wide-")):
         row = []
         for seed in SEEDS:
-            drawn = degrade(image, kind, np.random.default_rng(seed)).image
-            full = to_tensor(drawn)
+            full = to_tensor(degrade(image, kind, np.random.default_rng(seed)).image)
             row.append(resized(full, (full.shape[1] * 5 // 8, full.shape[2] * 5 // 8)))
         rows.append([captioned(row[0], [kind]), *(captioned(tile, [""]) for tile in row[1:])])
     write_image(options.output, Picture(sheet(rows, gap=3, margin=3)))

@@ -23,6 +23,8 @@ from .classics import CLASSICS
 STEPS = (1, 2, 3, 5, 10)
 EVERY = 3
 """The numbers of steps are compared on every third photograph: they are 21 evaluations of each."""
+TILES = (128, 64)
+"""Sides of the tiles that are compared with none, where a model judges the exposure."""
 Scores = dict[str, dict[str, list[float]]]
 """By method: `psnr` in dB and `ssim`, a value per photograph."""
 
@@ -89,15 +91,13 @@ def _clean(restorer: Restorer, truth: Tensor) -> float | None:
     return None if torch.equal(result, _rounded(truth)) else float(psnr(result, truth))
 
 
-def exposure_gaps(
-    diffusion: ResidualDiffusion, case: Case, photographs: Mapping[str, Tensor], tiles: Sequence[int] = (128, 64)
-) -> dict[int, float]:
+def exposure_gaps(diffusion: ResidualDiffusion, case: Case, photographs: Mapping[str, Tensor]) -> dict[int, float]:
     """By side of a tile, the greatest difference of a pixel from the pictures that are not tiled, in levels of 255."""
-    gaps = dict.fromkeys(tiles, 0.0)
+    gaps = dict.fromkeys(TILES, 0.0)
     for name, truth in photographs.items():
         degraded = degraded_by(case, truth, name)
         whole = restored(Restorer(diffusion, tile=None), degraded)
-        for tile in tiles:
+        for tile in TILES:
             gap = float((whole - restored(Restorer(diffusion, tile=tile), degraded)).abs().max())
             gaps[tile] = max(gaps[tile], 255 * gap)
     return gaps

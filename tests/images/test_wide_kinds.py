@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from rddm_fast.images.datasets import CONTEXT, OF_WHOLE, PhotoPatches
+from rddm_fast.images.degradations.degraded import to_tensor
 from rddm_fast.images.degrade import KINDS, WITH_MASK, degrade
 from rddm_fast.images.given.given import given
 from rddm_fast.images.given.learnt import FIRST_GUESS_OF, MASK_MARKS_OF, as_learnt
@@ -50,10 +51,6 @@ def test_every_wide_kind_has_a_test_of_its_strength_or_fills_holes() -> None:
     assert set(WIDE) == {f"wide-{n}" for n in ("rain", "noise", "lowlight", "blur", "jpeg", "shadow", "mask")}
 
 
-def tensor(image: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(image.transpose(2, 0, 1).copy())[None]
-
-
 def test_what_a_hole_of_wide_mask_holds_is_not_learnt_from() -> None:
     held = set()
     for seed in range(8):
@@ -74,10 +71,10 @@ def test_a_network_learns_from_what_it_is_given_in_use(kind: str) -> None:
     for seed in range(4):
         degraded = degrade(WHOLE, kind, np.random.default_rng(seed))
         mask = None if degraded.mask is None else torch.from_numpy(degraded.mask).expand(1, 3, -1, -1)
-        wanted = given(tensor(degraded.image), mask, MASK_MARKS_OF.get(kind), FIRST_GUESS_OF.get(kind)).image
+        wanted = given(to_tensor(degraded.image)[None], mask, MASK_MARKS_OF.get(kind), FIRST_GUESS_OF.get(kind)).image
         learnt = as_learnt(degraded, kind, np.random.default_rng(0))
-        assert torch.equal(tensor(learnt.image), wanted) and learnt.mask is degraded.mask
-        differs |= not torch.equal(wanted, tensor(degraded.image))
+        assert torch.equal(to_tensor(learnt.image)[None], wanted) and learnt.mask is degraded.mask
+        differs |= not torch.equal(wanted, to_tensor(degraded.image)[None])
     assert differs
 
 

@@ -11,15 +11,17 @@ from torch import Tensor
 
 from ..traces import edges_of
 from .blurs import Blur, candidates
-from .spectrum import QUANTISED, Fit, fitted, power_spectrum
+from .spectrum import QUANTISED, Fit, fitted, left_by, left_by_candidates, power_spectrum
 from .wiener import deconvolved
 
 SMALLEST = {"none": 1.0, "gaussian": 0.95, "disc": 2.6, "line": 2.6}
 """A blur of less than this is none: a lens or a demosaicing leaves as much in a photograph that is called sharp."""
 EVIDENCE = 0.09
 """How much better than no blur a blur must explain the spectrum. Of 41 sharp photographs, whole and cut to 256 pixels,
-one that is almost grey goes beyond it, with 0.23 and 0.11; 90 of 95 blurred ones do, half of them with noise."""
-
+one that is almost grey goes beyond it, with 0.23 and 0.11. Of 126 blurred ones, half of them with noise of up to 3
+levels, 118 are found."""
+SPARSE = 3
+"""Neighbouring frequencies say nearly the same: all candidates are compared at one of so many, in as much less time."""
 JPEG = 0.1
 """A picture with steeper edges of blocks than this was stored as JPEG: blurred photographs have up to 0.03, and 0.15 at
 quality 95."""
@@ -54,10 +56,10 @@ def guessed(image: Tensor) -> Guess:
     spectrum = power_spectrum(image.float().mean(0).cpu())
     guesses = []
     for floor in _floors(image):
-        blurs, fit = list(candidates()), fitted(spectrum, candidates(), floor)
+        blurs, fit = candidates(), fitted(spectrum, left_by_candidates(), floor, every=SPARSE)
         for step in (1.0, 0.5):
-            blurs = [Blur(), *blurs[int(fit.costs.argmin())].neighbours(step)]
-            fit = fitted(spectrum, blurs, floor)
+            blurs = (Blur(), *blurs[int(fit.costs.argmin())].neighbours(step))
+            fit = fitted(spectrum, left_by(blurs), floor)
         guesses.append(_best(blurs, fit))
     return max(guesses, key=lambda guess: guess.gain)
 
@@ -98,15 +100,16 @@ def sharpened_by(image: Tensor, blur: Blur) -> Tensor:
     if blur.size < SMALLEST[blur.form]:
         return image
     spectrum = power_spectrum(image.mean(0))
-    fits = [fitted(spectrum, [Blur(), blur], floor) for floor in _floors(image)]
+    left = left_by([Blur(), blur])
+    fits = [fitted(spectrum, left, floor) for floor in _floors(image)]
     fit = max(fits, key=lambda fit: float(fit.costs[0] - fit.costs[1]))
     return deconvolved(image, blur, fit.powers[1], fit.noise[1])
 
 
 def doubted(blur: Blur, rng: np.random.Generator) -> Blur:
-    """Return a blur that differs from `blur` as a guess does; one of ten differs four times as much.
+    """Return a blur that differs from `blur` as a guess does, or more; one of ten differs four times as much.
 
-    Of guesses of 36 photographs half were within 1 % of the size and 0.5 pixels at a line's ends.
+    Of 114 guesses half were within 0.7 % of the size, and of those of a line within 0.03 pixels at its ends.
     """
     wrong = 4.0 if rng.random() < 0.1 else 1.0
     size = blur.size * (1 + wrong * rng.normal(0, 0.04 if blur.form == "gaussian" else 0.012))

@@ -25,16 +25,12 @@ _FALL, _FALLS = 2.2, 0.35
 """The exponent of a photograph and its standard deviation."""
 _TURNS = 0.5
 """Standard deviation of the terms by direction."""
-_COUNTS = 60.0
-"""How many frequencies these expectations weigh as much as."""
+_EXPECTED = 1 / 104
+"""These expectations weigh as much as this part of the frequencies."""
 _SCALE = 0.7
 """Residuals above this, in natural logarithms, count less: a lattice in the picture is no blur."""
-_ALL = 6240
-"""About the number of frequencies that are compared."""
 _ROUNDS = 4
 _TOGETHER = 32
-SPARSE = 3
-"""Neighbouring frequencies say nearly the same: with a third of them a guess takes 0.7 seconds instead of 1.7."""
 
 
 def terms(height: int, width: int) -> Iterator[Tensor]:
@@ -79,12 +75,9 @@ def _measured() -> tuple[Tensor, Tensor]:
 def power_spectrum(grey: Tensor) -> Tensor:
     """Return the power of (H, W) at the frequencies of one window; white noise has its variance everywhere.
 
-    A picture that is smaller than a window is extended by reflection.
+    A picture that is smaller than a window is mirrored.
     """
-    height, width = grey.shape
-    if min(height, width) < WINDOW:
-        rows, columns = (_reflected(side, max(side, WINDOW)) for side in (height, width))
-        grey = grey[rows][:, columns]
+    grey = mirrored(grey, 0, [max(0, WINDOW - side) for side in grey.shape])
     wave = 0.5 - 0.5 * torch.cos(2 * math.pi * (torch.arange(WINDOW) + 0.5) / WINDOW)
     weight = wave[:, None] * wave
     weight = weight / weight.square().sum().sqrt()
@@ -103,9 +96,12 @@ def _starts(length: int) -> list[int]:
     return [round(number * (length - WINDOW) / max(1, count - 1)) for number in range(count)]
 
 
-def _reflected(length: int, wanted: int) -> Tensor:
-    position = torch.arange(wanted) % (2 * length)
-    return torch.where(position < length, position, 2 * length - 1 - position)
+def mirrored(image: Tensor, before: int, after: Sequence[int]) -> Tensor:
+    """Extend (H, W) by `before` pixels at the top and left and `after` (bottom, right), mirrored as often as needed."""
+    for axis, (side, more) in enumerate(zip(image.shape, after, strict=True)):
+        position = torch.arange(-before, side + more, device=image.device) % (2 * side)
+        image = image.index_select(axis, torch.where(position < side, position, 2 * side - 1 - position))
+    return image
 
 
 @dataclass(frozen=True)
@@ -123,20 +119,17 @@ class Fit:
     noise: Tensor
 
 
-def fitted(spectrum: Tensor, blurs: Sequence[Blur], floor: float = QUANTISED) -> Fit:
-    """Fit the photograph's power and the noise to a `power_spectrum`, for each of the blurs.
-
-    Many blurs are compared at one of `SPARSE` frequencies each, a few at all.
+def fitted(spectrum: Tensor, left: Tensor, floor: float = QUANTISED, every: int = 1) -> Fit:
+    """Fit the photograph's power and the noise to a `power_spectrum`, for each of several blurs.
 
     Args:
         spectrum: (frequencies,).
-        blurs: the blurs.
+        left: (blurs, frequencies), as `left_by` returns it.
         floor: noise of at least this variance is added to the picture's, so that what is weaker than it does not count.
+        every: one of so many frequencies is compared.
     """
-    every = SPARSE if len(blurs) > _TOGETHER else 1
     basis, logarithm = _measured()[1][::every], spectrum[::every].add(floor).log()
-    left = _all_left() if tuple(blurs) == candidates() else torch.stack([_left(blur) for blur in blurs])
-    # The slopes of all candidates at all frequencies are 118 MB.
+    # The slopes of all candidates at all frequencies are 122 MB.
     parts = [_fitted(basis, logarithm, part[:, ::every].square(), floor) for part in left.split(_TOGETHER)]
     costs, found = (torch.cat(part) for part in zip(*parts, strict=True))
     return Fit(costs, found[:, :6], found[:, 6].exp())
@@ -155,7 +148,7 @@ def _fitted(basis: Tensor, logarithm: Tensor, left: Tensor, floor: float) -> tup
     lowest, highest = basis[:, 1] > 0.6, basis[:, 1] < -0.6
     noise = logarithm[highest].quantile(0.2).clamp(min=least)
     expected = torch.tensor([0.0, _FALL, 0, 0, 0, 0, noise])
-    weight = torch.tensor([0.0, 1 / _FALLS**2, *[1 / _TURNS**2] * 4, 0.01]) * _COUNTS * len(basis) / _ALL
+    weight = torch.tensor([0.0, 1 / _FALLS**2, *[1 / _TURNS**2] * 4, 0.01]) * _EXPECTED * len(basis)
     found = expected.repeat(len(left), 1)
     found[:, 0] = (logarithm - (left + 1e-4).log() - _FALL * basis[:, 1])[:, lowest].median(1).values
     for _ in range(_ROUNDS):
@@ -178,12 +171,12 @@ def _residual(logarithm: Tensor, basis: Tensor, left: Tensor, found: Tensor) -> 
     return logarithm - power.log(), photograph / power
 
 
-def _left(blur: Blur) -> Tensor:
-    """How much a blur leaves of each of the frequencies that are compared."""
-    return blur.transfer(WINDOW, WINDOW).flatten()[_measured()[0]]
+def left_by(blurs: Sequence[Blur]) -> Tensor:
+    """Return how much each blur leaves of the frequencies of a `power_spectrum`, (blurs, frequencies)."""
+    return torch.stack([blur.transfer(WINDOW, WINDOW).flatten()[_measured()[0]] for blur in blurs])
 
 
 @cache
-def _all_left() -> Tensor:
-    """Those of all candidates: 17 MB, kept as they take a second."""
-    return torch.stack([_left(blur) for blur in candidates()])
+def left_by_candidates() -> Tensor:
+    """Return what `left_by` returns for all candidates: 17 MB, kept as they take most of a second."""
+    return left_by(candidates())

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .blurs import Blur
-from .spectrum import photograph_power
+from .spectrum import mirrored, photograph_power
 
 DOUBT = 1e-3
 """The blur is never quite what was guessed: what is left of the photograph's power counts as noise."""
@@ -43,7 +43,7 @@ def deconvolved(image: Tensor, blur: Blur, powers: Tensor, noise: Tensor) -> Ten
 def _deconvolved(channel: Tensor, around: int, transfer: Tensor, inverse: Tensor) -> Tensor:
     """Take a blur back from (H, W): `transfer` is how much it leaves, `inverse` by how much that is multiplied."""
     rows, columns = (slice(around, around + side) for side in channel.shape)
-    padded = _edged(channel, around)
+    padded = mirrored(channel, around, (around, around))
 
     def filtered(image: Tensor, by: Tensor) -> Tensor:
         return torch.fft.irfft2(torch.fft.rfft2(image).mul_(by), padded.shape)
@@ -64,11 +64,3 @@ def _ramp(length: int, around: int) -> Tensor:
     """Rise from 0 at both ends to 1 within `around` pixels."""
     position = torch.arange(length)
     return (torch.minimum(position, length - 1 - position) / around).clamp(max=1)
-
-
-def _edged(image: Tensor, around: int) -> Tensor:
-    """Extend (H, W) by `around` pixels on every side, mirrored as often as needed."""
-    for axis, side in enumerate(image.shape):
-        position = torch.arange(-around, side + around, device=image.device) % (2 * side)
-        image = image.index_select(axis, torch.where(position < side, position, 2 * side - 1 - position))
-    return image
