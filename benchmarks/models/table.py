@@ -28,6 +28,7 @@ from rddm_fast.system.files import write_text_whole
 
 from ..timing import conditions
 from .cases import CASES
+from .curve import FOLDER, told
 from .measure import exposure_gaps, measure, shown
 
 SHOWN = 4
@@ -60,7 +61,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         _draw(options.output / f"{name}.jpg", name, diffusion, photographs)
         print(table(name, found), end="\n\n", flush=True)
     made = {path.stem: json.loads(path.read_text()) for path in sorted(options.output.glob("*.json"))}
-    write_text_whole(options.output / "README.md", report(made))
+    curves = {name: options.output / FOLDER / f"{name}.json" for name in made}
+    trained = {name: told(json.loads(path.read_text())) for name, path in curves.items() if path.is_file()}
+    write_text_whole(options.output / "README.md", report(made, trained))
 
 
 def _draw(path: Path, name: str, diffusion: Any, photographs: Mapping[str, Tensor]) -> None:
@@ -109,10 +112,11 @@ def table(name: str, found: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def report(made: Mapping[str, Mapping[str, Any]]) -> str:
-    """All models' tables, for README.md of the results."""
+def report(made: Mapping[str, Mapping[str, Any]], trained: Mapping[str, str]) -> str:
+    """All models' tables and, where there are some, the paragraphs on their trainings, for README.md of the results."""
     parts = ["# The built-in models, measured", "", "Written by `python -m benchmarks.models`.", ""]
     for name, found in made.items():
         parts += [f"## {name}", "", f"{len(found['photographs'])} photographs, {found['machine']}.", ""]
-        parts += [table(name, found), "", f"![{name}]({name}.jpg)", ""]
+        parts += [table(name, found), "", *([trained[name], ""] if name in trained else [])]
+        parts += [f"![{name}]({name}.jpg)", ""]
     return "\n".join(parts)

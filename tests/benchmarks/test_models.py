@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from commands import run, succeeded
 from small_models import small_model
 
-from rddm_fast.benchmarks.models import cases, measure, table
+from rddm_fast.benchmarks.models import cases, curve, measure, table
 from rddm_fast.benchmarks.models.classics import best_gain
 from rddm_fast.diffusion.residual import ResidualDiffusion
 from rddm_fast.images.degrade import Degraded
@@ -61,6 +62,34 @@ def test_classics_are_measured_beside_a_model_that_takes_a_mask(photos: Path) ->
     # The model leaves the smooth filling, which is about as good as Telea's; the input has white holes.
     assert np.mean(scores["model"]["psnr"]) > np.mean(scores["Telea"]["psnr"]) - 1
     assert np.mean(scores["model"]["psnr"]) > np.mean(scores["input"]["psnr"]) + 10
+
+
+def test_a_curve_leads_from_the_start_to_the_trained_model(photos: Path, tmp_path: Path) -> None:
+    trained, output = tmp_path / "run", tmp_path / "out"
+    save_model(tmp_path / "start", small_model("pred_res", schedule=Schedule.triangular(1000, 0.01)))
+    model = [
+        "model.dim=16",
+        "model.mults=[1, 2]",
+        "model.sampling_timesteps=1",
+        f"model.start_from={tmp_path / 'start'}",
+    ]
+    train = ["train.batch_size=1", "train.keep=9", "train.steps=3", "train.save_every=0", "train.plot=false"]
+    settings = [part for setting in [*model, *train] for part in ("--set", setting)]
+    preset = ["--preset", "photos-dejpeg", "--photos", photos, "--patch", 16]
+    succeeded(run("train", *preset, *settings, "--output", trained))
+
+    curve.main(["dejpeg", str(trained), "--photos", str(photos), "-o", str(output)])
+    found = json.loads((output / "curves" / "dejpeg.json").read_text())
+    assert found["steps"] == [0, 1, 2, 3]
+    measuring = ["--photos", str(photos), "--models", "dejpeg", "--model-folder", str(trained / "model")]
+    table.main([*measuring, "-o", str(output)])
+    measured = json.loads((output / "dejpeg.json").read_text())
+    for case, scores in measured["cases"].items():
+        values = found["psnr"][case]  # of every third photograph, the first of two
+        assert values["input"] == pytest.approx(scores["input"]["psnr"][0], abs=0.01)
+        assert values["model"][-1] == pytest.approx(scores["model"]["psnr"][0], abs=0.05)  # stored in half precision
+        assert len(set(values["model"])) == 4
+    assert "In its last training, after 0, 1, 2, 3 steps" in (output / "README.md").read_text()
 
 
 @pytest.mark.parametrize("name", cases.CASES)
