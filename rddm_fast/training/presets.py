@@ -129,13 +129,13 @@ PRESETS: dict[str, Preset] = {
     "generation": _pair_of_networks("generate", 128, "power", False),
     "path_independent": _pair_of_networks("generate", 128, "ddim", True),
     # The built-in models.
-    "photos-derain": _photos("wide-rain", 3000, lr=5e-4, sampled_in=1, at_start=0.75),
+    "photos-derain": _photos("wide-rain", 5500, lr=5e-4, sampled_in=1, at_start=0.75),
     "photos-lowlight": _photos("wide-lowlight", 3500, lr=5e-4, sampled_in=1, at_start=0.75),
     "photos-denoise": _photos("wide-noise", 1500, sampled_in=1, at_start=0.75),
     "photos-deshadow": _photos("wide-shadow", 650, lr=4e-4, at_start=0.75),
     "photos-inpaint": _photos("wide-mask", 1500, lr=4e-4, sampled_in=1, at_start=0.75),
     "photos-deblur": _photos("wide-blur", 1300, lr=4e-4, sampled_in=1, at_start=0.75),
-    "photos-dejpeg": _photos("wide-jpeg", 2200, lr=4e-4, sampled_in=1),
+    "photos-dejpeg": _photos("wide-jpeg", 5000, lr=5e-4, sampled_in=1, at_start=0.75),
     # The built-in priors: photographs in patches, and handwritten digits of 32 x 32 pixels as whole images.
     "prior-photos": {**_prior(8_000, 3, 8, 4e-4), "data": {"patch": 64}},
     "prior-digits": {**_prior(8_000, 1, 16, 4e-4), "data": {"patch": None, "size": 32, "flip": False}},

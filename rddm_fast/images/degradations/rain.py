@@ -149,16 +149,16 @@ def streaks(
 def wide_rain(image: FloatImage, rng: np.random.Generator) -> Degraded:
     """Any rain, to train on: none, `rain` from a few drops to half of the pixels, `streaks`, or both.
 
-    12 % of the images stay clean. 8 % become a `night` first, whose lights are to stay; half of those stay clean.
+    12 % of the images stay clean. 12 % become a `night` first, whose lights are to stay; half of those stay clean.
     """
     photograph, clean = image, CLEAN
-    if rng.random() < 0.08:
+    if rng.random() < 0.12:
         photograph, clean = rounded(night(image, rng)), 0.5
     if rng.random() < clean:
         return Degraded(photograph.copy(), photograph=photograph)
     which = rng.random()
     result = photograph
-    if which < 0.43 or which >= 0.86:
+    if which < 0.37 or which >= 0.86:
         # The density is zero at no coverage and low at half of the pixels, and its mean is 0.16.
         covered = 0.5 * rng.beta(1.2, 2.5)
         dimmest, widest = rng.uniform(0.2, 0.7), rng.uniform(1.2, 3.5)
@@ -175,7 +175,8 @@ def wide_rain(image: FloatImage, rng: np.random.Generator) -> Degraded:
             slant=45.0,
             veil=rng.uniform(0, 0.4),
         ).image
-    if which >= 0.43:
-        dense, bright = 0.8 * rng.beta(1.2, 2.2), rng.uniform(0.05, 0.95)
+    if which >= 0.37:
+        # Heavy rain falls so densely that its streaks overlap everywhere.
+        dense, bright = 1.2 * rng.beta(1.2, 2.2), rng.uniform(0.05, 0.95)
         result = streaks(result, rng, coverage=(dense, dense), brightness=(bright / 2, bright)).image
     return Degraded(rounded(result), photograph=photograph)

@@ -11,8 +11,13 @@ from torch.nn import functional as F
 
 from .holes import filled
 
-PENUMBRA = (8, 0.015)
-"""Half the width of a shadow's soft edge: so many pixels, or this part of the longer side where that is more."""
+PENUMBRA = (16, 0.03)
+"""How far a soft edge may reach to either side of the mask's: so many pixels, or this part of the longer side where
+that is more. In a shadow that is thinner, half of it."""
+ROUNDS = 3
+"""Guesses of the factor and the edge, each from pixels as near to each other as the edge before allows."""
+MARGIN = 1
+"""Pixels by which an edge is taken for wider than it was measured."""
 BEYOND = 12, 6
 """How many pixels further apart than the edge is wide are those that are compared across it: while its width is a
 guess, and when it has been measured."""
@@ -27,6 +32,8 @@ TINT = 0.5
 of two things seldom has."""
 FEWEST = 20
 """The least number of pixels of a shadow's inside by which its edge is measured; of a depth, half as many."""
+FILLING = 10
+"""Steps of the diffusion that fills the edge. With 50 the guess takes 4 times as long and is 0.03 to 0.09 dB better."""
 WIDTHS = (0.12, 0.2, 0.15, 0.15, 0.15)
 """Widths of the kernel that finds the most frequent ratio: for the first guess, and for its refinements."""
 
@@ -51,24 +58,40 @@ def relit(image: Tensor, shadow: Tensor) -> Tensor:
 def _relit(image: Tensor, shadow: Tensor) -> Tensor:
     edge = max(PENUMBRA[0], round(PENUMBRA[1] * max(image.shape[-2:])))
     depth = _depth(shadow, edge + 1)
-    inside = (depth > edge).to(image)
-    thick = int(inside.sum()) >= FEWEST
-    gain = light_taken(image, inside if thick else shadow, (depth < -edge).to(image), 2 * edge + BEYOND[0])
-    if thick and bool((gain > 1).any()):
-        shares = shares_by_depth(image, depth, gain, edge)
-        # Now that it is known how wide the edge is, pixels can be compared that are nearer to each other.
-        outer = min(int((shares < 0.05).sum()) - 1 - edge, 0)
-        inner = max(edge + 1 - int((shares > 0.95).sum()), 1)
-        gain = light_taken(image, (depth >= inner).to(image), (depth <= outer).to(image), inner - outer + BEYOND[1])
-        share = shares_by_depth(image, depth, gain, edge)[(depth + edge).clamp(0, 2 * edge).long()]
+    if int((depth > edge).sum()) < FEWEST:
+        edge //= 2
+        depth = depth.clamp(-edge - 1, edge + 1)
+    if int((depth > edge).sum()) >= FEWEST:
+        gain, share = _measured(image, depth, edge)
     else:
+        gain = light_taken(image, shadow, (depth < -edge).to(image), 2 * edge + BEYOND[0])
         soft = _blurred(shadow, edge)
         share = soft / _spread(soft, edge).clamp(min=1e-6)
     return torch.where(shadow > 0, (image * gain[None, :, None, None] ** share).clamp(0, 1), image)
 
 
-def shares_by_depth(image: Tensor, depth: Tensor, gain: Tensor, edge: int) -> Tensor:
-    """Return how much of the factor belongs to each depth, from -edge to edge, (2 edge + 1,), in [0, 1] and rising.
+def _measured(image: Tensor, depth: Tensor, edge: int) -> tuple[Tensor, Tensor]:
+    """Return the factor of each channel, (C,), and how much of it belongs to each pixel, (1, 1, H, W).
+
+    The edge is looked for between the depths of -edge and edge, and then between those where it was found.
+    """
+    first, last, beyond = -edge, edge, BEYOND[0]
+    for _ in range(ROUNDS):
+        gain = light_taken(image, (depth > last).to(image), (depth < first).to(image), last - first + beyond)
+        if not bool((gain > 1).any()):
+            return gain, torch.zeros_like(depth)
+        shares = shares_by_depth(image, depth, gain, first, last)
+        share = F.pad(shares, (1, 1))
+        share[-1] = 1
+        share = share[(depth - first + 1).clamp(0, last - first + 2).long()]
+        lit, unlit = int((shares < 0.05).sum()), int((shares > 0.95).sum())
+        first, last = min(max(first, first + lit - 1 - MARGIN), 0), max(min(last, last - unlit + 1 + MARGIN), 1)
+        beyond = BEYOND[1]
+    return gain, share
+
+
+def shares_by_depth(image: Tensor, depth: Tensor, gain: Tensor, first: int, last: int) -> Tensor:
+    """Return how much of the factor belongs to each depth, (last - first + 1,), in [0, 1] and rising.
 
     The band of the edge is filled from the lit outside and from the inside, lit by the whole factor. How much brighter
     the filling is than the picture says how much light a pixel lacks; the median over all pixels of a depth says it
@@ -78,22 +101,23 @@ def shares_by_depth(image: Tensor, depth: Tensor, gain: Tensor, edge: int) -> Te
         image: (1, C, H, W) in [0, 1].
         depth: (1, 1, H, W), the distance in pixels from the edge, positive in the shadow.
         gain: (C,), the factor inside.
-        edge: half the width of the band.
+        first, last: the least and the greatest depth of the band.
     """
     gain = gain[None, :, None, None]
-    lit = filled(torch.where(depth > edge, image * gain, image), (depth.abs() <= edge).to(image))
+    hole = ((depth >= first) & (depth <= last)).to(image)
+    lit = filled(torch.where(depth > last, image * gain, image), hole, FILLING)
     logarithm = gain.log().clamp(min=1e-6)
     lacks = (((lit + 1 / 255) / (image + 1 / 255)).log() * logarithm).sum(1) / logarithm.square().sum(1)
     known = (image.amin(1) > DARK) & (image.amax(1) < BURNT)
-    places, shares = [-edge - 1], [0.0]
-    for place in range(-edge, edge + 1):
+    places, shares = [first - 1], [0.0]
+    for place in range(first, last + 1):
         there = lacks[known & (depth[:, 0] == place)]
         if len(there) >= FEWEST // 2:
             places, shares = [*places, place], [*shares, float(there.median().clamp(0, 1))]
     # Between the nearest functions that rise, from above and from below.
     above = np.maximum.accumulate(shares)
     below = np.minimum.accumulate([*shares, 1.0][::-1])[::-1][:-1]
-    rising = np.interp(range(-edge, edge + 1), [*places, edge + 1], [*(above + below) / 2, 1.0])
+    rising = np.interp(range(first, last + 1), [*places, last + 1], [*(above + below) / 2, 1.0])
     return torch.from_numpy(rising).to(image)
 
 
