@@ -54,6 +54,15 @@ def test_the_edge_of_a_shadow_is_lit_as_softly_as_it_is(soft: float) -> None:
     assert after < 0.25 * before
 
 
+def test_a_mask_may_reach_further_than_the_shadow() -> None:
+    truth, dark, mask = shaded(torch.tensor([0.35, 0.4, 0.45]), soft=4)
+    wide = torch.nn.functional.max_pool2d(mask, 21, 1, 10)
+    lit = relit(dark, wide)
+    edge = ((wide > 0) & (1 - torch.nn.functional.max_pool2d(1 - wide, 41, 1, 20) == 0)).expand_as(truth)
+    before, after = ((image - truth)[edge].square().mean().sqrt() for image in (dark, lit))
+    assert after < 0.4 * before  # 0.30; 0.96 where the edge is looked for in 8 pixels to either side
+
+
 def test_the_pictures_of_a_batch_are_lit_one_by_one() -> None:
     pairs = [shaded(torch.full((3,), gain), soft=4) for gain in (0.3, 0.6)]
     dark, mask = (torch.cat([pair[place] for pair in pairs]) for place in (1, 2))
