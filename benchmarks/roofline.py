@@ -14,7 +14,7 @@ import argparse
 import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 ASSUMPTIONS = """\
@@ -123,6 +123,16 @@ def norm(side: int, batch: int, channels: int, calls: int, residual: bool) -> Ke
     return Kernel(name, calls, 0, moved, moved, 0, programs, channels)
 
 
+def norm_product(side: int, batch: int, channels: int, skip: int, calls: int) -> Kernel:
+    """Return group norm, SiLU and a residual that a product makes of an image and a skip of so many channels."""
+    pixels, sources = batch * side * side, channels + skip
+    moved, weights = pixels * (2 * channels + sources) * HALF, sources * channels * HALF
+    name = f"norm and residual of {channels} + {skip} -> {channels} @ {side}"
+    # Programs of 128 pixels by 64 channels, or of as many pixels as leave each multiprocessor one.
+    programs = max(pixels * channels / (128 * 64), min(128, pixels * channels / (16 * 64)))
+    return Kernel(name, calls, 2.0 * pixels * sources * channels, moved, moved, weights, programs, channels)
+
+
 def product(side: int, batch: int, channels: int, out: int, calls: int, name: str) -> Kernel:
     """Return a product of the pixels with a matrix."""
     pixels = batch * side * side
@@ -162,20 +172,19 @@ def evaluation(size: int, batch: int, dim: int = 64) -> list[Kernel]:
             convolution(side, batch, before, before, 2 * down),
             convolution(side, batch, own + before, own, up, parts=2),
             convolution(side, batch, own, own, up + 2 * middle + first),  # and the last layer of the way up
-            *(norm(side, batch, c, n, r) for r in (False, True) for c, n in ((before, down), (own, up + middle))),
-            product(side, batch, own, own, up, "residual"),
-            product(side, batch, before, own, up, "residual, skip"),
+            *(norm(side, batch, c, n, False) for c, n in ((before, down), (own, up + middle))),
+            *(norm(side, batch, c, n, True) for c, n in ((before, down), (own, middle))),
+            norm_product(side, batch, own, before, up),
             *linear_attention(side, batch, before, 1),
             *linear_attention(side, batch, own, 1),
         ]
         if last:
             found += [convolution(side, batch, before, own, 1), *attention(side, batch, own)]
-        else:  # 4x4 with stride 2, by torch, which adds the bias in a pass of its own
+        else:
             found.append(product(side // 2, batch, 16 * before, own, 1, "down 4x4, as"))
-            found.append(replace(norm(side // 2, batch, own, 1, False), layer=f"its bias {own} @ {side // 2}"))
         if not first:
             found.append(convolution(2 * side, batch, own, before, 1, upsample=True))
-    found.append(product(size, batch, dim, 8, 1, "last 1x1"))
+    found.append(product(size, batch, dim, 3, 1, "last 1x1"))
     return [kernel for kernel in found if kernel.calls]
 
 
@@ -187,8 +196,7 @@ def attention(side: int, batch: int, channels: int, inner: int = 128) -> Iterato
     moved = pixels * 4 * inner * HALF
     flop = 4.0 * pixels * per_image * inner
     yield Kernel(f"attention @ {side}", 1, flop, moved, moved, 0, batch * 4 * per_image / 64, inner)
-    yield product(side, batch, inner, channels, 1, "projection")
-    yield replace(norm(side, batch, channels, 1, True), layer=f"addition {channels} @ {side}")
+    yield product(side, batch, inner, channels, 1, "projection and addition")
 
 
 def image_ms(kernels: Sequence[Kernel], gpu: Gpu, steps: int, networks: int) -> float:

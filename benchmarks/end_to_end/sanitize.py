@@ -19,12 +19,14 @@ from rddm_fast.ops import (
     attention_layer,
     channel_norm,
     conv3x3,
+    conv_by_taps,
     conv_norm_silu,
     forward_diffuse,
     group_norm_silu,
     joint_loss,
     linear_attention,
     pack_stem_conv,
+    pack_taps,
     range_null_step,
     range_null_step_,
     reverse_step,
@@ -106,7 +108,12 @@ def run_network_ops(backend: str, device: torch.device) -> int:
             conv3x3(wide, weight, ones, upsample=True, impl=backend)
             conv3x3(wide, both, x_2=wide, impl=backend)
             conv_norm_silu(wide, both, ones, ones, 3, x_2=wide, scale_shift=table, residual=x, impl=backend)
-            calls += 5
+            made: dict[str, Any] = {"residual": wide, "residual_2": x, "res_weight": torch.randn(24, 56, device=device).to(dtype)}
+            conv_norm_silu(wide, both, ones, ones, 3, x_2=wide, res_bias=ones, **made, impl=backend)
+            for side in (1, 4):
+                taps = pack_taps(torch.randn(24, 24, side, side, device=device), dtype)
+                conv_by_taps(x, taps, bias=ones, stride=2, padding=side // 4, impl=backend)
+            calls += 8
     torch.cuda.synchronize()
     return calls
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from ..images import in_layout_of
 from .conv3x3 import conv3x3_by_tile
 from .group_norm_silu import normalise
+from .norm_product import normalise_and_add_product
 
 
 def conv_norm_silu(
@@ -22,11 +23,22 @@ def conv_norm_silu(
     eps: float,
     scale_shift: Tensor | None,
     residual: Tensor | None,
+    residual_2: Tensor | None,
+    res_weight: Tensor | None,
+    res_bias: Tensor | None,
 ) -> Tensor:
     """Launch the kernels; the arguments are the op's (rddm_fast/ops/networks/conv_norm_silu.py)."""
     with torch.cuda.device_of(x):
         y, parts = conv3x3_by_tile(x, x_2, weight.shape[0], packed, conv_bias, groups=groups)
-        if parts is not None:
-            residual = in_layout_of(residual, y)
-            normalise(y, None, parts, norm_weight, norm_bias, eps, scale_shift, residual, y, by_channel=1)
+    if parts is None:  # an image of no pixels
+        return y
+    if res_weight is None:
+        residual = in_layout_of(residual, y)
+        normalise(y, None, parts, norm_weight, norm_bias, eps, scale_shift, residual, y, by_channel=1)
+        return y
+    images = [None if r is None else r.contiguous(memory_format=torch.channels_last) for r in (residual, residual_2)]
+    assert images[0] is not None
+    normalise_and_add_product(
+        y, parts, norm_weight, norm_bias, eps, scale_shift, images[0], images[1], res_weight.contiguous(), res_bias
+    )
     return y

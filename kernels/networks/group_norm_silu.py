@@ -130,7 +130,7 @@ def group_norm_silu_kernel(
     residual = load_or_zeros(residual_pointer, offsets, exists)
 
     part = parts_pointer + sample.to(tl.int64) * pieces * (3 * groups)
-    mean, squares, total = join_pieces(part, pieces, groups, all_groups, all_pieces)
+    mean, squares, total = join_pieces(part, pieces, 0, groups, all_groups, all_pieces)
     rstd = 1.0 / tl.sqrt(squares / tl.maximum(total, 1.0) + eps)
 
     # Of each column, factor and term of the normalised value.

@@ -47,13 +47,19 @@ def store_piece(
 
 
 @triton.jit
-def join_pieces(parts_pointer, pieces, groups: tl.constexpr, all_groups: tl.constexpr, all_pieces: tl.constexpr):
-    """Return each group's mean, squared distances from it and number of values, of the pieces from a pointer on."""
-    i, g = tl.arange(0, all_pieces)[:, None], tl.arange(0, all_groups)[None, :]
-    part = parts_pointer + i * (3 * groups) + g
-    exists = (i < pieces) & (g < groups)
+def join_pieces(
+    parts_pointer, pieces, first_group, groups: tl.constexpr, of_tile: tl.constexpr, all_pieces: tl.constexpr
+):
+    """Return the mean, squared distances from it and number of values of `of_tile` groups from `first_group` on.
+
+    They are those of the pieces from a pointer on.
+    """
+    i, g = tl.arange(0, all_pieces)[:, None], first_group + tl.arange(0, of_tile)
+    there = g < groups
+    part = parts_pointer + i * (3 * groups) + g[None, :]
+    exists = (i < pieces) & there[None, :]
     # About the first piece's mean, so that little cancels and all sums are taken at once.
-    about = tl.load(parts_pointer + tl.arange(0, all_groups), mask=tl.arange(0, all_groups) < groups, other=0.0)
+    about = tl.load(parts_pointer + g, mask=there, other=0.0)
     apart = tl.where(exists, tl.load(part, mask=exists, other=0.0) - about[None, :], 0.0)
     squares = tl.load(part + groups, mask=exists, other=0.0)
     count = tl.load(part + 2 * groups, mask=exists, other=0.0)
@@ -76,7 +82,7 @@ def join_pieces_kernel(
     # A program joins `together` pieces of a sample.
     sample, first = (tl.program_id(0) // joined).to(tl.int64), tl.program_id(0) % joined * together
     parts_pointer += (sample * pieces + first) * (3 * groups)
-    mean, squares, total = join_pieces(parts_pointer, pieces - first, groups, all_groups, together)
+    mean, squares, total = join_pieces(parts_pointer, pieces - first, 0, groups, all_groups, together)
     g = tl.arange(0, all_groups)
     place = joined_pointer + tl.program_id(0).to(tl.int64) * (3 * groups) + g
     tl.store(place, mean, mask=g < groups)

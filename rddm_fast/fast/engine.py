@@ -25,7 +25,7 @@ from ..ops.reverse_step import REVERSE_STEP_IN_PLACE
 from .fold import fold_for, network_dtype
 from .folded.attention import AttentionLayer, implementation
 from .folded.blocks import FoldedBlock, FusedBlock
-from .folded.convolutions import ImplicitConv2d, PackedConv2d, StemConv, TiledConv2d
+from .folded.convolutions import ImplicitConv2d, PackedConv2d, StemConv, TapConv2d, TiledConv2d
 from .graphs import Graphs, wanted
 from .loop import Loop
 from .time_shares import shares
@@ -206,6 +206,7 @@ class FastSampler:
             "3x3 in AMX" if 1 in tiles() else "3x3 by Winograd's filtering": TiledConv2d,
             "packed for oneDNN": PackedConv2d,
             "3x3 by our kernel": ImplicitConv2d,
+            "of other sides by our kernel": TapConv2d,
             "of the stem by our kernel": StemConv,
         }
         modules = list(self.networks.modules())

@@ -9,8 +9,9 @@
 * On the CPU the convolutions' weights are packed once: in float32 those of 3x3 convolutions for `ops.conv3x3`, the
   others into oneDNN's layout. Linear attention with its norms and residual is `ops.attention_layer`.
   In float32 the decoder's blocks read the image and the skip where they lie; in AMX a block is `ops.residual_block`.
-* On a GPU in bfloat16 and float16 a block's convolutions and norms are `ops.conv_norm_silu`, the stem is
-  `ops.stem_conv`, linear attention `ops.attention_layer`, and nothing is enlarged or concatenated.
+* On a GPU in bfloat16 and float16 a block is two `ops.conv_norm_silu`, the second of which makes the residual; the stem
+  is `ops.stem_conv`, linear attention `ops.attention_layer`, every other convolution `ops.conv_by_taps`, and nothing is
+  enlarged or concatenated.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ from .folded.attention import (
     AttentionLayer,
     LastAxisNorm,
     PixelsFirstLinearAttention,
+    ResidualAttention,
     SdpaAttention,
 )
 from .folded.blocks import FoldedBlock, FusedBlock
@@ -50,6 +52,7 @@ from .folded.convolutions import (
     PixelLinear,
     PixelProducts,
     StemConv,
+    TapConv2d,
     TiledConv2d,
     adds_bias_apart,
 )
@@ -129,15 +132,19 @@ class FoldedNetworks(nn.Module):
             x = torch.cat((torch.zeros_like(x) if x_self_cond is None else x_self_cond, x), dim=1)
         return self._ready(x)
 
+    def row(self, i: int, step: int | Tensor) -> Tensor:
+        """Return what network i knows of a step, (1, columns): a view for a number, a copy for an int64 tensor (1,)."""
+        rows: Tensor = self.members[i].time_rows  # type: ignore[assignment]
+        return rows.index_select(0, step) if isinstance(step, Tensor) else rows[step : step + 1]
+
     def bound(self, i: int) -> Callable[[Tensor, Tensor, Tensor | None], list[Tensor]]:
-        """Return network i as a function of its `input`, the step's number (1,) int64, and its part of `constant`.
+        """Return network i as a function of its `input`, the step's `row`, and its part of `constant`.
 
         The function returns a list of one image, or of two for a shared encoder, of the input's size.
         """
         stem, member = self.stems[i], self.members[i]
 
-        def network(x: Tensor, step: Tensor, constant: Tensor | None) -> list[Tensor]:
-            row = member.time_rows.index_select(0, step)  # type: ignore[operator, union-attr]
+        def network(x: Tensor, row: Tensor, constant: Tensor | None) -> list[Tensor]:
             out = member.after_stem(stem(x, constant), row, x.shape[-2:])  # type: ignore[operator]
             return out if isinstance(out, list) else [out]
 
@@ -161,13 +168,12 @@ class FoldedNetworks(nn.Module):
             x = x[:, : self.channels]
         height, width = x.shape[-2:]
         x = self.input(x, x_self_cond)
-        step = step if isinstance(step, Tensor) else torch.full((1,), step, device=x.device)
         wanted = range(self.outputs) if only is None else only
         if self.networks == "shared":
-            both = self.bound(0)(x, step, constant[0])
+            both = self.bound(0)(x, self.row(0, step), constant[0])
             out = [both[i] for i in wanted]
         else:
-            out = [self.bound(i)(x, step, constant[i])[0] for i in wanted]
+            out = [self.bound(i)(x, self.row(i, step), constant[i])[0] for i in wanted]
         return [image[..., :height, :width] for image in out]
 
     def _ready(self, x: Tensor) -> Tensor:
@@ -274,11 +280,18 @@ def _pack(networks: nn.Module, exact: bool) -> None:
                 setattr(module, name, ImplicitConv2d(child[1], upsample=True))  # type: ignore[arg-type]
             elif isinstance(module, SplitStem) and StemConv.serves(child):
                 setattr(module, name, StemConv(child))  # type: ignore[arg-type]
+            elif TapConv2d.serves(child):
+                setattr(module, name, TapConv2d.of(child))  # type: ignore[arg-type]
+            elif ResidualAttention.serves(child):
+                setattr(module, name, ResidualAttention(child))
             elif isinstance(child, nn.Conv2d) and child.kernel_size != (1, 1) and not adds_bias_apart(child):
                 in_tiles = TiledConv2d.serves(child) and not exact
                 setattr(module, name, TiledConv2d(child) if in_tiles else PackedConv2d(child))
             elif isinstance(module, FoldedBlock) and PixelProducts.serves(child):
                 setattr(module, name, PixelProducts(child))  # type: ignore[arg-type]
+    for module in networks.modules():
+        if isinstance(module, FoldedBlock):
+            module.fuse_residual()
     for unet in networks.modules():
         if isinstance(unet, Unet | SharedUnet):
             blocks = [block for block in unet.modules() if isinstance(block, FoldedBlock)]  # A FusedBlock takes parts.

@@ -44,8 +44,8 @@ class Loop:
         self.device = networks.device
         clips = {"clip_res": diffusion.clip_res, "clip_0": diffusion.clip_0}
         self.table = StepTable.of([step.numbers for step in steps], **clips, device=self.device)
-        # The steps' numbers are tensors, so that a compiled network is compiled once for all steps.
-        self.numbers = [torch.tensor([i], device=self.device) for i in range(len(self.steps))]
+        # What a network knows of a step is a tensor, so that a compiled one is compiled once for all steps.
+        self.rows = [[networks.row(i, n) for n in range(len(self.steps))] for i in range(len(networks.members))]
         codes: dict[tuple[int, ...], types.CodeType] = {}
         self.member: list[Callable[..., Sequence[Tensor]]] = [
             CompiledPerSize(networks.bound(i), codes) if compiled else networks.bound(i)
@@ -64,12 +64,14 @@ class Loop:
     ) -> Sequence[Tensor]:
         """Return the networks' outputs in `only` at a step, for images in the networks' dtype."""
         x = self.networks.input(x, previous)
-        step = self.numbers[number]
         if self.networks.networks == "shared":
-            both = self.member[0](x, step, constant[0])
+            both = self.member[0](x, self.rows[0][number], constant[0])
             return [both[i] for i in self.only]
         if self.side is None:
-            calls = [lambda i=i: self.member[i](x, step, constant[i])[0] for i in self.only]  # type: ignore[misc]
+            calls = [
+                lambda i=i: self.member[i](x, self.rows[i][number], constant[i])[0]  # type: ignore[misc]
+                for i in self.only
+            ]
             # Autocast applies to the thread that enabled it; the two threads would not see it.
             at_once = self.parallel and can_be_together() and not torch.is_autocast_enabled("cpu")
             return together(*calls) if at_once else [call() for call in calls]
@@ -77,8 +79,8 @@ class Loop:
         main = torch.cuda.current_stream(self.device)
         self.side.wait_stream(main)
         with torch.cuda.stream(self.side):
-            second = self.member[1](x, step, constant[1])[0]
-        first = self.member[0](x, step, constant[0])[0]
+            second = self.member[1](x, self.rows[1][number], constant[1])[0]
+        first = self.member[0](x, self.rows[0][number], constant[0])[0]
         main.wait_stream(self.side)
         return [first, second]
 

@@ -11,6 +11,7 @@ from .networks.attention_layer import attention_layer, attention_layer_reference
 from .networks.channel_norm import channel_norm, channel_norm_reference
 from .networks.conv1x1 import conv1x1, conv1x1_reference, pack_conv1x1
 from .networks.conv3x3 import conv3x3, conv3x3_reference, pack_conv3x3, pack_conv3x3_taps
+from .networks.conv_by_taps import conv_by_taps, conv_by_taps_reference, pack_taps
 from .networks.conv_norm_silu import conv_norm_silu, conv_norm_silu_reference
 from .networks.group_norm_silu import group_norm_silu, group_norm_silu_reference
 from .networks.linear_attention import linear_attention, linear_attention_reference
@@ -36,6 +37,8 @@ __all__ = [
     "conv3x3_reference",
     "conv3x3_weight_gradient",
     "conv3x3_weight_gradient_reference",
+    "conv_by_taps",
+    "conv_by_taps_reference",
     "conv_norm_silu",
     "conv_norm_silu_reference",
     "forward_diffuse",
@@ -55,6 +58,7 @@ __all__ = [
     "pack_conv3x3_taps",
     "pack_residual_block",
     "pack_stem_conv",
+    "pack_taps",
     "pixel_attention",
     "pixel_attention_reference",
     "range_null_step",

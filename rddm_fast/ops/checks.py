@@ -79,29 +79,36 @@ def check_convolution(
     bias: Tensor | None,
     x_2: Tensor | None,
     dtypes: tuple[torch.dtype, ...] = (torch.float32,),
+    *,
+    called: tuple[str, str, str] = ("x", "weight", "bias"),
 ) -> None:
     """Raise ValueError or TypeError unless images, one or two in a row, have the channels of `weight`.
 
-    The images have one of `dtypes`, both the same, and the bias is float32.
+    The images have one of `dtypes`, both the same, and the bias is float32. `called` are the arguments' names in `op`;
+    the second images' is that of the first with _2.
     """
+    first, of_weight, of_bias = called
+    second = f"{first}_2"
     if x.dim() != 4:
-        raise ValueError(f"x must be images (B, C, H, W), not of shape {tuple(x.shape)}")
-    allowed = {"x": dtypes, "x_2": (x.dtype,), "bias": (torch.float32,)}
-    for name, tensor in (("x", x), ("x_2", x_2), ("bias", bias)):
+        raise ValueError(f"{first} must be images (B, C, H, W), not of shape {tuple(x.shape)}")
+    allowed = {first: dtypes, second: (x.dtype,), of_bias: (torch.float32,)}
+    for name, tensor in ((first, x), (second, x_2), (of_bias, bias)):
         if tensor is not None and tensor.dtype not in allowed[name]:
             names = " or ".join(str(dtype).removeprefix("torch.") for dtype in allowed[name])
-            verb = "computes in" if name == "x" else f"takes {name} in"
+            verb = "computes in" if name == first else f"takes {name} in"
             raise TypeError(f"{name} is {tensor.dtype}: {op} {verb} {names}")
     if x_2 is not None and (x_2.dim() != 4 or x_2.shape[0] != x.shape[0] or x_2.shape[2:] != x.shape[2:]):
-        raise ValueError(f"x_2 has shape {tuple(x_2.shape)} and x {tuple(x.shape)}: only the channels may differ")
+        raise ValueError(
+            f"{second} has shape {tuple(x_2.shape)} and {first} {tuple(x.shape)}: only the channels may differ"
+        )
     channels = x.shape[1] + (0 if x_2 is None else x_2.shape[1])
     if weight.shape[1] != channels:
         raise ValueError(
-            f"weight of shape {tuple(weight.shape)} takes {weight.shape[1]} channels, and x has {channels}"
+            f"{of_weight} of shape {tuple(weight.shape)} takes {weight.shape[1]} channels, and {first} has {channels}"
         )
     if bias is not None and bias.shape != weight.shape[:1]:
-        raise ValueError(f"bias must have shape ({weight.shape[0]},), not {tuple(bias.shape)}")
-    check_device(x.device, "x", weight=weight, bias=bias, x_2=x_2)
+        raise ValueError(f"{of_bias} must have shape ({weight.shape[0]},), not {tuple(bias.shape)}")
+    check_device(x.device, first, **{of_weight: weight, of_bias: bias, second: x_2})
 
 
 def check_number(name: str, number: object, device: torch.device) -> None:

@@ -12,28 +12,32 @@ from typing import Any
 
 import pytest
 
+from rddm_fast.benchmarks import roofline
+
 pytest.importorskip("triton", reason="triton is not installed: pip install 'rddm_fast[test]'")
 
 HERE = Path(__file__).parent
+COPIES = (
+    *("cat", "index_select", "convolution", "convolution_3x3", "addmm", "add", "add_", "upsample_nearest2d"),
+    *("native_group_norm", "silu", "clone", "_to_copy"),
+)
+"""Torch's ops that an evaluation does without."""
+
+
+def started(script: str, *arguments: str) -> subprocess.Popen[str]:
+    """Start a script of this folder whose kernels are interpreted."""
+    path = os.pathsep.join(filter(None, (str(HERE.parent), os.environ.get("PYTHONPATH"))))
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "TRITON_INTERPRET": "1", "PYTHONPATH": path}
+    command = [sys.executable, str(HERE / script), *arguments]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 @pytest.fixture(scope="module")
 def workers() -> Iterator[dict[str, subprocess.Popen[str]]]:
     """Triton's interpreter runs both kinds of networks at once."""
-    path = os.pathsep.join(filter(None, (str(HERE.parent), os.environ.get("PYTHONPATH"))))
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "TRITON_INTERPRET": "1", "PYTHONPATH": path}
-    started = {
-        networks: subprocess.Popen(
-            [sys.executable, str(HERE / "gpu_network_worker.py"), networks],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for networks in ("two", "shared", "narrow")
-    }
-    yield started
-    for worker in started.values():
+    running = {networks: started("gpu_network_worker.py", networks) for networks in ("two", "shared", "narrow")}
+    yield running
+    for worker in running.values():
         worker.kill()
         worker.wait()
 
@@ -61,7 +65,7 @@ def test_parts_that_do_not_divide_into_tiles_are_one_image(workers: dict[str, su
 
 def test_its_modules_are_those_of_a_gpu(found: dict[str, Any]) -> None:
     kinds = found["kinds"]
-    for kind in ("AttentionLayer", "ImplicitConv2d", "PixelLinear", "StemConv"):
+    for kind in ("AttentionLayer", "ImplicitConv2d", "ResidualAttention", "ResidualProduct", "StemConv", "TapConv2d"):
         assert kinds[kind] > 0, kind
     for kind in ("Conv2d", "Upsample", "PixelsFirstLinearAttention", "PackedConv2d", "TiledConv2d", "PixelProducts"):
         assert kinds.get(kind, 0) == 0, kind
@@ -74,8 +78,20 @@ def test_an_evaluation_calls_each_of_our_ops_as_often_as_the_network_needs_it(fo
     assert ours == found["expected"]
 
 
+def test_how_many_kernels_an_evaluation_and_an_image_launch() -> None:
+    """The roofline's kernels are those that are launched; of an image they were 1416 when a GPU last ran it."""
+    worker = started("launches_worker.py")
+    out, errors = worker.communicate()
+    assert worker.returncode == 0, errors
+    launches = json.loads(out)
+    evaluation, image = (sum(launches[name].values()) for name in ("evaluation", "image"))
+    assert evaluation == sum(kernel.calls for kernel in roofline.evaluation(256, 1)) == 114
+    assert image == 10 * evaluation + 14
+    assert launches["evaluation"]["mm"] == 1  # queries, keys and values
+    assert not launches["evaluation"].keys() & {*COPIES, "copy_"}
+
+
 def test_an_evaluation_copies_and_convolves_nothing_that_our_ops_take(found: dict[str, Any]) -> None:
     for called in found["called"]:
-        assert called["aten.index_select"] == 1  # the step's row
-        for name in ("cat", "convolution_3x3", "upsample_nearest2d", "native_group_norm", "silu", "clone", "_to_copy"):
+        for name in COPIES:
             assert called.get(f"aten.{name}", 0) == 0, name

@@ -11,7 +11,13 @@ import torch
 
 pytest.importorskip("triton", reason="triton is not installed: pip install 'rddm_fast[test]'")
 from rddm_fast.kernels.inverse import tacos_step
-from rddm_fast.kernels.networks import channel_norm, group_norm_silu, linear_attention, stem_conv
+from rddm_fast.kernels.networks import (
+    channel_norm,
+    group_norm_silu,
+    linear_attention,
+    norm_product,
+    stem_conv,
+)
 
 SAMPLES = 70000
 
@@ -43,6 +49,11 @@ def of_tacos_step(x: torch.Tensor) -> None:
     tacos_step.tacos_step(x, x, None, None, None, 0, [0.5, 0.5])
 
 
+def of_norm_product(x: torch.Tensor) -> None:
+    ones, parts = torch.ones(16), torch.empty(len(x), 1, 3, 8)
+    norm_product.normalise_and_add_product(x, parts, ones, ones, 1e-5, None, x, None, x.new_empty((16, 16)), None)
+
+
 def of_stem_conv(x: torch.Tensor) -> None:
     stem_conv.stem_conv(x[:, :3], x.new_empty((3, 8, 16)), None, None)
 
@@ -54,9 +65,17 @@ def of_stem_conv(x: torch.Tensor) -> None:
         (linear_attention, of_linear_attention, 3),
         (group_norm_silu, of_group_norm_silu, 2),
         (stem_conv, of_stem_conv, 1),
+        (norm_product, of_norm_product, 1),
         (tacos_step, of_tacos_step, 1),
     ],
-    ids=["channel_norm", "linear_attention", "group_norm_silu", "stem_conv", "tacos_step"],
+    ids=[
+        "channel_norm",
+        "linear_attention",
+        "group_norm_silu",
+        "stem_conv",
+        "norm_product",
+        "tacos_step",
+    ],
 )
 def test_any_number_of_samples_fits_a_grid(
     module: ModuleType, launch: Callable[[torch.Tensor], None], kernels: int, monkeypatch: pytest.MonkeyPatch

@@ -68,7 +68,8 @@ RESULTS = {
     "linear_attention": 3 * 3 * 4,
     "attention_layer": 2 * 2 * 4,  # dtypes, layouts, shapes
     "stem_conv": 2 * 2 * 4,  # dtypes, forms, shapes
-    "conv_norm_silu": 2 * 2 * 3,  # dtypes, forms, shapes
+    "conv_norm_silu": 2 * 4 * 3,  # dtypes, forms, shapes
+    "conv_by_taps": 2 * 2 * 5,  # dtypes, forms, shapes
     "conv3x3": 2 * 2 * 3,  # dtypes, plain and enlarged, shapes
     "spectral_step_": 3 * 2 * 2 * 3 * 2,  # dtypes, shapes, noises, steps in turn, results
     "tacos_step": 12 * 3 * 2,  # forms of a degradation, dtypes, shapes
@@ -146,6 +147,7 @@ def test_machine_code_has_128_bit_accesses_and_no_spills(compiled):
             wanted = {
                 "statistics": {"LDG"},
                 "context": {"LDG"},
+                "conv_to_colours": {"LDG"},
                 "combine": set(),
                 "layer_combine": set(),
                 "means": set(),

@@ -28,8 +28,10 @@ from rddm_fast.kernels.joint_loss import joint_loss_backward_kernel, joint_loss_
 from rddm_fast.kernels.networks import (
     attention_layer,
     channel_norm,
+    conv_by_taps,
     group_norm_silu,
     linear_attention,
+    norm_product,
     statistics,
     stem_conv,
 )
@@ -162,6 +164,7 @@ def compile_all(directory: Path) -> list[dict[str, object]]:
                 rows.append(compile_network_op(directory, name, kernel, capability, image, together))
         rows += compile_attention_layer(directory, capability)
         rows += compile_stem_conv(directory, capability)
+        rows += compile_products(directory, capability)
         # A small image, and the passes of one of 1024 x 1024.
         for image, (bits, low) in itertools.product((*DTYPES, "fp64"), ((6, 1), (12, 1), (8, 4096))):
             name = f"sm{capability}-{image}-walsh_hadamard-{bits}-{low}"
@@ -351,6 +354,32 @@ def compile_stem_conv(directory: Path, capability: int) -> list[dict[str, object
         kernel, types = stem_conv.stem_conv_kernel, {"bias_pointer": "*fp32"}
         compile_one(directory / name, kernel, capability, "bf16", "bf16", constants, types, warps, aligned=True)
         rows.append({"name": name, "kernel": "stem_conv"})
+    return rows
+
+
+def compile_products(directory: Path, capability: int) -> list[dict[str, object]]:
+    """Compile what multiplies the pixels of the published networks' images.
+
+    These are the halving convolutions, the last one, the middle attention's projection, and the ends of the decoder's
+    blocks.
+    """
+    rows: list[dict[str, object]] = []
+    warps = {"num_warps": conv_by_taps.WARPS}
+    for side, channels, outputs, pixels in ((4, 64, 64, 128 * 128), (1, 64, 3, 256 * 256), (1, 128, 512, 32 * 32)):
+        constants: dict[str, Any] = {"channels": channels, "side": side, "stride": max(1, side // 2)}
+        constants |= {"padding": side // 4, **conv_by_taps.launch_config(pixels, outputs, channels)}
+        kernel, types = conv_by_taps.conv_by_taps_kernel, {"bias_pointer": "*fp32"}
+        name, wide = f"sm{capability}-bf16-conv_by_taps-{side}-{outputs}", outputs % 16 == 0
+        compile_one(directory / name, kernel, capability, "bf16", "bf16", constants, types, warps, aligned=wide)
+        rows.append({"name": name, "kernel": "conv_by_taps" if wide else "conv_to_colours"})
+    floats = ("norm_weight_pointer", "norm_bias_pointer", "scale_shift_pointer", "parts_pointer", "bias_pointer")
+    for outputs, skip, side in ((64, 64, 256), (128, 64, 128), (256, 128, 64), (512, 256, 32)):
+        constants = {"groups": 8, "width": outputs // 8, "channels": outputs, "channels_2": skip, "all_pieces": 64}
+        constants |= norm_product.launch_config(side * side, 8, outputs // 8, outputs, skip)
+        types, kernel = {**dict.fromkeys(floats, "*fp32"), "eps": "fp32"}, norm_product.norm_product_kernel
+        name = f"sm{capability}-bf16-norm_product-{outputs}"
+        compile_one(directory / name, kernel, capability, "bf16", "bf16", constants, types, warps, aligned=True)
+        rows.append({"name": name, "kernel": "norm_product"})
     return rows
 
 

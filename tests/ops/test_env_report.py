@@ -26,7 +26,7 @@ def test_the_networks_ops_name_what_they_were_not_written_for():
     assert set(found) == {
         *("reverse_step", "reverse_step_", "forward_diffuse", "joint_loss", "joint_loss_backward_"),
         *("group_norm_silu", "channel_norm", "linear_attention", "attention_layer", "conv1x1", "conv3x3"),
-        *("stem_conv", "conv_norm_silu", "residual_block", "conv3x3_weight_gradient"),
+        *("stem_conv", "conv_by_taps", "conv_norm_silu", "residual_block", "conv3x3_weight_gradient"),
         *("pixel_attention", "pixel_attention_backward"),
         *("group_norm_silu_training", "group_norm_silu_backward"),
         *("range_null_step", "range_null_step_", "spectral_step_", "tacos_step", "walsh_hadamard"),
@@ -34,7 +34,7 @@ def test_the_networks_ops_name_what_they_were_not_written_for():
     assert found["group_norm_silu"]["cuda"]["others"]["cuda"] == "this op has no such kernel"
     assert found["conv3x3"]["cuda"]["others"]["cuda"] == "this op has no such kernel"
     assert found["conv1x1"]["cuda"]["used"] is None
-    for op in ("channel_norm", "linear_attention", "stem_conv", "conv_norm_silu"):
+    for op in ("channel_norm", "linear_attention", "stem_conv", "conv_by_taps", "conv_norm_silu"):
         assert found[op]["cpu"]["used"] == "reference"
         assert found[op]["cpu"]["others"]["cpp"] == found[op]["cuda"]["others"]["cuda"] == "this op has no such kernel"
 
@@ -110,7 +110,7 @@ def test_matrix_products_need_a_gpu_that_has_them(monkeypatch):
     monkeypatch.setattr(backends, "why_not", lambda backend, device: None)
     for capability, best in (((7, 5), None), ((8, 0), "triton"), ((9, 0), "triton")):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, found=capability: found)
-        for op in ("conv3x3", "conv_norm_silu", "stem_conv", "attention_layer"):
+        for op in ("conv3x3", "conv_by_taps", "conv_norm_silu", "stem_conv", "attention_layer"):
             assert backends.OPS[op].best(torch.device("cuda")) == best
         assert backends.OPS["group_norm_silu"].best(torch.device("cuda")) == "triton"
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))

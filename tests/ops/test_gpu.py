@@ -39,7 +39,7 @@ GRID = [
 ]
 TRITON_ALONE = (
     *("group_norm_silu", "channel_norm", "linear_attention", "attention_layer", "stem_conv", "conv3x3"),
-    *("conv_norm_silu", "walsh_hadamard"),
+    *("conv_norm_silu", "conv_by_taps", "walsh_hadamard"),
 )
 
 

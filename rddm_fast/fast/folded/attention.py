@@ -25,7 +25,7 @@ from ...ops.networks.attention_layer import (
 )
 from ...ops.networks.channel_norm import channel_norm
 from ...ops.networks.linear_attention import linear_attention
-from .convolutions import PixelLinear, adds_bias_apart
+from .convolutions import PixelLinear, TapConv2d, adds_bias_apart
 
 FLOAT32_EPS = 1e-5
 
@@ -200,10 +200,41 @@ class SdpaAttention(nn.Module):
         return attend(self, x)
 
 
-def attend(attention: Any, x: Tensor) -> Tensor:
-    """Apply `attention`, a `unet.Attention` or a module with its parts, to a channels-last image."""
+class ResidualAttention(nn.Module):
+    """A full attention with its norm, whose output projection adds the image: `ops.conv_by_taps`.
+
+    Args:
+        layer: the attention in its norm and residual, one that this class `serves`.
+    """
+
+    def __init__(self, layer: Any) -> None:
+        super().__init__()
+        self.norm, self.attention = layer.fn.norm, layer.fn.fn
+        project = self.attention.to_out
+        self.attention.to_out = TapConv2d(project.weight[:, :, None, None], project.bias)
+
+    @staticmethod
+    def serves(layer: nn.Module) -> bool:
+        """Return whether `layer` is such an attention on a GPU that the op serves."""
+        if not (
+            isinstance(layer, Residual) and isinstance(layer.fn, PreNorm) and isinstance(layer.fn.fn, SdpaAttention)
+        ):
+            return False
+        project = layer.fn.fn.to_out
+        return isinstance(project, PixelLinear) and TapConv2d.serves_weight(project.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return attend(self.attention, self.norm(x), addend=x)
+
+
+def attend(attention: Any, x: Tensor, **added: Tensor) -> Tensor:
+    """Apply `attention`, a `unet.Attention` or a module with its parts, to a channels-last image.
+
+    `added` goes to the output projection, if that takes it.
+    """
     q, k, v = _heads(attention.to_qkv(x), attention.heads)
-    return attention.to_out(_image(F.scaled_dot_product_attention(q, k, v, scale=attention.scale), *x.shape[2:]))
+    attended = F.scaled_dot_product_attention(q, k, v, scale=attention.scale)
+    return attention.to_out(_image(attended, *x.shape[2:]), **added)
 
 
 def _heads(qkv: Tensor, heads: int) -> tuple[Tensor, ...]:

@@ -12,7 +12,15 @@ from ...ops.networks.conv_norm_silu import conv_norm_silu, serves_groups
 from ...ops.networks.group_norm_silu import group_norm_silu
 from ...ops.networks.residual_block import pack_residual_block, residual_block
 from ...ops.networks.residual_block import serves as serves_block
-from .convolutions import ImplicitConv2d, PixelLinear, PixelProducts, TiledConv2d, adds_bias_apart, is_3x3
+from .convolutions import (
+    ImplicitConv2d,
+    PixelLinear,
+    PixelProducts,
+    ResidualProduct,
+    TiledConv2d,
+    adds_bias_apart,
+    is_3x3,
+)
 
 
 class FoldedBlock(nn.Module):
@@ -35,12 +43,20 @@ class FoldedBlock(nn.Module):
     def takes_parts(self) -> bool:
         """Return whether `forward` takes a pair of images in the place of their concatenation."""
         kinds = type(self.conv1), type(self.res_conv)
-        return kinds in ((TiledConv2d, PixelProducts), (ImplicitConv2d, PixelLinear))
+        return kinds in ((TiledConv2d, PixelProducts), (ImplicitConv2d, PixelLinear), (ImplicitConv2d, ResidualProduct))
+
+    def fuse_residual(self) -> None:
+        """Let the norm after the second convolution make the residual, if it can."""
+        whole = isinstance(self.conv2, ImplicitConv2d) and serves_groups(len(self.conv2.weight), self.norm2.groups)
+        if whole and isinstance(self.res_conv, PixelLinear):
+            self.res_conv = ResidualProduct(self.res_conv)
 
     def forward(self, x: Tensor | tuple[Tensor, Tensor], row: Tensor) -> Tensor:
         """Map `x` by the step whose `row` (1, columns) this is."""
         parts = x if isinstance(x, tuple) else (x,)
         h = half(self.conv1, self.norm1, parts, row[:, self.own])
+        if isinstance(self.res_conv, ResidualProduct):
+            return half(self.conv2, self.norm2, (h,), **self.res_conv.given(parts))
         return half(self.conv2, self.norm2, (h,), residual=self.res_conv(*parts))
 
 
@@ -95,8 +111,12 @@ def half(
     parts: tuple[Tensor, ...],
     scale_shift: Tensor | None = None,
     residual: Tensor | None = None,
+    **made: Any,
 ) -> Tensor:
-    """Return a convolution of the images, and all that follows it in the block: as one op where there is one."""
+    """Return a convolution of the images, and all that follows it in the block: as one op where there is one.
+
+    `made` are the other arguments of a residual that the op makes (`ResidualProduct.given`).
+    """
     if isinstance(conv, ImplicitConv2d) and serves_groups(len(conv.weight), norm.groups):
         x, x_2 = conv.taken(*parts) if len(parts) == 2 else (parts[0], None)
         return conv_norm_silu(
@@ -111,6 +131,7 @@ def half(
             packed=conv.packed,
             scale_shift=scale_shift,
             residual=residual,
+            **made,
         )
     y = conv(*parts)
     return norm(y, scale_shift, None if residual is None else residual.to(y.dtype))  # Under autocast they differ.

@@ -12,6 +12,7 @@ from ...ops.networks.conv1x1 import CONV1X1, conv1x1, pack_conv1x1
 from ...ops.networks.conv1x1 import serves as divide_into_vectors
 from ...ops.networks.conv3x3 import AMX_CHANNELS, CONV3X3, conv3x3, pack_conv3x3, pack_conv3x3_taps, tiles
 from ...ops.networks.conv3x3 import serves as serves_3x3
+from ...ops.networks.conv_by_taps import CONV_BY_TAPS, conv_by_taps, pack_taps
 from ...ops.networks.stem_conv import STEM_CONV, pack_stem_conv, stem_conv
 from ...ops.networks.stem_conv import serves as serves_stem
 
@@ -42,6 +43,62 @@ class PixelLinear(nn.Module):
             others = x_2.permute(0, 2, 3, 1).reshape(-1, x_2.shape[1])
             y.flatten(0, 2).addmm_(others, self.weight[:, channels:].t())
         return y.permute(0, 3, 1, 2)
+
+
+class ResidualProduct(nn.Module):
+    """A 1x1 convolution of which `ops.conv_norm_silu` makes a residual: its weight, and its bias in float32."""
+
+    bias: Tensor | None
+
+    def __init__(self, product: PixelLinear) -> None:
+        super().__init__()
+        self.weight = product.weight
+        self.register_buffer("bias", None if product.bias is None else product.bias.detach().float())
+
+    def given(self, parts: tuple[Tensor, ...]) -> dict[str, Tensor | None]:
+        """Return the op's arguments for images in one part or in two."""
+        images = dict(zip(("residual", "residual_2"), parts, strict=False))
+        return {**images, "res_weight": self.weight, "res_bias": self.bias}
+
+
+class TapConv2d(nn.Module):
+    """A convolution of another side than 3 on a GPU in bfloat16 or float16: `ops.conv_by_taps`.
+
+    Args:
+        weight: (K, C, side, side).
+        bias: (K,), or None.
+        stride, padding: as for torch's convolution.
+    """
+
+    taps: Tensor
+    bias: Tensor | None
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, stride: int = 1, padding: int = 0) -> None:
+        super().__init__()
+        self.stride, self.padding = stride, padding
+        self.register_buffer("taps", pack_taps(weight, weight.dtype))
+        self.register_buffer("bias", None if bias is None else bias.detach().float())
+
+    @staticmethod
+    def serves(conv: nn.Module) -> bool:
+        """Return whether `conv` is such a convolution: square, with zeros around."""
+        if not isinstance(conv, nn.Conv2d) or not TapConv2d.serves_weight(conv.weight) or is_3x3(conv):
+            return False
+        both = conv.kernel_size, conv.stride, conv.padding
+        return all(len(set(pair)) == 1 for pair in both) and (conv.dilation, conv.groups) == ((1, 1), 1)
+
+    @staticmethod
+    def serves_weight(weight: Tensor) -> bool:
+        """Return whether the op serves images of the weight's dtype where it is."""
+        return weight.dtype in HALVES and CONV_BY_TAPS.best(weight.device) == "triton"
+
+    @classmethod
+    def of(cls, conv: nn.Conv2d) -> TapConv2d:
+        """Make one from a convolution that this class `serves`."""
+        return cls(conv.weight, conv.bias, conv.stride[0], int(conv.padding[0]))
+
+    def forward(self, x: Tensor, addend: Tensor | None = None) -> Tensor:
+        return conv_by_taps(x, self.taps, bias=self.bias, addend=addend, stride=self.stride, padding=self.padding)
 
 
 class TiledConv2d(nn.Module):

@@ -7,17 +7,15 @@ compiles for each combination. The compiled CPU ops run both, and the products i
 from . import (
     attention_layer,
     conv3x3,
+    conv_by_taps,
     conv_norm_silu,
     forward_diffuse,
     joint_loss,
     network_ops,
-    range_null_step,
     reverse_step,
-    spectral_step,
     stem_conv,
-    tacos_step,
-    walsh_hadamard,
 )
+from .inverse import range_null_step, spectral_step, tacos_step, walsh_hadamard
 
 GRIDS = {
     "reverse_step": reverse_step.few,
@@ -32,6 +30,7 @@ GRIDS = {
     "attention_layer": attention_layer.few,
     "stem_conv": stem_conv.few,
     "conv3x3": conv3x3.few,
+    "conv_by_taps": conv_by_taps.few,
     "conv_norm_silu": conv_norm_silu.few,
     "spectral_step_": spectral_step.few,
     "tacos_step": tacos_step.few,

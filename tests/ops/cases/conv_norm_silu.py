@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -24,13 +24,15 @@ SHAPES: dict[str, tuple[tuple[conv3x3.Shape, int], ...]] = {
     ),
 }
 """The convolution's shape and the groups."""
+FORMS = (False, True, "one image", "two")
+"""What may be added: see `residual`."""
 
 
 def call(
-    shape: conv3x3.Shape, groups: int, dtype: torch.dtype, adds: bool, device: torch.device | str
+    shape: conv3x3.Shape, groups: int, dtype: torch.dtype, adds: bool | str, device: torch.device | str
 ) -> dict[str, Any]:
     """A convolution with a norm, with all that may follow it or nothing."""
-    convolution = conv3x3.call(shape, dtype, biased=adds, device=device)
+    convolution = conv3x3.call(shape, dtype, biased=bool(adds), device=device)
     (b, _, _, k, h, w), generator = shape, torch.Generator().manual_seed(1)
 
     def draw(*size: int) -> Tensor:
@@ -40,8 +42,21 @@ def call(
         **{"x": convolution["x"], "x_2": convolution["x_2"], "weight": convolution["weight"].to(dtype)},
         **{"conv_bias": convolution["bias"], "norm_weight": draw(k), "norm_bias": draw(k), "groups": groups},
         "scale_shift": draw(b, 2 * k) if adds else None,
-        "residual": draw(b, k, h, w).to(dtype) if adds else None,
+        **residual(adds, (b, k, h, w), dtype, draw),
     }
+
+
+def residual(
+    adds: bool | str, shape: tuple[int, ...], dtype: torch.dtype, draw: Callable[..., Tensor]
+) -> dict[str, Tensor]:
+    """None, one of the result's shape, or the images and the weight of one: "one image" or "two", of odd channels."""
+    b, k, h, w = shape
+    if not isinstance(adds, str):
+        return {"residual": draw(*shape).to(dtype)} if adds else {}
+    channels = (k + 5, 3) if adds == "two" else (k + 5,)
+    images = [draw(b, c, h, w).to(dtype) for c in channels]
+    weight, bias = (draw(k, sum(channels)) / sum(channels) ** 0.5).to(dtype), draw(k)
+    return {**dict(zip(("residual", "residual_2"), images, strict=False)), "res_weight": weight, "res_bias": bias}
 
 
 def exact(call: dict[str, Any]) -> Tensor:
@@ -52,12 +67,16 @@ def exact(call: dict[str, Any]) -> Tensor:
     if call["scale_shift"] is not None:
         scale, shift = call["scale_shift"].double()[..., None, None].chunk(2, dim=1)
         y = y * (scale + 1) + shift
-    return F.silu(y) + (0 if call["residual"] is None else call["residual"].double())
+    images = [call[name].double() for name in ("residual", "residual_2") if name in call]
+    if "res_weight" in call:
+        weight, bias = call["res_weight"].double()[:, :, None, None], call["res_bias"].double()
+        images = [F.conv2d(torch.cat(images, dim=1), weight, bias)]
+    return F.silu(y) + sum(images)
 
 
 def few(backend: str, device: torch.device | str = "cpu") -> Iterator[Case]:
-    """Both halves, with and without all that may be added."""
-    for dtype, adds, (shape, groups) in itertools.product((BF16, F16), (False, True), SHAPES[backend]):
+    """Both halves, with and without all that may be added, and with a residual that a convolution makes."""
+    for dtype, adds, (shape, groups) in itertools.product((BF16, F16), FORMS, SHAPES[backend]):
         one = call(shape, groups, dtype, adds, device)
         name = f"{dtype} {shape} {groups} {adds}"
         yield Case(

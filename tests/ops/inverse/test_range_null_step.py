@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from cases import SLOW
-from cases.range_null_step import (
+from cases.inverse.range_null_step import (
     AT,
     BLOCKS,
     NOT_A_GREY,

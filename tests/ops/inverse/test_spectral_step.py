@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from cases import SLOW
-from cases.spectral_step import ROWS, STEPS, arguments, case, few
+from cases.inverse.spectral_step import ROWS, STEPS, arguments, case, few
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import ALL_DTYPES, F32, F64, LAYOUTS, check

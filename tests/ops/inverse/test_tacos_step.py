@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from cases import SLOW
-from cases.tacos_step import FORMS, arguments, case, few
+from cases.inverse.tacos_step import FORMS, arguments, case, few
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import ALL_DTYPES, F32, F64, LAYOUTS, check

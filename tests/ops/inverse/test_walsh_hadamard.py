@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from cases.walsh_hadamard import by_matrices, case_of, few, image, sylvester
+from cases.inverse.walsh_hadamard import by_matrices, case_of, few, image, sylvester
 from golden import Golden, golden_cases
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -21,7 +21,7 @@ def test_its_definition_is_torch_s_convolution_and_norm() -> None:
 
 
 def test_opcheck_and_one_graph() -> None:
-    one = call((2, 16, 16, 24, 5, 6), 3, BF16, True, CPU)
+    one = call((2, 16, 16, 24, 5, 6), 3, BF16, "two", CPU)
     order = (
         "x",
         "x_2",
@@ -34,6 +34,9 @@ def test_opcheck_and_one_graph() -> None:
         1e-5,
         "scale_shift",
         "residual",
+        "residual_2",
+        "res_weight",
+        "res_bias",
     )
     arguments = [one[name] if isinstance(name, str) else name for name in order]
     torch.library.opcheck(torch.ops.rddm_fast.conv_norm_silu.default, arguments)
@@ -52,6 +55,7 @@ def test_which_norms_it_serves() -> None:
 
 
 G = call((2, 16, 16, 24, 5, 6), 3, F16, True, CPU)
+MADE = call((2, 16, 16, 24, 5, 6), 3, F16, "one image", CPU)
 MISTAKES: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "float32": (
         dict(x=G["x"].float()),
@@ -62,6 +66,27 @@ MISTAKES: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "bias": (dict(conv_bias=G["conv_bias"][:3]), ValueError, r"bias must have shape \(24,\), not \(3,\)"),
     "groups": (dict(groups=5), ValueError, r"x of shape \(2, 24, 5, 6\) does not divide into 5 groups"),
     "residual": (dict(residual=G["residual"][:1]), ValueError, r"residual must be torch.float16 of x's shape \(2, 24"),
+    "residual's shape": (
+        dict(residual=MADE["residual"][:1], res_weight=MADE["res_weight"]),
+        ValueError,
+        r"make a residual of shape \(2, 24, 5, 6\), not torch.float16 of \(24, 29\) that makes \(1, 24",
+    ),
+    "residual's channels": (
+        dict(res_weight=MADE["res_weight"]),
+        ValueError,
+        r"res_weight of shape \(24, 29\) takes 29 channels, and residual has 24",
+    ),
+    "residual's dtype": (
+        dict(residual=MADE["residual"].float(), res_weight=MADE["res_weight"]),
+        TypeError,
+        "residual is torch.float32: conv_norm_silu computes in float16",
+    ),
+    "no images": (
+        dict(residual=None, res_weight=MADE["res_weight"]),
+        ValueError,
+        "res_weight makes the residual of images: pass them as residual",
+    ),
+    "no weight": (dict(res_bias=MADE["res_bias"]), ValueError, "pass res_weight with them"),
     "device": (dict(norm_bias=G["norm_bias"].to("meta")), ValueError, "bias is on meta and x on cpu"),
     "backend": (dict(impl="cpp"), BackendUnavailable, "cpp: this op has no such kernel"),
     "gradient": (dict(x=G["x"].clone().requires_grad_()), RuntimeError, "conv_norm_silu has no gradient"),

@@ -1,0 +1,1 @@
+"""The calls of the steps of inverse problems, a file an op."""
