@@ -108,7 +108,11 @@ def run_network_ops(backend: str, device: torch.device) -> int:
             conv3x3(wide, weight, ones, upsample=True, impl=backend)
             conv3x3(wide, both, x_2=wide, impl=backend)
             conv_norm_silu(wide, both, ones, ones, 3, x_2=wide, scale_shift=table, residual=x, impl=backend)
-            made: dict[str, Any] = {"residual": wide, "residual_2": x, "res_weight": torch.randn(24, 56, device=device).to(dtype)}
+            made: dict[str, Any] = {
+                "residual": wide,
+                "residual_2": x,
+                "res_weight": torch.randn(24, 56, device=device).to(dtype),
+            }
             conv_norm_silu(wide, both, ones, ones, 3, x_2=wide, res_bias=ones, **made, impl=backend)
             for side in (1, 4):
                 taps = pack_taps(torch.randn(24, 24, side, side, device=device), dtype)

@@ -68,7 +68,7 @@ RESULTS = {
     "linear_attention": 3 * 3 * 4,
     "attention_layer": 2 * 2 * 4,  # dtypes, layouts, shapes
     "stem_conv": 2 * 2 * 4,  # dtypes, forms, shapes
-    "conv_norm_silu": 2 * 4 * 3,  # dtypes, forms, shapes
+    "conv_norm_silu": 2 * 3 * 3,  # dtypes, forms, shapes
     "conv_by_taps": 2 * 2 * 5,  # dtypes, forms, shapes
     "conv3x3": 2 * 2 * 3,  # dtypes, plain and enlarged, shapes
     "spectral_step_": 3 * 2 * 2 * 3 * 2,  # dtypes, shapes, noises, steps in turn, results

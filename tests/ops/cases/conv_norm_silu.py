@@ -24,8 +24,8 @@ SHAPES: dict[str, tuple[tuple[conv3x3.Shape, int], ...]] = {
     ),
 }
 """The convolution's shape and the groups."""
-FORMS = (False, True, "one image", "two")
-"""What may be added: see `residual`."""
+FORMS = {BF16: (False, True, "two"), F16: (False, True, "one image")}
+"""What may be added, by dtype: see `residual`."""
 
 
 def call(
@@ -76,7 +76,8 @@ def exact(call: dict[str, Any]) -> Tensor:
 
 def few(backend: str, device: torch.device | str = "cpu") -> Iterator[Case]:
     """Both halves, with and without all that may be added, and with a residual that a convolution makes."""
-    for dtype, adds, (shape, groups) in itertools.product((BF16, F16), FORMS, SHAPES[backend]):
+    forms = [(dtype, adds) for dtype, kinds in FORMS.items() for adds in kinds]
+    for (dtype, adds), (shape, groups) in itertools.product(forms, SHAPES[backend]):
         one = call(shape, groups, dtype, adds, device)
         name = f"{dtype} {shape} {groups} {adds}"
         yield Case(
