@@ -23,6 +23,7 @@ from rddm_fast.ops import (
     conv_norm_silu,
     forward_diffuse,
     group_norm_silu,
+    group_norm_silu_training,
     joint_loss,
     linear_attention,
     pack_stem_conv,
@@ -99,7 +100,11 @@ def run_network_ops(backend: str, device: torch.device) -> int:
         qkv = torch.randn(1, 3 * 2 * 32, h, w, device=device).to(dtype).to(memory_format=layout)
         linear_attention(qkv, 2, impl=backend)
         calls += 3
-        if dtype == torch.bfloat16:
+        if dtype == torch.float32:
+            leaf = x.detach().clone().requires_grad_()
+            group_norm_silu_training(leaf, ones, ones, 8, scale_shift=table, impl=backend).sum().backward()
+            calls += 1
+        else:
             rows, to_out = torch.randn(3 * 2 * 32, 24, device=device), torch.randn(24, 2 * 32, device=device)
             attention_layer(x, ones, rows, to_out, ones, ones, 2, impl=backend)
             stem_conv(x[:, :3], pack_stem_conv(torch.randn(24, 3, 7, 7, device=device), dtype), addend=x, impl=backend)

@@ -179,9 +179,18 @@ def group_norm_silu(
     if result.numel() == 0:
         return wanted
     source = in_layout_of(x, result)
+    assert source is not None
+    by_channel = result.numel() // (x.shape[0] * x.shape[1]) if together == 1 else 1
+    parts = measured(source, x_bias, groups, by_channel)
+    residual = in_layout_of(residual, result)
+    normalise(source, x_bias, parts, weight, bias, eps, scale_shift, residual, result, by_channel)
+    return result if result is wanted else wanted.copy_(result)
+
+
+def measured(x: Tensor, x_bias: Tensor | None, groups: int, by_channel: int) -> Tensor:
+    """Launch the first kernel; return x's statistics, with x_bias. `by_channel` is that of `normalise`."""
     samples, all_channels = x.shape[:2]
-    numel = result.numel() // (samples * all_channels)
-    by_channel, by_pixel = (numel, 1) if together == 1 else (1, all_channels)
+    numel = x.numel() // (samples * all_channels)
     config = launch_config(all_channels // groups, groups, numel)
     pixels = config["pixels"]
     # Tiles of a piece; a power of 2, so that few programs are compiled.
@@ -189,9 +198,9 @@ def group_norm_silu(
     tiles = triton.next_power_of_2(triton.cdiv(numel, pixels * most))
     pieces = triton.cdiv(numel, tiles * pixels)
     parts = torch.empty((samples, pieces, 3, groups), dtype=torch.float32, device=x.device)
-    with torch.cuda.device_of(result):
+    with torch.cuda.device_of(x):
         group_norm_silu_statistics_kernel[(pieces * samples,)](
-            source,
+            x,
             x_bias,
             parts,
             numel,
@@ -200,15 +209,12 @@ def group_norm_silu(
             all_channels // groups,
             all_channels * numel,
             by_channel,
-            by_pixel,
+            all_channels if by_channel == 1 else 1,
             tiles=tiles,
             num_warps=WARPS,
             **config,
         )
-    residual = in_layout_of(residual, result)
-    assert source is not None
-    normalise(source, x_bias, parts, weight, bias, eps, scale_shift, residual, result, by_channel)
-    return result if result is wanted else wanted.copy_(result)
+    return parts
 
 
 def normalise(

@@ -5,7 +5,7 @@
   kernels forwards and more backwards, and torch's variance alone takes longer than its whole layer norm.
 * Linear attention is `ops.pixel_attention`: on a CPU one op forwards and one backwards, whose queries, keys and values
   stay in the processor's cache and take no memory.
-* On a CPU all that follows a block's convolution is `ops.group_norm_silu_training`.
+* All that follows a block's convolution is `ops.group_norm_silu_training`, in float32, on a CPU and where Triton is.
 * Full attention is `scaled_dot_product_attention`.
 * On a CPU the 3x3 convolutions and their gradients are `ops.conv3x3` and `ops.conv3x3_weight_gradient`, in float32: in
   AMX, or Winograd's.
@@ -31,7 +31,7 @@ from ..diffusion.unet import (
 )
 from ..ops.networks.conv3x3 import AMX_CHANNELS, conv3x3, pack_conv3x3, tiles
 from ..ops.training.conv3x3_weight_gradient import conv3x3_weight_gradient
-from ..ops.training.group_norm_silu_training import group_norm_silu_training
+from ..ops.training.group_norm_silu_training import GROUP_NORM_SILU_TRAINING, group_norm_silu_training
 from ..ops.training.pixel_attention import pixel_attention
 from .folded.attention import attend
 from .folded.convolutions import is_3x3
@@ -103,7 +103,8 @@ class Conv3x3(torch.autograd.Function):
 class _Block(Block):
     def activated(self, x: Tensor, scale_shift: tuple[Tensor, Tensor] | None) -> Tensor:
         norm = self.norm
-        if x.device.type != "cpu" or not x.dtype == norm.weight.dtype == torch.float32:
+        served = x.device.type == "cpu" or GROUP_NORM_SILU_TRAINING.best(x.device) == "triton"
+        if not served or not x.dtype == norm.weight.dtype == torch.float32:
             return super().activated(x, scale_shift)
         table = None if scale_shift is None else torch.cat([part.flatten(1) for part in scale_shift], dim=1)
         return group_norm_silu_training(x, norm.weight, norm.bias, norm.num_groups, eps=norm.eps, scale_shift=table)

@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 from cases import conv3x3 as cases
+from compile_one import compile_one
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import BF16, F16, LAYOUTS, assert_as_exact_as_torch
-from triton_compile import compile_one
 
 from rddm_fast.kernels.networks.conv3x3 import conv3x3_by_tile, conv3x3_kernel
 from rddm_fast.kernels.networks.conv3x3_tiles import CANDIDATES, Gpu, Tile

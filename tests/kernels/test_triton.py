@@ -90,6 +90,10 @@ def test_interpreted_steps_are_those_that_diffuir_recorded(interpreted):
     assert interpreted["diffuir"] <= 1e-5
 
 
+def test_interpreted_norm_has_the_gradients_of_the_published_modules(interpreted):
+    assert interpreted["gradients"]
+
+
 def test_interpreted_linear_attention_serves_the_folded_module(interpreted):
     assert interpreted["folded"] <= 1e-5
 
@@ -147,6 +151,7 @@ def test_machine_code_has_128_bit_accesses_and_no_spills(compiled):
             wanted = {
                 "statistics": {"LDG"},
                 "context": {"LDG"},
+                "gradient_sums": {"LDG"},
                 "conv_to_colours": {"LDG"},
                 "combine": set(),
                 "layer_combine": set(),

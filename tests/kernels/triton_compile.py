@@ -12,11 +12,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import triton
-from oracle import BF16, F16, F32
+from compile_networks import compile_networks
+from compile_one import DTYPES, compile_one
 from oracle import PAIRS as TORCH_PAIRS
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
 
 from rddm_fast.kernels.forward_diffuse import forward_diffuse_kernel
 from rddm_fast.kernels.images import drawing_config, launch_config
@@ -25,71 +23,12 @@ from rddm_fast.kernels.inverse.spectral_step import NUMBERS as SPECTRAL_NUMBERS
 from rddm_fast.kernels.inverse.spectral_step import spectral_step_kernel
 from rddm_fast.kernels.inverse.tacos_step import tacos_step_kernel
 from rddm_fast.kernels.joint_loss import joint_loss_backward_kernel, joint_loss_kernel, means_kernel
-from rddm_fast.kernels.networks import (
-    attention_layer,
-    channel_norm,
-    conv_by_taps,
-    group_norm_silu,
-    linear_attention,
-    norm_product,
-    statistics,
-    stem_conv,
-)
 from rddm_fast.kernels.objective import flags_of
 from rddm_fast.kernels.reverse_step import NUMBERS, reverse_step_kernel
 from rddm_fast.theory.objective import Objective
 
-DTYPES = {"fp32": F32, "bf16": BF16, "fp16": F16}
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 PAIRS = [(NAMES[image], NAMES[output]) for image, output in TORCH_PAIRS]
-
-
-def compile_one(
-    path: Path,
-    kernel: Any,
-    capability: int,
-    image: str,
-    output: str,
-    constants: dict[str, object],
-    types: dict[str, Any],
-    config: dict[str, int],
-    aligned: bool = False,
-    divisible: tuple[str, ...] = ("numel",),
-) -> None:
-    """Compile a kernel for images in `image` and outputs in `output`, aligned, and write its PTX and cubin.
-
-    With `aligned` every integer is taken to divide by 16, as sizes and strides of the networks' images do. Of the
-    others those in `divisible` do, and the addresses of tables in it.
-    """
-    if "block" in config:
-        contiguous = {"pixels_together": False, "in_fours": 0, "narrow": True, "share": config["block"]}
-        layout = {name: value for name, value in contiguous.items() if name in kernel.arg_names}
-        constants = {**layout, "block": config["block"], **constants}
-    known = {**types, "numel": "i32"}
-    signature = {}
-    for name in (parameter.name for parameter in kernel.params):
-        stored = (
-            "*" + (output if name.startswith(("out", "gradient")) else image) if name.endswith("_pointer") else "i64"
-        )
-        if aligned and stored == "i64":
-            stored = "i32"
-        signature[name] = "constexpr" if name in constants else known.get(name, stored)
-    divides = {
-        (i,)
-        for i, (name, kind) in enumerate(signature.items())
-        if name in divisible
-        or (isinstance(kind, str) and kind.startswith("*") and name not in types)
-        or (aligned and kind in ("i32", "i64"))
-    }
-    divides |= {(i, 0) for i, kind in enumerate(signature.values()) if isinstance(kind, tuple) and kind[0][0] == "*"}
-    attributes = {place: [["tt.divisibility", 16]] for place in divides}
-    compiled = triton.compile(
-        ASTSource(kernel, signature, constants, attributes),
-        target=GPUTarget("cuda", capability, 32),
-        options={"num_warps": config["num_warps"]},
-    )
-    path.with_suffix(".cubin").write_bytes(compiled.asm["cubin"])
-    path.with_suffix(".ptx").write_text(compiled.asm["ptx"])
 
 
 def compile_all(directory: Path) -> list[dict[str, object]]:
@@ -143,28 +82,7 @@ def compile_all(directory: Path) -> list[dict[str, object]]:
             rows += compile_spectral_step(directory, capability, image)
             rows += compile_tacos_step(directory, capability, image)
             rows += compile_channels_last_draws(directory, capability, image)
-        for image, (layout, together) in itertools.product(
-            DTYPES, (("contiguous", "by_pixel"), ("pixels", "by_channel"))
-        ):
-            sizes = {**group_norm_silu.launch_config(8, 8, 64 * 64), "groups": 8, "channels": 8, together: 1}
-            rows += [
-                compile_norm(directory, f"sm{capability}-{image}-{layout}-{kernel}", kernel, capability, image, sizes)
-                for kernel in ("statistics", "group_norm_silu")
-            ]
-        joining = {"groups": 8, "all_groups": 8, "together": statistics.JOINED}
-        name, kernel, types = f"sm{capability}-join_pieces", statistics.join_pieces_kernel, {"joined": "i32"}
-        compile_one(
-            directory / name, kernel, capability, "fp32", "fp32", joining, types, {"num_warps": 1}, aligned=True
-        )
-        rows.append({"name": name, "kernel": "join_pieces"})
-        rows.append(compile_network_op(directory, f"sm{capability}-combine", "combine", capability, "fp32", {}))
-        for image, kernel in itertools.product(DTYPES, ("channel_norm", "context", "linear_attention")):
-            for layout, together in (("contiguous", {"by_pixel": 1}), ("pixels", {"by_channel": 1})):
-                name = f"sm{capability}-{image}-{layout}-{kernel}"
-                rows.append(compile_network_op(directory, name, kernel, capability, image, together))
-        rows += compile_attention_layer(directory, capability)
-        rows += compile_stem_conv(directory, capability)
-        rows += compile_products(directory, capability)
+        rows += compile_networks(directory, capability)
         # A small image, and the passes of one of 1024 x 1024.
         for image, (bits, low) in itertools.product((*DTYPES, "fp64"), ((6, 1), (12, 1), (8, 4096))):
             name = f"sm{capability}-{image}-walsh_hadamard-{bits}-{low}"
@@ -293,121 +211,6 @@ def compile_channels_last_draws(directory: Path, capability: int, image: str) ->
         compile_one(directory / name, kernel, capability, image, image, constants, types, config)
         rows.append({"name": name, "scalar_stores": 0, **row})
     return rows
-
-
-def compile_network_op(
-    directory: Path, name: str, kernel: str, capability: int, image: str, together: dict[str, int]
-) -> dict[str, object]:
-    """Compile a kernel of channel_norm or linear_attention for 64 channels, or 4 heads of 32 features, of 64 x 64."""
-    norm = channel_norm.launch_config(64, 64 * 64, channels_together="by_channel" in together)
-    config = {"num_warps": norm.pop("num_warps") if kernel == "channel_norm" else 4}
-    head = {"features": 32, "width": 32}
-    product = {**head, "pixels": linear_attention.PIXELS, "precision": linear_attention.PRECISION[DTYPES[image]]}
-    result = {"by_result_pixel": 1} if "by_pixel" in together else {}
-    which, constants = {
-        "channel_norm": (channel_norm.channel_norm_kernel, {**together, **norm}),
-        "context": (linear_attention.linear_attention_context_kernel, {**together, **product, "tiles": 8}),
-        "combine": (linear_attention.linear_attention_combine_kernel, {**head, "all_pieces": linear_attention.PIECES}),
-        "linear_attention": (linear_attention.linear_attention_kernel, {**together, **product, **result}),
-    }[kernel]
-    types = {
-        **dict.fromkeys(("g_pointer", "parts_pointer", "context_pointer"), "*fp32"),
-        "eps": "fp32",
-        "factor": "fp32",
-    }
-    compile_one(directory / name, which, capability, image, image, constants, types, config, aligned=True)
-    return {"name": name, "kernel": kernel}
-
-
-def compile_attention_layer(directory: Path, capability: int) -> list[dict[str, object]]:
-    """Compile attention_layer's kernels for the stages of the published network, for an image of 256 x 256."""
-    rows: list[dict[str, object]] = []
-    floats = ("row_sums_pointer", "parts_pointer", "to_out_pointer", "bias_pointer", "g_pointer")
-    types = {**dict.fromkeys(floats, "*fp32"), "eps": "fp32", "factor": "fp32"}
-    for channels, side in ((64, 256), (128, 128), (256, 64), (512, 32)):
-        config = attention_layer.launch_config(1, channels, side * side)
-        constants = {"channels": channels, "heads": 4, "features": 32, "chunk": config["chunk"]}
-        for kernel, which, own in (
-            ("layer_context", attention_layer.attention_layer_context_kernel, ("pixels", "tiles")),
-            ("layer_combine", attention_layer.attention_layer_combine_kernel, ("all_pieces",)),
-            ("layer", attention_layer.attention_layer_kernel, ("pixels",)),
-        ):
-            known = {**config, "all_pieces": attention_layer.PIECES}
-            if kernel == "layer":
-                known["pixels"] = config["of_third"]
-            name = f"sm{capability}-bf16-{kernel}-{channels}"
-            fixed = {**constants, **{one: known[one] for one in own}}
-            warps = attention_layer.CONTEXT_WARPS if kernel == "layer_context" else attention_layer.WARPS
-            compile_one(
-                directory / name, which, capability, "bf16", "bf16", fixed, types, {"num_warps": warps}, aligned=True
-            )
-            rows.append({"name": name, "kernel": kernel})
-    return rows
-
-
-def compile_stem_conv(directory: Path, capability: int) -> list[dict[str, object]]:
-    """Compile stem_conv for the 7x7 weight of a network that sees an image of 256 x 256, or two images."""
-    rows: list[dict[str, object]] = []
-    for channels, width in ((3, 32), (6, 64)):
-        constants = {"channels": channels, "side": 7, "width": width, **stem_conv.launch_config(256, 64)}
-        name, warps = f"sm{capability}-bf16-stem_conv-{channels}", {"num_warps": stem_conv.WARPS}
-        kernel, types = stem_conv.stem_conv_kernel, {"bias_pointer": "*fp32"}
-        compile_one(directory / name, kernel, capability, "bf16", "bf16", constants, types, warps, aligned=True)
-        rows.append({"name": name, "kernel": "stem_conv"})
-    return rows
-
-
-def compile_products(directory: Path, capability: int) -> list[dict[str, object]]:
-    """Compile what multiplies the pixels of the published networks' images.
-
-    These are the halving convolutions, the last one, the middle attention's projection, and the ends of the decoder's
-    blocks.
-    """
-    rows: list[dict[str, object]] = []
-    warps = {"num_warps": conv_by_taps.WARPS}
-    for side, channels, outputs, pixels in ((4, 64, 64, 128 * 128), (1, 64, 3, 256 * 256), (1, 128, 512, 32 * 32)):
-        constants: dict[str, Any] = {"channels": channels, "side": side, "stride": max(1, side // 2)}
-        constants |= {"padding": side // 4, **conv_by_taps.launch_config(pixels, outputs, channels)}
-        kernel, types = conv_by_taps.conv_by_taps_kernel, {"bias_pointer": "*fp32"}
-        name, wide = f"sm{capability}-bf16-conv_by_taps-{side}-{outputs}", outputs % 16 == 0
-        compile_one(directory / name, kernel, capability, "bf16", "bf16", constants, types, warps, aligned=wide)
-        rows.append({"name": name, "kernel": "conv_by_taps" if wide else "conv_to_colours"})
-    floats = ("norm_weight_pointer", "norm_bias_pointer", "scale_shift_pointer", "parts_pointer", "bias_pointer")
-    for outputs, skip, side in ((64, 64, 256), (128, 64, 128), (256, 128, 64), (512, 256, 32)):
-        constants = {"groups": 8, "width": outputs // 8, "channels": outputs, "channels_2": skip, "all_pieces": 64}
-        constants |= norm_product.launch_config(side * side, 8, outputs // 8, outputs, skip)
-        types, kernel = {**dict.fromkeys(floats, "*fp32"), "eps": "fp32"}, norm_product.norm_product_kernel
-        name = f"sm{capability}-bf16-norm_product-{outputs}"
-        compile_one(directory / name, kernel, capability, "bf16", "bf16", constants, types, warps, aligned=True)
-        rows.append({"name": name, "kernel": "norm_product"})
-    return rows
-
-
-def compile_norm(
-    directory: Path, name: str, kernel: str, capability: int, image: str, constants: dict[str, Any]
-) -> dict[str, object]:
-    """Compile a kernel of group_norm_silu for 8 groups of 8 channels of an image of 64 x 64 pixels."""
-    floats = {"x_bias_pointer", "parts_pointer", "weight_pointer", "bias_pointer", "scale_shift_pointer"}
-    types = {**dict.fromkeys(floats, "*fp32"), "eps": "fp32"}
-    constants = (
-        {**constants, "all_pieces": 16, "tiles": 2} if kernel == "group_norm_silu" else {**constants, "tiles": 4}
-    )
-    which = {
-        "statistics": group_norm_silu.group_norm_silu_statistics_kernel,
-        "group_norm_silu": group_norm_silu.group_norm_silu_kernel,
-    }[kernel]
-    compile_one(
-        directory / name,
-        which,
-        capability,
-        image,
-        image,
-        constants,
-        types,
-        {"num_warps": group_norm_silu.WARPS},
-        aligned=True,
-    )
-    return {"name": name, "kernel": kernel}
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import itertools
 import json
 
 import torch
-from cases import GRIDS
+from cases import GRIDS, group_norm_silu_training
 from cases.reverse_step import BY_FOURS, noise_alone, recorded_diffuir, with_nan_and_infinity
 from oracle import LAYOUTS, check
 
@@ -18,6 +18,7 @@ from rddm_fast.fast.folded.attention import PixelsFirstLinearAttention
 from rddm_fast.kernels.inverse import walsh_hadamard as transform_kernels
 from rddm_fast.kernels.networks import attention_layer as layer_kernels
 from rddm_fast.kernels.networks import linear_attention as attention_kernels
+from rddm_fast.kernels.training import group_norm_silu_training as training_kernels
 from rddm_fast.ops import channel_norm, linear_attention, noise, reverse_step
 from rddm_fast.theory.objective import Objective
 
@@ -86,12 +87,18 @@ def non_finite() -> bool:
     return all(torch.allclose(*pair, equal_nan=True) for pair in results)
 
 
+def gradients() -> bool:
+    """Whether group_norm_silu_training and its gradients are right; raises an error if not."""
+    group_norm_silu_training.gradients_by("triton")
+    return True
+
+
 if __name__ == "__main__":
-    attention_kernels.PIECES = layer_kernels.PIECES = (
+    attention_kernels.PIECES = layer_kernels.PIECES = training_kernels.PIECES = (
         4  # so that a small image has pieces of several tiles, and the last one is not full
     )
     transform_kernels.FURTHER_BITS = 2  # so that 128 x 256 pixels take three passes, of 12, 1 and 2 bits
     found: dict[str, object] = {op: grid(op) for op in GRIDS}
-    for check_ in (non_finite, drawn, diffuir, network_ops_non_finite, folded):
+    for check_ in (non_finite, drawn, diffuir, network_ops_non_finite, folded, gradients):
         found[check_.__name__] = check_()
     print(json.dumps(found))

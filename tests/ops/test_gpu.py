@@ -7,7 +7,7 @@ import itertools
 
 import pytest
 import torch
-from cases import GRIDS
+from cases import GRIDS, group_norm_silu_training
 from cases.reverse_step import STEPS
 from oracle import check
 from small_models import images, small_model
@@ -47,6 +47,10 @@ TRITON_ALONE = (
 def test_an_op_of_one_gpu_backend_is_as_exact_as_plain_torch(op: str) -> None:
     for case in GRIDS[op]("gpu", CUDA):
         check(case, None, roundings=2, relative=1e-6, absolute=case.cancellation)
+
+
+def test_a_norm_has_the_gradients_of_the_published_modules() -> None:
+    group_norm_silu_training.gradients_by("triton", CUDA)
 
 
 @pytest.mark.parametrize(("op", "impl", "part"), GRID)

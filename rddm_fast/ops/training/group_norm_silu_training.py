@@ -67,6 +67,7 @@ GROUP_NORM_SILU_TRAINING = backends.define(
     "group_norm_silu_training",
     "(Tensor x, Tensor weight, Tensor bias, int groups, float eps, Tensor? scale_shift) -> (Tensor, Tensor)",
     reference=group_norm_silu_training_reference,
+    triton="training.group_norm_silu_training:group_norm_silu_training",
     fake=lambda x, weight, bias, groups, *_: (
         torch.empty_like(x, memory_format=torch.channels_last),
         x.new_empty(len(x), groups, 2),
@@ -78,6 +79,7 @@ GROUP_NORM_SILU_BACKWARD = backends.define(
     "(Tensor grad, Tensor x, Tensor weight, Tensor bias, int groups, Tensor? scale_shift, Tensor statistics) -> "
     "(Tensor, Tensor, Tensor, Tensor)",
     reference=group_norm_silu_backward_reference,
+    triton="training.group_norm_silu_training:group_norm_silu_backward",
     fake=lambda grad, x, weight, bias, groups, scale_shift, _: (
         torch.empty_like(x, memory_format=torch.channels_last),
         torch.empty_like(weight),
@@ -127,19 +129,20 @@ def group_norm_silu_training(
     Once differentiable. For the backward pass it keeps x and two values of each group. Torch keeps four images.
 
     Args:
-        x: images (B, C, H, W). "cpp" takes float32; channels-last ones are not copied.
+        x: images (B, C, H, W). "cpp" and "triton" take float32; channels-last ones are not copied.
         weight, bias: (C,), of x's dtype.
         groups: number of groups of consecutive channels; it divides C.
         eps: added to a group's variance.
         scale_shift: (B, 2 C), of x's dtype: first the scales, then the shifts.
-        impl: "reference", or "cpp" for float32 on a CPU; None takes "cpp" where it serves.
+        impl: "reference", or for float32 "cpp" on a CPU and "triton" on a GPU; None takes the best that serves.
 
     Returns:
-        y: x's shape and dtype; channels-last by "cpp". The same bits on one thread and on many, as have the gradients.
+        y: x's shape and dtype; channels-last by "cpp" and "triton". The same bits on one thread and on many, and so the
+        gradients.
 
     Raises:
         ValueError: shapes or devices that do not fit together.
-        TypeError: tensors of several dtypes, or for "cpp" another one than float32.
+        TypeError: tensors of several dtypes, or for "cpp" and "triton" another one than float32.
         BackendUnavailable: `impl` cannot be used here; the message says why.
     """
     named = {"weight": weight, "bias": bias, "scale_shift": scale_shift}
@@ -153,8 +156,8 @@ def group_norm_silu_training(
     if scale_shift is not None and scale_shift.shape != (len(x), 2 * x.shape[1]):
         wanted = len(x), 2 * x.shape[1]
         raise ValueError(f"scale_shift must have shape {wanted}, not {tuple(scale_shift.shape)}")
-    if impl == "cpp" and x.dtype != torch.float32:
-        raise TypeError(f"x is {x.dtype}: group_norm_silu_training by 'cpp' computes in float32")
+    if impl in ("cpp", "triton") and x.dtype != torch.float32:
+        raise TypeError(f"x is {x.dtype}: group_norm_silu_training by {impl!r} computes in float32")
     best = GROUP_NORM_SILU_TRAINING.best(x.device) if x.dtype == torch.float32 else None
     backend = (best or "reference") if impl is None else GROUP_NORM_SILU_TRAINING.backend(impl, x.device)
     scale_shift = None if scale_shift is None else scale_shift.contiguous()

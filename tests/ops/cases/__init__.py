@@ -10,6 +10,7 @@ from . import (
     conv_by_taps,
     conv_norm_silu,
     forward_diffuse,
+    group_norm_silu_training,
     joint_loss,
     network_ops,
     reverse_step,
@@ -17,6 +18,7 @@ from . import (
 )
 from .inverse import range_null_step, spectral_step, tacos_step, walsh_hadamard
 
+__all__ = ["GRIDS", "SLOW", "group_norm_silu_training"]
 GRIDS = {
     "reverse_step": reverse_step.few,
     "reverse_step_": reverse_step.few_in_place,

@@ -2,63 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
-import torch.nn.functional as F
+from cases.group_norm_silu_training import arguments, assert_right, by_torch, ours, with_gradients
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import LAYOUTS
-from torch import Tensor
 
-from rddm_fast.ops import group_norm_silu_training
 from rddm_fast.ops.backends import build_info
 
 compiled = pytest.mark.skipif(build_info is None, reason="the library is not compiled")
-
-
-def arguments(b: int, groups: int, of_group: int, h: int, w: int, mean: float = 0.0, table: bool = True) -> list[Any]:
-    generator, channels = torch.Generator().manual_seed(b * h + groups), groups * of_group
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator)
-
-    x = normal(b, channels, h, w) + mean
-    return [x, 1 + normal(channels) / 3, normal(channels), normal(b, 2 * channels) if table else None]
-
-
-def by_torch(x: Tensor, weight: Tensor, bias: Tensor, table: Tensor | None, groups: int) -> Tensor:
-    y = torch.group_norm(x, groups, weight, bias, 1e-5)
-    if table is not None:
-        scale, shift = table[..., None, None].chunk(2, dim=1)
-        y = y * (scale + 1) + shift
-    return F.silu(y)
-
-
-def ours(impl: str | None) -> Any:
-    def call(x: Tensor, weight: Tensor, bias: Tensor, table: Tensor | None, groups: int) -> Tensor:
-        return group_norm_silu_training(x, weight, bias, groups, scale_shift=table, impl=impl)
-
-    return call
-
-
-def with_gradients(call: Any, given: list[Any], groups: int, layout: Any = lambda t: t) -> list[Tensor]:
-    leaves = [None if t is None else t.detach().clone().requires_grad_() for t in given]
-    y = call(layout(leaves[0]), *leaves[1:], groups)
-    slope = torch.sin(torch.arange(y.numel(), dtype=y.dtype)).view(y.shape)
-    (y * slope).sum().backward()
-    return [y.detach(), *(leaf.grad for leaf in leaves if leaf is not None)]
-
-
-def assert_right(found: list[Tensor], given: list[Any], groups: int) -> None:
-    """Off by at most four times what torch's float32 is, or 16 units of rounding of the largest."""
-    exact = with_gradients(by_torch, [None if t is None else t.double() for t in given], groups)
-    single = with_gradients(by_torch, given, groups)
-    for own, theirs, truth in zip(found, single, exact, strict=True):
-        assert own.shape == truth.shape
-        floor = 2e-6 * truth.abs().max() + 1e-6
-        assert (own - truth).abs().max() <= 4 * (theirs - truth).abs().max() + floor
 
 
 @compiled
