@@ -55,7 +55,7 @@ class ResidualDiffusion(nn.Module):
         mask_marks: what is white in the mask: "change", pixels that were changed; "shadow", darkened ones, which are
             shown lit; "grey hole" or "filled hole", missing ones, shown as 0.5 or filled. Training looks at those
             alone, and sampling keeps the others. None, as published: the mask is an input.
-        first_guess: the network sees the picture after a guess of its "exposure" or its "blur" (`images.given`).
+        first_guess: the network sees the picture after a guess of its "exposure", "blur" or "noise" (`images.given`).
         clean_without: traces of "noise" or of JPEG's "blocks": a picture without them comes back as it is.
         global_exposure: how bright a region becomes depends on the whole picture; `Restorer` gives it one exposure.
 

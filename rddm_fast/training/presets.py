@@ -131,8 +131,8 @@ PRESETS: dict[str, Preset] = {
     # The built-in models.
     "photos-derain": _photos("wide-rain", 5500, lr=5e-4, sampled_in=1, at_start=0.75),
     "photos-lowlight": _photos("wide-lowlight", 3500, lr=5e-4, sampled_in=1, at_start=0.75),
-    "photos-denoise": _photos("wide-noise", 1500, sampled_in=1, at_start=0.75),
-    "photos-deshadow": _photos("wide-shadow", 650, lr=4e-4, at_start=0.75),
+    "photos-denoise": _photos("wide-noise", 3000, lr=5e-4, sampled_in=1, at_start=0.75),
+    "photos-deshadow": _photos("wide-shadow", 1500, lr=4e-4, sampled_in=1, at_start=0.75),
     "photos-inpaint": _photos("wide-mask", 1500, lr=4e-4, sampled_in=1, at_start=0.75),
     "photos-deblur": _photos("wide-blur", 1300, lr=4e-4, sampled_in=1, at_start=0.75),
     "photos-dejpeg": _photos("wide-jpeg", 5000, lr=5e-4, sampled_in=1, at_start=0.75),

@@ -104,7 +104,7 @@ def test_a_run_starts_from_another_model_s_weights(tmp_path: Path) -> None:
         ("lowlight", (None, None, None, True)),
         ("wide-lowlight", (None, "exposure", None, True)),
         ("wide-blur", (None, "blur", None, False)),
-        ("wide-noise", (None, None, "noise", False)),
+        ("wide-noise", (None, "noise", "noise", False)),
         ("wide-jpeg", (None, None, "blocks", False)),
         ("wide-rain", (None, None, None, False)),
     ],

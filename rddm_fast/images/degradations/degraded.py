@@ -31,12 +31,14 @@ class Degraded:
         photograph: what a model is to restore, where a kind draws into the photograph before it degrades it
             (`wide-rain`); None where that is the photograph as it was given.
         blur: what `wide-blur` blurred the photograph by; None for the other kinds.
+        taken: the share of light that `wide-shadow` took from each channel, (3,); None for the other kinds.
     """
 
     image: FloatImage
     mask: FloatImage | None = None
     photograph: FloatImage | None = None
     blur: Blur | None = None
+    taken: npt.NDArray[np.float64] | None = None
 
 
 def to_tensor(image: FloatImage) -> Tensor:

@@ -1,8 +1,8 @@
 """What a network is given for pictures, and how its results become theirs.
 
 Pixels that a mask declares as known come back as they are, and what a hole held is not shown to the network. A shadow
-is lit, a dark picture exposed and a blurred one sharpened before it sees them. A picture without the degradation comes
-back untouched.
+is lit, a dark picture exposed, a blurred one sharpened and a noisy one smoothed before it sees them. A picture without
+the degradation comes back untouched.
 """
 
 from __future__ import annotations
@@ -15,10 +15,14 @@ from torch import Tensor
 from .blur.guess import sharpened
 from .exposure import exposed
 from .marks import MARKS, marked_by, shown
+from .noise import without_noise
+from .shadow import beside_edge
 from .traces import MEASURES, traces
 
-GUESSES = ("exposure", "blur")
+GUESSES = ("exposure", "blur", "noise")
 """What may be guessed of a whole picture before a network sees it, as `ResidualDiffusion` names it."""
+_ALONE = {None: lambda picture: picture, "exposure": exposed, "noise": without_noise}
+"""Those that need no more than the picture, and say nothing of whether it is clean."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,7 @@ class Given:
         picture: (B, C, H, W) in [0, 1].
         image: what the network is given in its place.
         mask: what the network is given as the mask, of the picture's shape; None if it takes none.
+        trust: how much of the network's result is taken over `image`, in [0, 1], (B, 1, H, W); None if all of it is.
         share: how much of the network's result is taken, in [0, 1]: for each pixel, (B, 1, H, W), or for each
             picture, (B, 1, 1, 1). None if all of it is.
     """
@@ -37,6 +42,7 @@ class Given:
     image: Tensor
     mask: Tensor | None = None
     share: Tensor | None = None
+    trust: Tensor | None = None
 
     @property
     def nothing(self) -> bool:
@@ -44,7 +50,12 @@ class Given:
         return self.share is not None and not bool(self.share.any())
 
     def finished(self, restored: Tensor) -> Tensor:
-        """Return the results: `restored`, and the picture's pixels, equal to the bit, where the share is 0."""
+        """Return the results: `restored` as far as it is trusted, and the picture's pixels where the share is 0.
+
+        Those are equal to the bit.
+        """
+        if self.trust is not None:
+            restored = torch.lerp(self.image.to(restored), restored, self.trust.to(restored))
         if self.share is None:
             return restored
         picture, share = self.picture.to(restored), self.share.to(restored)
@@ -69,12 +80,13 @@ def given(
         grey = mask.mean(1, keepdim=True)
         marked = marked_by(mask).to(picture)
         share = marked if mask_marks in ("grey hole", "filled hole") else torch.where(marked > 0, grey, marked)
-        return Given(picture, shown(picture, marked, mask_marks), marked.expand_as(picture), share)
+        trust = beside_edge(marked) if mask_marks == "shadow" else None
+        return Given(picture, shown(picture, marked, mask_marks), marked.expand_as(picture), share, trust)
     if first_guess == "blur":
         sharp, blurred = sharpened(picture)
         return Given(picture, sharp, mask, blurred)
-    image = exposed(picture) if first_guess == "exposure" else picture
-    return Given(picture, image, mask, None if clean_without is None else traces(picture, clean_without))
+    degraded = None if clean_without is None else traces(picture, clean_without)
+    return Given(picture, _ALONE[first_guess](picture), mask, degraded)
 
 
 def check_settings(

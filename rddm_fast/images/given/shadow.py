@@ -38,7 +38,7 @@ WIDTHS = (0.12, 0.2, 0.15, 0.15, 0.15)
 """Widths of the kernel that finds the most frequent ratio: for the first guess, and for its refinements."""
 
 
-def relit(image: Tensor, shadow: Tensor) -> Tensor:
+def relit(image: Tensor, shadow: Tensor, gains: Tensor | None = None) -> Tensor:
     """Brighten a shadow by a factor for each channel, which fades in over its edge, so that it fits its surroundings.
 
     The factor is the most frequent ratio of pixels at both sides of the edge (`light_taken`), and how it fades in is
@@ -48,36 +48,54 @@ def relit(image: Tensor, shadow: Tensor) -> Tensor:
     Args:
         image: (B, C, H, W) in [0, 1].
         shadow: (B, 1, H, W), 1 in the shadow and 0 elsewhere.
+        gains: (B, C), the factors; None to measure them.
 
     Returns:
         The image, brighter in the shadow, in [0, 1]; equal to the bit elsewhere, and if nothing surrounds it.
     """
-    return torch.cat([_relit(*one) for one in zip(image.split(1), shadow.split(1), strict=True)])
+    known = [None] * len(image) if gains is None else list(gains.to(image))
+    return torch.cat([_relit(*one) for one in zip(image.split(1), shadow.split(1), known, strict=True)])
 
 
-def _relit(image: Tensor, shadow: Tensor) -> Tensor:
-    edge = max(PENUMBRA[0], round(PENUMBRA[1] * max(image.shape[-2:])))
+def _relit(image: Tensor, shadow: Tensor, known: Tensor | None) -> Tensor:
+    edge = _reach(image)
     depth = _depth(shadow, edge + 1)
     if int((depth > edge).sum()) < FEWEST:
         edge //= 2
         depth = depth.clamp(-edge - 1, edge + 1)
     if int((depth > edge).sum()) >= FEWEST:
-        gain, share = _measured(image, depth, edge)
+        gain, share = _measured(image, depth, edge, known)
     else:
-        gain = light_taken(image, shadow, (depth < -edge).to(image), 2 * edge + BEYOND[0])
+        around = (depth < -edge).to(image)
+        gain = light_taken(image, shadow, around, 2 * edge + BEYOND[0]) if known is None else known
         soft = _blurred(shadow, edge)
         share = soft / _spread(soft, edge).clamp(min=1e-6)
     return torch.where(shadow > 0, (image * gain[None, :, None, None] ** share).clamp(0, 1), image)
 
 
-def _measured(image: Tensor, depth: Tensor, edge: int) -> tuple[Tensor, Tensor]:
+def beside_edge(shadow: Tensor) -> Tensor:
+    """Return how near to a shadow's edge each pixel is, of the shape of `shadow` (B, 1, H, W).
+
+    It is 1 as far as a soft edge may reach, and 0 at twice that depth and more. A network mends what `relit` leaves of
+    the edge. Deeper inside it only knows the brightness of its patch: on 14 photographs it is 1 to 3 dB behind `relit`.
+    """
+    edge = _reach(shadow)
+    return ((2 * edge - _depth(shadow, 2 * edge)) / edge).clamp(0, 1)
+
+
+def _reach(image: Tensor) -> int:
+    return max(PENUMBRA[0], round(PENUMBRA[1] * max(image.shape[-2:])))
+
+
+def _measured(image: Tensor, depth: Tensor, edge: int, known: Tensor | None) -> tuple[Tensor, Tensor]:
     """Return the factor of each channel, (C,), and how much of it belongs to each pixel, (1, 1, H, W).
 
     The edge is looked for between the depths of -edge and edge, and then between those where it was found.
     """
     first, last, beyond = -edge, edge, BEYOND[0]
     for _ in range(ROUNDS):
-        gain = light_taken(image, (depth > last).to(image), (depth < first).to(image), last - first + beyond)
+        inside, outside = (depth > last).to(image), (depth < first).to(image)
+        gain = light_taken(image, inside, outside, last - first + beyond) if known is None else known
         if not bool((gain > 1).any()):
             return gain, torch.zeros_like(depth)
         shares = shares_by_depth(image, depth, gain, first, last)
@@ -194,7 +212,7 @@ def _spread(mask: Tensor, pixels: int) -> Tensor:
 
 
 def _depth(mask: Tensor, most: int) -> Tensor:
-    """Return the distance to the edge of a mask (1, 1, H, W) in pixels: 1 and more inside, 0 and less outside.
+    """Return the distance to the edge of a mask (B, 1, H, W) in pixels: 1 and more inside, 0 and less outside.
 
     It is between -`most` and `most`, and that of an octagon.
     """

@@ -5,7 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from rddm_fast.images.given.shadow import relit
+from rddm_fast.images.given.given import given
+from rddm_fast.images.given.shadow import beside_edge, relit
 from rddm_fast.restoration.demo import photographs
 
 
@@ -61,6 +62,25 @@ def test_a_mask_may_reach_further_than_the_shadow() -> None:
     edge = ((wide > 0) & (1 - torch.nn.functional.max_pool2d(1 - wide, 41, 1, 20) == 0)).expand_as(truth)
     before, after = ((image - truth)[edge].square().mean().sqrt() for image in (dark, lit))
     assert after < 0.4 * before  # 0.30; 0.96 where the edge is looked for in 8 pixels to either side
+
+
+def test_a_network_mends_the_edge_alone() -> None:
+    _, dark, mask = shaded(torch.tensor([0.35, 0.4, 0.45]), soft=4)
+    prepared = given(dark, mask.expand_as(dark), "shadow")
+    restored = torch.rand(dark.shape, generator=torch.Generator().manual_seed(0))
+    found = prepared.finished(restored)
+    distance = beside_edge(mask).expand_as(dark)
+    deep, edge = (distance == 0) & (mask > 0), (distance == 1) & (mask > 0)
+    assert deep.float().mean() > 0.01 and edge.float().mean() > 0.05
+    assert torch.equal(found[deep], relit(dark, mask)[deep]) and torch.equal(found[edge], restored[edge])
+    assert torch.equal(found[mask.expand_as(dark) == 0], dark[mask.expand_as(dark) == 0])
+
+
+def test_a_shadow_of_known_darkness_is_lit_by_as_much() -> None:
+    gains = torch.tensor([0.35, 0.4, 0.45])
+    truth, dark, mask = shaded(gains, soft=4)
+    deep = (beside_edge(mask) == 0).expand_as(dark) & (mask > 0)
+    assert torch.allclose(relit(dark, mask, 1 / gains[None])[deep], truth[deep], atol=1e-6)
 
 
 def test_the_pictures_of_a_batch_are_lit_one_by_one() -> None:
