@@ -49,7 +49,7 @@ def test_an_op_of_one_gpu_backend_is_as_exact_as_plain_torch(op: str) -> None:
         check(case, None, roundings=2, relative=1e-6, absolute=case.cancellation)
 
 
-def test_a_norm_has_the_gradients_of_the_published_modules() -> None:
+def test_a_norm_by_triton_has_the_gradients_of_the_published_modules() -> None:
     group_norm_silu_training.gradients_by("triton", CUDA)
 
 
