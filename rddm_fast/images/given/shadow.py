@@ -98,14 +98,13 @@ def _measured(image: Tensor, depth: Tensor, edge: int, known: Tensor | None) -> 
         gain = light_taken(image, inside, outside, last - first + beyond) if known is None else known
         if not bool((gain > 1).any()):
             return gain, torch.zeros_like(depth)
-        shares = shares_by_depth(image, depth, gain, first, last)
-        share = F.pad(shares, (1, 1))
-        share[-1] = 1
-        share = share[(depth - first + 1).clamp(0, last - first + 2).long()]
+        shares, start = shares_by_depth(image, depth, gain, first, last), first
         lit, unlit = int((shares < 0.05).sum()), int((shares > 0.95).sum())
         first, last = min(max(first, first + lit - 1 - MARGIN), 0), max(min(last, last - unlit + 1 + MARGIN), 1)
         beyond = BEYOND[1]
-    return gain, share
+    shares = F.pad(shares, (1, 1))
+    shares[-1] = 1
+    return gain, shares[(depth - start + 1).clamp(0, len(shares) - 1).long()]
 
 
 def shares_by_depth(image: Tensor, depth: Tensor, gain: Tensor, first: int, last: int) -> Tensor:
