@@ -41,6 +41,25 @@ def to_columns(of_group, all_groups: tl.constexpr, width: tl.constexpr):
 
 
 @triton.jit
+def affine(factor, weight_pointer, bias_pointer, scale_shift_pointer, row, channel, there, all_channels: tl.constexpr):
+    """Return each column's factor and term after the norm: those of its affine map, and of the time's.
+
+    Args:
+        factor: what multiplies before, such as the inverse deviation.
+        row: where the sample's scales begin; its shifts are behind them.
+        channel, there: of each column, which channel it is and whether it exists.
+    """
+    factor *= tl.load(weight_pointer + channel, mask=there, other=0.0)
+    term = tl.load(bias_pointer + channel, mask=there, other=0.0)
+    if scale_shift_pointer is not None:
+        numbers = scale_shift_pointer + row + channel
+        scale = tl.load(numbers, mask=there, other=0.0) + 1.0
+        factor *= scale
+        term = term * scale + tl.load(numbers + all_channels, mask=there, other=0.0)
+    return factor, term
+
+
+@triton.jit
 def finish(x, residual, about, factor, term):
     """Return SiLU of the normalised tile, plus the residual."""
     y = (x.to(tl.float32) - about[None, :]) * factor[None, :] + term[None, :]
@@ -134,14 +153,11 @@ def group_norm_silu_kernel(
     rstd = 1.0 / tl.sqrt(squares / tl.maximum(total, 1.0) + eps)
 
     # Of each column, factor and term of the normalised value.
-    factor = to_columns(rstd, all_groups, width) * tl.load(weight_pointer + channel, mask=there, other=0.0)
-    term = tl.load(bias_pointer + channel, mask=there, other=0.0)
-    if scale_shift_pointer is not None:
-        row = scale_shift_pointer + sample * by_row + channel
-        scale = tl.load(row, mask=there, other=0.0) + 1.0
-        shift = tl.load(row + groups * channels, mask=there, other=0.0)
-        factor *= scale
-        term = term * scale + shift
+    factor = to_columns(rstd, all_groups, width)
+    scales, all_channels = sample * by_row, groups * channels
+    factor, term = affine(
+        factor, weight_pointer, bias_pointer, scale_shift_pointer, scales, channel, there, all_channels
+    )
     about = to_columns(mean, all_groups, width)
     if x_bias_pointer is not None:
         about -= tl.load(x_bias_pointer + channel, mask=there, other=0.0)

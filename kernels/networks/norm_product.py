@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .group_norm_silu import PIECES, finish, to_columns
+from .group_norm_silu import PIECES, affine, finish, to_columns
 from .products import add_chunk, chunk_of, pixels_for
 from .statistics import at_most, join_pieces
 
@@ -73,13 +73,10 @@ def norm_product_kernel(
     part = parts_pointer + sample * pieces * (3 * groups)
     mean, squares, total = join_pieces(part, pieces, first_group, groups, of_tile, all_pieces)
     rstd = 1.0 / tl.sqrt(squares / tl.maximum(total, 1.0) + eps)
-    factor = to_columns(rstd, of_tile, width) * tl.load(norm_weight_pointer + n, mask=there, other=0.0)
-    term = tl.load(norm_bias_pointer + n, mask=there, other=0.0)
-    if scale_shift_pointer is not None:
-        numbers = scale_shift_pointer + sample * by_row + n
-        scale = tl.load(numbers, mask=there, other=0.0) + 1.0
-        factor *= scale
-        term = term * scale + tl.load(numbers + outputs, mask=there, other=0.0)
+    factor, scales = to_columns(rstd, of_tile, width), sample * by_row
+    factor, term = affine(
+        factor, norm_weight_pointer, norm_bias_pointer, scale_shift_pointer, scales, n, there, outputs
+    )
     y = finish(x, residual, to_columns(mean, of_tile, width), factor, term)
     tl.store(here, y.to(x_pointer.dtype.element_ty), mask=inside)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-CHUNK = 64
-PIXELS = 64  # with 128, programs of 64 outputs spill registers
-PROGRAMS = 128
+CHUNK = 64  # channels that a product takes at a time
+PIXELS = 64  # the most of a program; with 128, those of 64 outputs spill registers
+PROGRAMS = 128  # as many as a large GPU has multiprocessors, if the image has the pixels
 INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 
 

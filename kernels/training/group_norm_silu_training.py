@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..networks.group_norm_silu import WARPS, columns, launch_config, measured, normalise, to_columns
+from ..networks.group_norm_silu import WARPS, affine, columns, launch_config, measured, normalise, to_columns
 from ..networks.statistics import join_pieces
 
 PIECES = 256  # largest number of pieces of a sample whose sums one program joins
@@ -56,13 +56,9 @@ def load_numbers(
     place = statistics_pointer + (sample * groups + g) * 2
     mean = to_columns(tl.load(place, mask=g < groups, other=0.0), all_groups, width)
     rstd = to_columns(tl.load(place + 1, mask=g < groups, other=0.0), all_groups, width)
-    factor = tl.load(weight_pointer + channel, mask=there, other=0.0)
-    term = tl.load(bias_pointer + channel, mask=there, other=0.0)
-    if scale_shift_pointer is not None:
-        row = scale_shift_pointer + sample * (2 * groups * channels) + channel
-        scale = tl.load(row, mask=there, other=0.0) + 1.0
-        factor *= scale
-        term = term * scale + tl.load(row + groups * channels, mask=there, other=0.0)
+    all_channels: tl.constexpr = groups * channels
+    scales = sample * (2 * all_channels)
+    factor, term = affine(1.0, weight_pointer, bias_pointer, scale_shift_pointer, scales, channel, there, all_channels)
     return mean, rstd, factor, term
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
@@ -109,6 +111,21 @@ def check_convolution(
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ValueError(f"{of_bias} must have shape ({weight.shape[0]},), not {tuple(bias.shape)}")
     check_device(x.device, first, **{of_weight: weight, of_bias: bias, second: x_2})
+
+
+def check_halves(x: Tensor, packed: str, weight: Tensor, addend: Tensor | None) -> None:
+    """Raise TypeError unless images, their packed weight, called `packed`, and an addend share a 2-byte dtype."""
+    for name, tensor in (("x", x), (packed, weight), ("addend", addend)):
+        if tensor is not None and (tensor.dtype not in HALVES or tensor.dtype != x.dtype):
+            raise TypeError(f"{name} is {tensor.dtype}: x, {packed} and addend must all be bfloat16, or all float16")
+
+
+def check_added(shape: Sequence[int], bias: Tensor | None, addend: Tensor | None) -> None:
+    """Raise ValueError unless a bias and an addend fit a result of `shape`, (B, K, H, W)."""
+    if bias is not None and (bias.shape != (shape[1],) or bias.dtype != torch.float32):
+        raise ValueError(f"bias must be float32 of shape ({shape[1]},), not {bias.dtype} of {tuple(bias.shape)}")
+    if addend is not None and addend.shape != tuple(shape):
+        raise ValueError(f"addend must be of shape {tuple(shape)}, not {tuple(addend.shape)}")
 
 
 def check_number(name: str, number: object, device: torch.device) -> None:

@@ -28,7 +28,6 @@ STEPS, SIDE = 5, 256
 NOT_LAUNCHED = {
     *("alias", "as_strided", "detach", "empty", "empty_like", "expand", "narrow", "permute", "select", "slice"),
     *("split", "t", "transpose", "unbind", "unsqueeze", "view", "_unsafe_view", "new_empty", "empty_strided"),
-    *("is_pinned", "_local_scalar_dense"),
 }
 """Torch's ops that read or write no values on a GPU."""
 

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .traces import second_differences
+
 WINDOW = 8
 """Side in pixels of a window."""
 STRIDE = 2
@@ -69,8 +71,7 @@ def noise_in(plane: Tensor) -> Tensor:
     above = (variances[None] > means[:, None]).tril().sum(1)
     below = (variances[None] < means[:, None]).tril().sum(1)
     found = means[above >= below][-1].sqrt().to(plane)
-    kernel = plane.new_tensor([[1.0, -2, 1], [-2, 4, -2], [1, -2, 1]]) / 6
-    detail = F.conv2d(plane[None, None], kernel[None, None]).square()
+    detail = second_differences(plane[None, None]).square()
     blocks = F.avg_pool2d(detail, min(2 * WINDOW, *detail.shape[-2:]), WINDOW).flatten().sort().values
     return torch.minimum(found, blocks[int(FLAT[0] * (len(blocks) - 1))].sqrt() / FLAT[1])
 

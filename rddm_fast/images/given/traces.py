@@ -58,12 +58,16 @@ def noise_of(image: Tensor) -> Tensor:
     return torch.stack(measured).max()
 
 
+def second_differences(image: Tensor) -> Tensor:
+    """Return the second differences along both axes of (B, C, H, W), scaled so that white noise keeps its deviation."""
+    kernel = image.new_tensor([[1.0, -2, 1], [-2, 4, -2], [1, -2, 1]]) / 6
+    return F.conv2d(image, kernel.expand(image.shape[1], 1, 3, 3), groups=image.shape[1])
+
+
 def _detail(image: Tensor, middle: Tensor) -> Tensor:
     if min(image.shape[-2:]) < BLOCK + 2:  # too small to tell
         return image.new_tensor(2 * NOISE[1])
-    kernel = image.new_tensor([[1.0, -2, 1], [-2, 4, -2], [1, -2, 1]]) / 6
-    difference = F.conv2d(image, kernel.expand(image.shape[1], 1, 3, 3), groups=image.shape[1])
-    squares = F.avg_pool2d(difference.square().mean(1, keepdim=True), BLOCK).flatten()
+    squares = F.avg_pool2d(second_differences(image).square().mean(1, keepdim=True), BLOCK).flatten()
     counts = F.avg_pool2d(-F.max_pool2d(-middle, 3, 1), BLOCK).flatten() == 1
     kept = squares[counts] if int(counts.sum()) >= FEWEST else squares
     return 255 * kept.sort().values[int(FLATTEST * (len(kept) - 1))].sqrt()

@@ -9,7 +9,7 @@ from torch import Tensor
 from .. import backends
 from ..autocast import without_autocast
 from ..backends import HALVES_CAPABILITY
-from ..checks import HALVES, check_device, check_no_gradient
+from ..checks import HALVES, check_added, check_device, check_halves, check_no_gradient
 
 
 @without_autocast
@@ -103,23 +103,17 @@ def conv_by_taps(
         BackendUnavailable: `impl` cannot be used here; the message says why.
         RuntimeError: an argument requires a gradient. Only `impl="reference"` has one.
     """
-    for name, tensor in (("x", x), ("taps", taps), ("addend", addend)):
-        if tensor is not None and (tensor.dtype not in HALVES or tensor.dtype != x.dtype):
-            raise TypeError(f"{name} is {tensor.dtype}: x, taps and addend must all be bfloat16, or all float16")
+    check_halves(x, "taps", taps, addend)
     if x.dim() != 4 or taps.dim() != 4 or taps.shape[0] != taps.shape[1] or taps.shape[3] != x.shape[1]:
         raise ValueError(f"taps of shape {tuple(taps.shape)} are not of a weight for images of shape {tuple(x.shape)}")
-    side, outputs = taps.shape[0], taps.shape[2]
+    side = taps.shape[0]
     if stride < 1 or not 0 <= padding < side:
         raise ValueError(
             f"stride must be at least 1 and padding from 0 to {side - 1}, got stride {stride}, padding {padding}"
         )
     if min(x.shape[2:]) + 2 * padding < side:
         raise ValueError(f"images of {x.shape[2]} x {x.shape[3]} are smaller than the {side} x {side} taps")
-    if bias is not None and (bias.shape != (outputs,) or bias.dtype != torch.float32):
-        raise ValueError(f"bias must be float32 of shape ({outputs},), not {bias.dtype} of {tuple(bias.shape)}")
-    shape = _result_size(x, taps, stride, padding)
-    if addend is not None and addend.shape != shape:
-        raise ValueError(f"addend must be of shape {tuple(shape)}, not {tuple(addend.shape)}")
+    check_added(_result_size(x, taps, stride, padding), bias, addend)
     check_device(x.device, "x", taps=taps, bias=bias, addend=addend)
     run = CONV_BY_TAPS(impl, x.device)
     if impl != "reference":

@@ -9,7 +9,7 @@ from torch import Tensor
 from .. import backends
 from ..autocast import without_autocast
 from ..backends import HALVES_CAPABILITY
-from ..checks import HALVES, check_device, check_no_gradient
+from ..checks import HALVES, check_added, check_device, check_halves, check_no_gradient
 
 
 @without_autocast
@@ -101,17 +101,10 @@ def stem_conv(
         BackendUnavailable: `impl` cannot be used here; the message says why.
         RuntimeError: an argument requires a gradient. Only `impl="reference"` has one.
     """
-    for name, tensor in (("x", x), ("rows", rows), ("addend", addend)):
-        if tensor is not None and (tensor.dtype not in HALVES or tensor.dtype != x.dtype):
-            raise TypeError(f"{name} is {tensor.dtype}: x, rows and addend must all be bfloat16, or all float16")
+    check_halves(x, "rows", rows, addend)
     if x.dim() != 4 or rows.dim() != 3 or not 0 <= rows.shape[2] - len(rows) * x.shape[1] < max(16, rows.shape[2] // 2):
         raise ValueError(f"rows of shape {tuple(rows.shape)} are not of a weight for images of shape {tuple(x.shape)}")
-    outputs = rows.shape[1]
-    if bias is not None and (bias.shape != (outputs,) or bias.dtype != torch.float32):
-        raise ValueError(f"bias must be float32 of shape ({outputs},), not {bias.dtype} of {tuple(bias.shape)}")
-    shape = (x.shape[0], outputs, *x.shape[2:])
-    if addend is not None and addend.shape != shape:
-        raise ValueError(f"addend must be of shape {shape}, not {tuple(addend.shape)}")
+    check_added((x.shape[0], rows.shape[1], *x.shape[2:]), bias, addend)
     check_device(x.device, "x", rows=rows, bias=bias, addend=addend)
     run = STEM_CONV(impl, x.device)
     if impl != "reference":
