@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import re
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -15,14 +14,14 @@ import torch
 from torch.profiler import DeviceType, ProfilerActivity, profile
 
 from rddm_fast.fast.graphs import capture
-from rddm_fast.system.timing import in_turns, seconds
+from rddm_fast.fast.tuning.clock import clock_of
+from rddm_fast.system.portable.processor import processor
+from rddm_fast.system.timing import in_turns
 
 
 def machine() -> str:
     """Return the processor's name and the number of cores."""
-    info = Path("/proc/cpuinfo")
-    names = re.findall(r"^model name\s*:\s*(.+)$", info.read_text(), re.MULTILINE) if info.exists() else []
-    return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores"
+    return f"{processor()}, {os.cpu_count()} cores"
 
 
 def conditions(device: str) -> dict[str, Any]:
@@ -86,15 +85,7 @@ def side_by_side(
     Each time is divided by `count`, which says how often a call does the same; on a GPU it is taken between two events.
     """
 
-    def on_gpu(call: Callable[[], object]) -> float:
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        call()
-        end.record()
-        end.synchronize()
-        return 1e-3 * start.elapsed_time(end)
-
-    times = in_turns(calls, repeats, clock=on_gpu if torch.device(device).type == "cuda" else seconds)
+    times = in_turns(calls, repeats, clock=clock_of(torch.device(device)))
     found = {}
     for name, of in times.items():
         # Inclusive percentiles stay within the timings, even if there are only a few.

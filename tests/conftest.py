@@ -18,6 +18,12 @@ def _deterministic() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def _no_choices_of_this_machine(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a user of this machine has measured decides nothing in the tests, and they leave nothing in the cache."""
+    monkeypatch.setenv("RDDM_FAST_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
 @pytest.fixture
 def recorded(monkeypatch: pytest.MonkeyPatch) -> None:
     """CUDA's graphs are recorders of torch's ops on the CPU (`recorded_graphs`)."""

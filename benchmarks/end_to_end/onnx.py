@@ -31,7 +31,7 @@ def measure(model: str = "derain", size: int = 64, threads: int = 1, repeats: in
     """Export `model`, which restores and takes no mask, and time one image of `size`; raise as `export` does."""
     runtime = require("onnxruntime", "onnx")
     torch.set_num_threads(threads)
-    sampler = FastSampler(load_model(model), dtype=torch.float32)
+    sampler = FastSampler(load_model(model), dtype=torch.float32, tune=False)
     options = runtime.SessionOptions()
     options.intra_op_num_threads = threads
     with tempfile.TemporaryDirectory() as folder:

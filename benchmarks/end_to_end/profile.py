@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     parallel = None if options.device == "cuda" else False  # on a CPU the profiler sees one thread
     diffusion = model(options.networks, options.steps, options.device)
-    sampler = FastSampler(diffusion, parallel=parallel, compile=options.compile)
+    sampler = FastSampler(diffusion, parallel=parallel, compile=options.compile, tune=False)
     x = torch.rand(1, 3, options.size, options.size, device=options.device)
     print(f"first image: {sampler.warmup(x.shape):.1f} s\n{sampler.explain(x.shape)}\n")
     wall = side_by_side({"image": lambda: sampler(x)}, options.device, 9)["image"].p50

@@ -1,7 +1,7 @@
 """The whole sampler: images by the eager reference, by torch.compile of it, and by FastSampler in its settings.
 
     rddm-fast bench sampler [--networks two] [--sizes 64 128] [--batch 1] [--steps 5]
-        [--dtypes float32 bfloat16] [--compile [MODE …]] [--json FILE] [--csv FILE] [--plot STEM]
+        [--dtypes float32 bfloat16] [--compile [MODE …]] [--tune] [--json FILE] [--csv FILE] [--plot STEM]
 
 The published models (dim 64, mults 1-2-4-8) with random weights. `eager` does what the published code does; every
 provider starts from the same noise, and is checked against it before it is timed: in float32 to 1e-4, in bfloat16 by
@@ -74,11 +74,12 @@ def model(networks: str, steps: int, device: str) -> ResidualDiffusion:
 
 
 def providers(
-    diffusion: ResidualDiffusion, x: Tensor, dtypes: Sequence[str], modes: Sequence[str]
+    diffusion: ResidualDiffusion, x: Tensor, dtypes: Sequence[str], modes: Sequence[str], tune: bool
 ) -> dict[str, tuple[str, Callable[[], Tensor]]]:
     """Provider to (dtype, what it runs): the eager reference first, then step by step what FastSampler adds.
 
     modes: torch.compile's, of the reference; if there is any, FastSampler is compiled too.
+    tune: whether FastSampler's layers are computed in measured ways, too; the measurement is not timed.
     """
     draws = [torch.randn(x.shape, generator=torch.Generator().manual_seed(1)).to(x.device)]
     device = x.device.type
@@ -114,12 +115,15 @@ def providers(
             for graphs in (False, True) if device == "cuda" else (None,):
                 name = "folded" + ", compiled" * options["compile"] + ", graph" * bool(graphs)
                 name += ", bfloat16" * (dtype == torch.bfloat16)
-                sampler = FastSampler(diffusion, dtype=dtype, graphs=graphs, **options)
+                sampler = FastSampler(diffusion, dtype=dtype, graphs=graphs, tune=False, **options)
                 found[name] = str(dtype).removeprefix("torch."), of(sampler.sample)
+                if tune and graphs is not False:
+                    tuned = FastSampler(diffusion, dtype=dtype, graphs=graphs, tune=True, **options)
+                    found[f"{name}, tuned"] = str(dtype).removeprefix("torch."), of(tuned.sample)
                 # FastSampler's default on a CPU: two networks at once, unless they are compiled.
                 at_once = sampler.networks.networks == "two" and not options["compile"]
                 if device == "cpu" and at_once and can_be_together():
-                    in_turn = FastSampler(diffusion, dtype=dtype, parallel=False, **options)
+                    in_turn = FastSampler(diffusion, dtype=dtype, parallel=False, tune=False, **options)
                     found[f"{name}, in turn"] = str(dtype).removeprefix("torch."), of(in_turn.sample)
     return found
 
@@ -157,6 +161,7 @@ def measure(
     device: str,
     dtypes: Sequence[str],
     modes: Sequence[str],
+    tune: bool,
     repeats: int,
     report: Callable[[Row], None],
     complain: Callable[[str], None],
@@ -167,7 +172,7 @@ def measure(
     """
     diffusion = model(networks, steps, device)
     x = torch.rand(batch, 3, size, size, generator=torch.Generator().manual_seed(2)).to(device)
-    found = providers(diffusion, x, dtypes, modes)
+    found = providers(diffusion, x, dtypes, modes, tune)
     with FlopCounterMode(display=False) as counter:
         expected = found["eager"][1]()
     psnr, peak = {}, {}
@@ -210,7 +215,7 @@ def measure(
 
 
 TABLE = Table(
-    ("provider", "provider", "<31", ""),
+    ("provider", "provider", "<32", ""),
     ("networks", "networks", "<8", ""),
     ("shape", "shape", ">14", ""),
     ("steps", "steps", ">5", ""),
@@ -261,6 +266,7 @@ def main(argv: list[str] | None = None) -> None:
         choices=["default", "reduce-overhead", "max-autotune"],
         help="also torch.compile's, in these modes (the default one if none is named); a minute per case and mode",
     )
+    parser.add_argument("--tune", action="store_true", help="also FastSampler with each layer in its measured way")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--json", type=Path, help="write the rows there")
@@ -278,6 +284,7 @@ def main(argv: list[str] | None = None) -> None:
             device=options.device,
             dtypes=options.dtypes,
             modes=modes,
+            tune=options.tune,
             repeats=options.repeats,
             report=findings.report,
             complain=findings.complain,

@@ -17,7 +17,7 @@ from triton import AsyncCompileMode
 
 from rddm_fast.fast.graphs import CaptureFailed
 from rddm_fast.kernels.networks.conv3x3 import conv3x3_by_tile
-from rddm_fast.kernels.networks.conv3x3_tiles import CANDIDATES, Tile, gpu_of, launch_config
+from rddm_fast.kernels.networks.conv3x3_tiles import CANDIDATES, Site, Tile, gpu_of, launch_config
 from rddm_fast.ops import pack_conv3x3_taps
 from rddm_fast.system.files import write_text_whole
 
@@ -156,7 +156,7 @@ def tiles_of(shape: Shape, device: torch.device, candidates: bool) -> dict[str, 
     """Return the tiles to time: the launcher's own choice as "ours", and with `candidates` the others by number."""
     size = shape.batch, shape.channels + shape.second, shape.side, shape.side
     gpu = gpu_of(device)
-    chosen = launch_config(size, shape.out_channels, shape.upsample, gpu)
+    chosen = launch_config(Site(size, shape.out_channels, shape.upsample), gpu)
     others = {f"tile {i}": t for i, t in enumerate(CANDIDATES) if t != chosen and t.runs_on(gpu)}
     return {"ours": chosen, **(others if candidates else {})}
 

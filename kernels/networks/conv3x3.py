@@ -19,7 +19,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from .conv3x3_tiles import Tile, depth_for, gpu_of, launch_config
+from .conv3x3_tiles import Site, Tile, depth_for, gpu_of, launch_config
 from .products import product
 from .statistics import store_piece
 
@@ -261,7 +261,7 @@ def conv3x3_by_tile(
     gpu, of_group = gpu_of(x.device), out_channels // (groups or out_channels)
     if tile is None:
         least = 1 if groups is None else of_group
-        tile = launch_config((samples, packed.shape[1], height, width), out_channels, upsample, gpu, least)
+        tile = launch_config(Site((samples, packed.shape[1], height, width), out_channels, upsample, least), gpu)
     described = gpu.described if described is None else described
     depth = depth_for(*(part.shape[1] for part in parts), most=tile.depth)
     images = [aligned(part) for part in parts]

@@ -110,30 +110,45 @@ def depth_for(*channels: int, most: int = 64) -> int:
     return common & -common
 
 
+class Site(NamedTuple):
+    """What a tile is chosen for.
+
+    Attributes:
+        shape: (B, C, H, W) of the image, C counting the channels of both parts.
+        out_channels, upsample: the op's.
+        least: channels of a group, if the statistics of groups are wanted: a program computes as many.
+    """
+
+    shape: tuple[int, ...]
+    out_channels: int
+    upsample: bool = False
+    least: int = 1
+
+
+MEASURED: dict[tuple[Site, Gpu], Tile] = {}
+"""Tiles that a measurement has chosen in this process; `launch_config` returns them in the place of its own."""
+
+
+def launch_config(site: Site, gpu: Gpu = H200) -> Tile:
+    """Return the tile that was measured to be the fastest, or the first by a simple count (`ranked`)."""
+    return MEASURED.get((site, gpu)) or ranked(site, gpu)[0]
+
+
 @functools.lru_cache(maxsize=4096)
-def launch_config(
-    shape: tuple[int, ...], out_channels: int, upsample: bool = False, gpu: Gpu = H200, least: int = 1
-) -> Tile:
-    """Return the tile of CANDIDATES that takes the fewest clocks by a simple count.
+def ranked(site: Site, gpu: Gpu = H200) -> list[Tile]:
+    """Return those of CANDIDATES that serve, first the one that takes the fewest clocks by a simple count.
 
     A multiprocessor multiplies 2048 pairs of halves in a clock and reads about 40 bytes from the second-level cache,
     both at once. A program's start and end, in which it does neither, take about 2000 clocks, unless another program
-    has room beside it. The numbers are estimates. On an H200 the tile chosen was at most 4 % slower than the best one
+    has room beside it. The numbers are estimates. On an H200 the first tile was at most 4 % slower than the best one
     in each of the 15 convolutions of the published network (`rddm-fast bench conv3x3 --candidates`).
-
-    Args:
-        shape: (B, C, H, W) of the image, C counting the channels of both parts.
-        out_channels, upsample: the op's.
-        gpu: where it runs.
-        least: channels of a group, if the statistics of groups are wanted: a program computes as many. Beside the masks
-            of a border, 128 sums and their statistics spill registers.
     """
-    samples, channels, height, width = shape
-    phases, taps = (4, 4) if upsample else (1, 9)
+    samples, channels, height, width = site.shape
+    phases, taps = (4, 4) if site.upsample else (1, 9)
 
     def clocks(tile: Tile) -> float:
         places = triton.cdiv(height, tile.rows) * triton.cdiv(width, tile.columns)
-        programs = samples * places * phases * triton.cdiv(out_channels, tile.channels)
+        programs = samples * places * phases * triton.cdiv(site.out_channels, tile.channels)
         product = tile.pixels * tile.channels / 2048
         reading = 2 * (tile.pixels + tile.channels) / 40
         rounds = triton.cdiv(programs, gpu.multiprocessors)
@@ -141,7 +156,8 @@ def launch_config(
         return rounds * (taps * channels * max(product, reading) + 2000 / together)
 
     def serves(tile: Tile) -> bool:
-        whole = least == 1 or tile.sums <= 64 or tile.divides(height, width)
-        return tile.runs_on(gpu) and tile.channels >= least and whole
+        # Beside the masks of a border, 128 sums and their statistics spill registers.
+        whole = site.least == 1 or tile.sums <= 64 or tile.divides(height, width)
+        return tile.runs_on(gpu) and tile.channels >= site.least and whole
 
-    return min(filter(serves, CANDIDATES), key=clocks)
+    return sorted(filter(serves, CANDIDATES), key=clocks)

@@ -22,14 +22,17 @@ from ..ops.networks.attention_layer import ATTENTION_LAYER
 from ..ops.networks.conv3x3 import tiles
 from ..ops.networks.group_norm_silu import GROUP_NORM_SILU
 from ..ops.reverse_step import REVERSE_STEP_IN_PLACE
-from .fold import fold_for, network_dtype
+from .fold import fold_for, network_dtype, outermost
 from .folded.attention import AttentionLayer, implementation
 from .folded.blocks import FoldedBlock, FusedBlock
-from .folded.convolutions import ImplicitConv2d, PackedConv2d, StemConv, TapConv2d, TiledConv2d
+from .folded.convolutions import PackedConv2d, TiledConv2d
+from .folded.gpu_convolutions import ImplicitConv2d, StemConv, TapConv2d
 from .graphs import Graphs, wanted
 from .loop import Loop
 from .time_shares import shares
 from .together import can_be_together
+from .tuning.report import lines_of, summary
+from .tuning.tuner import Tuner
 
 
 class FastSampler:
@@ -48,11 +51,19 @@ class FastSampler:
         compile: torch.compile the networks at the first image of each size.
         graphs: capture the whole loop as one CUDA graph per size. The default is True on a GPU.
         parallel: compute two networks at once: on two CUDA streams inside a graph, or each on half of a CPU's threads.
-            The default is True if that is known to work: in graphs, and on a CPU without `compile`.
+            The default is True if that is known to work: in graphs, and on a CPU without `compile`; a measurement
+            may find that one after the other is faster.
         max_graphs: number of sizes whose graphs are kept; the least recently used is dropped first.
         accuracy: "fast" computes 3x3 convolutions on a CPU in float32 in AMX or by Winograd's filtering, "exact" as
             sums of float32 products. Images are within 1e-5 of the eager ones, "exact" ones within 4e-6
             (`tests/fast/test_engine.py`).
+        tune: choose the way to compute each layer, and whether two networks are computed at once, by measurement.
+
+            None takes the choices that were measured on this machine before, by `rddm-fast tune` or here, and on a GPU
+            `warmup` measures what is missing. True measures at the first image of each size. What was measured is kept
+            in the cache folder (`fast.tuning.table`). False takes the built-in rules. The path of a table that
+            `rddm-fast tune` wrote pins its choices: what it lacks is left to the rules. All ways are checked against
+            the layer's definition first; images differ by rounding.
         experiment: the published experiment of an object of the published class, by name or folder number
             (`theory.experiments`). Objects of the later generation (`num_unet`) need it.
 
@@ -60,6 +71,7 @@ class FastSampler:
         TypeError: networks that cannot be folded.
         ValueError: options that are impossible on this device.
         ModelError: (a ValueError) `diffusion` is not an RDDM model.
+        TableError: (a ValueError) a table of choices that cannot be read, or was measured on another machine.
     """
 
     def __init__(
@@ -74,6 +86,7 @@ class FastSampler:
         parallel: bool | None = None,
         max_graphs: int = 8,
         accuracy: Literal["fast", "exact"] = "fast",
+        tune: bool | str | PathLike[str] | None = None,
         experiment: str | int | None = None,
     ) -> None:
         if isinstance(diffusion, str | PathLike):
@@ -100,6 +113,13 @@ class FastSampler:
         self.loop = self._loop((self.graphs or not (on_gpu or self.compile)) if parallel is None else parallel)
         self._seen: set[tuple[int, ...]] = set()
 
+        # Take what was measured before.
+        self.tuner = Tuner.of(self.networks, tune, device)
+        self._measures, self._may_choose_parallel = tune is True, parallel is None
+        self._measured: set[tuple[int, ...]] = set()
+        if self.tuner is not None and self._may_choose_parallel:
+            self.tuner.give(self.loop)
+
     def __call__(self, images: Tensor | None = None, mask: Tensor | None = None, **options: Any) -> Tensor:
         """Restore images (B, C, H, W) in [0, 1]; the result has the same shape. `options` are those of `sample`."""
         return self.sample(images, mask, **options)[-1].clamp(0, 1)
@@ -122,8 +142,20 @@ class FastSampler:
 
     def _chosen(self, start: Start) -> Callable[[Start], Tensor]:
         """Return the loop, or its graph for images of this size if nobody watches the steps."""
+        if self._measures:
+            self._measure(start)
         self._announce(start.I_T.shape)
         return self._replayed if self.graphs and start.on_step is None else self.loop
+
+    def _measure(self, start: Start) -> None:
+        """Measure what the table of choices lacks for images of this size."""
+        shape = tuple(start.I_T.shape)
+        if self.tuner is None or self.tuner.table.pinned or shape in self._measured:
+            return
+        _say(f"measuring how to compute {_times(shape)} images, once for this size")
+        if self.tuner.measure(self.loop, start.float(), whole=self._may_choose_parallel):
+            self._graphs.clear()  # They hold what was chosen before.
+        self._measured.add(shape)
 
     def _replayed(self, start: Start) -> Tensor:
         """Run the loop as a graph, which is captured at the first image of each size."""
@@ -141,24 +173,27 @@ class FastSampler:
     def _announce(self, shape: Sequence[int]) -> None:
         """Log why the first image of a size takes so long."""
         if self.compile and tuple(shape) not in self._seen:
-            size = "x".join(map(str, shape))
-            print(
-                f"rddm_fast: compiling the networks for {size} images, once for this size", file=sys.stderr, flush=True
-            )
+            _say(f"compiling the networks for {_times(shape)} images, once for this size")
         self._seen.add(tuple(shape))
 
     def warmup(self, shape: Sequence[int]) -> float:
-        """Compile and capture for images of `shape` (B, C, H, W) ahead of time; return the seconds that it took.
+        """Measure, compile and capture for images of `shape` (B, C, H, W) ahead of time; return the seconds it took.
 
-        It draws no random numbers. Raises ValueError for a shape that the model does not take.
+        On a GPU it measures what no table of choices says, unless `tune` is False; on a CPU if `tune` is True. It draws
+        no random numbers of torch's generators. Raises ValueError for a shape that the model does not take.
         """
         started = time.perf_counter()
-        image = torch.zeros(tuple(shape), device=self.diffusion.device)
+        device = self.diffusion.device
+        # Not zeros: what all ways make of those says little about whether they agree.
+        image = torch.rand(tuple(shape), generator=torch.Generator(device).manual_seed(0), device=device)
         mask = image if self.diffusion.input_condition else None
-        draws = itertools.repeat(image)
-        self.sample(image if self.diffusion.condition else None, mask, batch_size=len(image), draws=draws)
+        given = image if self.diffusion.condition else None, mask
+        options: dict[str, Any] = {"batch_size": len(image), "draws": itertools.repeat(image)}
+        if self._measures or image.is_cuda:
+            self._measure(self.diffusion.start(self.steps, *given, **options))
+        self.sample(*given, **options)
         if image.is_cuda:
-            torch.cuda.synchronize(image.device)
+            torch.cuda.synchronize(device)
         return time.perf_counter() - started
 
     def reset(self) -> None:
@@ -179,7 +214,7 @@ class FastSampler:
         on_gpu = device.type == "cuda"
         at_once = self.loop.parallel and (on_gpu or can_be_together())
         fused = sum(isinstance(module, FusedBlock) for module in networks.modules())
-        blocks = fused + sum(isinstance(module, FoldedBlock) for module in networks.modules())
+        blocks = sum(isinstance(module, FoldedBlock) for module in networks.modules())
         lines = {
             "steps": f"{len(self.steps)}, eta {self.eta:g}",
             "networks": f"{networks.networks}, {str(networks.dtype).removeprefix('torch.')}, channels-last",
@@ -197,7 +232,13 @@ class FastSampler:
         if shape is not None:
             measured = self._shares(shape)
             lines["time"] = ", ".join(f"{part:.0%} {name}" for name, part in measured.items() if part >= 0.005)
-        return "\n".join(f"{name + ':':18}{text}" for name, text in lines.items())
+        known = [] if self.tuner is None else self.tuner.known()
+        lines["choices"] = "by the rules"
+        details: list[str] = []
+        if self.tuner is not None and known:
+            lines["choices"] = f"{summary(known)}: {self.tuner.table.path}"
+            details = lines_of(known, self.tuner.table)
+        return "\n".join([*(f"{name + ':':18}{text}" for name, text in lines.items()), *details])
 
     def _convolutions(self) -> str:
         """Count the kinds of convolutions that are larger than 1x1."""
@@ -209,7 +250,7 @@ class FastSampler:
             "of other sides by our kernel": TapConv2d,
             "of the stem by our kernel": StemConv,
         }
-        modules = list(self.networks.modules())
+        modules = list(outermost(self.networks))
         counts = {name: sum(isinstance(module, kind) for module in modules) for name, kind in kinds.items()}
         return ", ".join(f"{count} {name}" for name, count in counts.items() if count) or "torch's"
 
@@ -230,3 +271,11 @@ class FastSampler:
             sampler.loop = self._loop(parallel=False)
         sampler.warmup(shape)
         return shares(lambda: sampler.warmup(shape), self.diffusion.device)
+
+
+def _say(text: str) -> None:
+    print(f"rddm_fast: {text}", file=sys.stderr, flush=True)
+
+
+def _times(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape))

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -46,16 +46,8 @@ from .folded.attention import (
     SdpaAttention,
 )
 from .folded.blocks import FoldedBlock, FusedBlock
-from .folded.convolutions import (
-    ImplicitConv2d,
-    PackedConv2d,
-    PixelLinear,
-    PixelProducts,
-    StemConv,
-    TapConv2d,
-    TiledConv2d,
-    adds_bias_apart,
-)
+from .folded.convolutions import PackedConv2d, PixelLinear, PixelProducts, TiledConv2d, adds_bias_apart
+from .folded.gpu_convolutions import ImplicitConv2d, StemConv, TapConv2d
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -269,7 +261,7 @@ def _pack(networks: nn.Module, exact: bool) -> None:
     for module in list(networks.modules()):
         for name, child in module.named_children():
             if AttentionLayer.serves(child):
-                setattr(module, name, AttentionLayer(child.fn.fn, child.fn.norm))  # type: ignore[union-attr, arg-type]
+                setattr(module, name, AttentionLayer(child))
             elif ImplicitConv2d.serves(child):
                 setattr(module, name, ImplicitConv2d(child))  # type: ignore[arg-type]
             elif (
@@ -294,9 +286,17 @@ def _pack(networks: nn.Module, exact: bool) -> None:
             module.fuse_residual()
     for unet in networks.modules():
         if isinstance(unet, Unet | SharedUnet):
-            blocks = [block for block in unet.modules() if isinstance(block, FoldedBlock)]  # A FusedBlock takes parts.
+            blocks = [block for block in outermost(unet) if isinstance(block, FoldedBlock)]  # A FusedBlock takes parts.
             if all(block.takes_parts() for block in blocks if not isinstance(block.res_conv, nn.Identity)):
                 unet.join = _in_parts
+
+
+def outermost(module: nn.Module) -> Iterator[nn.Module]:
+    """Yield a module and all in it, without those by which a module of ours may compute in another way than its own."""
+    yield module
+    if not isinstance(module, FusedBlock | AttentionLayer):
+        for child in module.children():
+            yield from outermost(child)
 
 
 def _in_parts(x: Tensor, skip: Tensor) -> tuple[Tensor, Tensor]:

@@ -52,6 +52,8 @@ class Loop:
             for i in range(len(networks.members))
         ]
         self.parallel = parallel and len(self.wanted) == 2
+        # Where that was measured: whether two networks are computed at once, by the shape of their input.
+        self.at_once: dict[tuple[int, ...], bool] = {}
         self.side = torch.cuda.Stream(self.device) if self.parallel and self.device.type == "cuda" else None
 
     @property
@@ -59,28 +61,44 @@ class Loop:
         """The numbers of the networks to evaluate; a shared encoder is one network with both outputs."""
         return [0] if self.networks.networks == "shared" else list(self.only)
 
+    def can_be_at_once(self) -> bool:
+        """Return whether two networks can be computed at once now."""
+        # Autocast applies to the thread that enabled it; the two threads would not see it.
+        on_halves = can_be_together() and not torch.is_autocast_enabled("cpu")
+        return self.parallel and (self.side is not None or on_halves)
+
     def outputs(
-        self, x: Tensor, number: int, previous: Tensor | None, constant: Sequence[Tensor | None]
+        self,
+        x: Tensor,
+        number: int,
+        previous: Tensor | None,
+        constant: Sequence[Tensor | None],
+        at_once: bool | None = None,
     ) -> Sequence[Tensor]:
-        """Return the networks' outputs in `only` at a step, for images in the networks' dtype."""
+        """Return the networks' outputs in `only` at a step, for images in the networks' dtype.
+
+        `at_once` says whether two are computed at once if they can be; None takes what was measured, else does so.
+        """
         x = self.networks.input(x, previous)
         if self.networks.networks == "shared":
             both = self.member[0](x, self.rows[0][number], constant[0])
             return [both[i] for i in self.only]
+        calls = [
+            lambda i=i: self.member[i](x, self.rows[i][number], constant[i])[0]  # type: ignore[misc]
+            for i in self.only
+        ]
+        if at_once is None:
+            at_once = self.at_once.get(tuple(x.shape), True)
+        if not at_once or not self.can_be_at_once():
+            return [call() for call in calls]
         if self.side is None:
-            calls = [
-                lambda i=i: self.member[i](x, self.rows[i][number], constant[i])[0]  # type: ignore[misc]
-                for i in self.only
-            ]
-            # Autocast applies to the thread that enabled it; the two threads would not see it.
-            at_once = self.parallel and can_be_together() and not torch.is_autocast_enabled("cpu")
-            return together(*calls) if at_once else [call() for call in calls]
+            return together(*calls)
         # Run the second network on a stream of its own, beside the first.
         main = torch.cuda.current_stream(self.device)
         self.side.wait_stream(main)
         with torch.cuda.stream(self.side):
-            second = self.member[1](x, self.rows[1][number], constant[1])[0]
-        first = self.member[0](x, self.rows[0][number], constant[0])[0]
+            second = calls[1]()
+        first = calls[0]()
         main.wait_stream(self.side)
         return [first, second]
 
@@ -93,16 +111,22 @@ class Loop:
         with self.networks.own_arithmetic():
             return self._walk(start)
 
-    def _walk(self, start: Start) -> Tensor:
-        size = start.I_T.shape[-2:]
+    def begin(self, start: Start) -> tuple[Tensor, Tensor, Tensor | None, Sequence[Tensor | None]]:
+        """Return the image that is walked, and what `outputs` takes at the first step: x, previous and constant.
+
+        In float32 x is the image itself.
+        """
         # Convolve the images that no step changes, once.
         parts = self.constant_input(start.I_in, start.mask)
         constant = self.networks.constant(torch.cat(parts, dim=1)) if parts else [None] * len(self.member)
 
         state = torch.empty_like(start.I_T, memory_format=torch.channels_last).copy_(start.I_T)
-        reduced = self.networks.dtype != torch.float32
-        x = state.to(self.networks.dtype) if reduced else state
-        previous = torch.zeros_like(x) if self.networks.self_condition else None
+        x = state if self.networks.dtype == torch.float32 else state.to(self.networks.dtype)
+        return state, x, torch.zeros_like(x) if self.networks.self_condition else None, constant
+
+    def _walk(self, start: Start) -> Tensor:
+        size = start.I_T.shape[-2:]
+        state, x, previous, constant = self.begin(start)
         for number, step in enumerate(start.steps):
             # Ask the networks.
             out = [o[..., : size[0], : size[1]] for o in self.outputs(x, number, previous, constant)]
@@ -116,7 +140,7 @@ class Loop:
                 step=number,
                 I_in=start.I_in,
                 noise=start.draw() if step.draws else None,
-                next_input=x if reduced else None,
+                next_input=None if x is state else x,
                 clean=previous,
             )
 

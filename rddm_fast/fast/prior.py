@@ -10,6 +10,7 @@ from ..inverse.predictor import noise_in, predictor
 from ..theory.steps import few_steps
 from .fold import fold_for, network_dtype
 from .loop import Loop
+from .tuning.tuner import Tuner
 
 
 class FastPrior:
@@ -42,6 +43,7 @@ class FastPrior:
         self.device, self._objective = diffusion.device, diffusion.objective
         every_index = few_steps(self.schedule, self.schedule.timesteps)
         networks = fold_for(diffusion, every_index, dtype=dtype)
+        Tuner.of(networks, None, diffusion.device)  # Its layers take the choices that were measured on this machine.
         compiled = diffusion.device.type == "cuda" if compile is None else compile
         self._loop = Loop(diffusion, networks, every_index, compiled=compiled, parallel=False)
         self._number = {step.t: number for number, step in enumerate(every_index)}

@@ -58,9 +58,20 @@ def can_be_together() -> bool:
 
 def together(first: Callable[[], T], second: Callable[[], T]) -> tuple[T, T]:
     """Call both functions at once, without gradients, and return their results. Raises the exception of either."""
-    global _pair
     with _lock:
-        if _pair is None or _pair.threads != torch.get_num_threads():
-            _pair = _Pair()
-        one, other = (_pair.pool.submit(torch.no_grad()(call)) for call in (first, second))
+        one, other = (_pool().submit(torch.no_grad()(call)) for call in (first, second))
     return one.result(), other.result()
+
+
+def on_half(call: Callable[[], T]) -> T:
+    """Call one function as `together` calls each of two, and return its result."""
+    with _lock:
+        running = _pool().submit(torch.no_grad()(call))
+    return running.result()
+
+
+def _pool() -> ThreadPoolExecutor:
+    global _pair
+    if _pair is None or _pair.threads != torch.get_num_threads():
+        _pair = _Pair()
+    return _pair.pool

@@ -225,7 +225,7 @@ def test_what_is_compiled_is_named_by_its_mode(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(torch, "compile", compiled)
     monkeypatch.setattr(sampler, "FastSampler", lambda diffusion, *, compile, **_: FastSampler(diffusion))
     diffusion, x = small_model(), torch.rand(1, 3, 16, 16)
-    found = sampler.providers(diffusion, x, ["bfloat16"], ["default", "max-autotune"])
+    found = sampler.providers(diffusion, x, ["bfloat16"], ["default", "max-autotune"], tune=True)
     names = ["torch.compile, autocast", "torch.compile, max-autotune, autocast", "folded, compiled, bfloat16"]
     assert asked == [(False, "default"), (False, "max-autotune")] and set(names) <= found.keys()
     assert not any(dtype == "float32" for name, (dtype, _) in found.items() if name != "eager")

@@ -9,6 +9,7 @@ from commands import error_of, python, run, succeeded
 from small_models import small_model
 
 import rddm_fast
+from rddm_fast.fast.tuning import clock
 from rddm_fast.images.picture import read_image
 from rddm_fast.models.folder import save_model
 from rddm_fast.restoration.demo import PHOTOS
@@ -16,7 +17,19 @@ from rddm_fast.restoration.demo import PHOTOS
 
 def test_version_and_help() -> None:
     assert run("--version").stdout == f"rddm_fast {rddm_fast.__version__}\n"
-    names = ("demo", "restore", "evaluate", "compile", "export", "train", "paths", "convert", "env", "operators")
+    names = (
+        "demo",
+        "restore",
+        "evaluate",
+        "compile",
+        "tune",
+        "export",
+        "train",
+        "paths",
+        "convert",
+        "env",
+        "operators",
+    )
     assert all(name in run("--help").stdout for name in names)
     assert "--objective" in run("restore", "--help").stdout
 
@@ -35,6 +48,22 @@ def folder(tmp_path: Path) -> Path:
 def test_compile_pays_for_the_first_image_ahead_of_time(folder: Path) -> None:
     result = succeeded(run("compile", "--model", folder, "--size", "16x24", "--steps", 2, "--device", "cpu"))
     assert re.fullmatch(r"16x24: \d+\.\d s\n", result.stdout)
+
+
+def test_tune_measures_once_and_writes_the_table(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clock, "BUDGET_S", 0.0)
+    table = tmp_path / "choices.json"
+    result = succeeded(run("tune", "--model", folder, "--size", "16x24", "--device", "cpu", "--output", table))
+    *layers, images, last = result.stdout.splitlines()
+    measured = json.loads(table.read_text())["measured"]
+    titles = {row["layer"] for row in measured if "networks of" not in row["layer"]}
+    assert titles and all(any(line.startswith(title) for line in layers) for title in titles)
+    assert re.fullmatch(r"16x24, batch 1: \d+ ms by the rules, \d+ ms as measured \(\d+\.\d\d times as fast\)", images)
+    assert re.fullmatch(r"\d+ measured, \d+ of them other than the rule's; written to .*choices.json", last)
+    again = succeeded(run("tune", "--model", folder, "--size", "16x24", "--device", "cpu", "--json"))
+    found = json.loads(again.stdout)
+    assert found["images"][0]["size"] == "16x24" and found["images"][0]["measured_s"] > 0
+    assert json.loads(Path(found["table"]).read_text())["measured"] == measured
 
 
 def test_compile_names_a_wrong_size(folder: Path) -> None:

@@ -55,7 +55,7 @@ def test_folded_as_for_a_gpu_they_answer_alike(monkeypatch: pytest.MonkeyPatch) 
     unets, times = perturbed_unets("two", (1, 2, 4)).eval(), [torch.tensor([900.0]), torch.tensor([30.0])]
     folded, x = fold(unets, times, pack=False), torch.randn(2, 6, 20, 12)
     for block in (module for module in folded.modules() if isinstance(module, FoldedBlock)):
-        assert block.conv1.bias is block.conv2.bias is None and not isinstance(block.res_conv, nn.Conv2d)
+        assert block.half1.conv.bias is block.half2.conv.bias is None and not isinstance(block.res_conv, nn.Conv2d)
     with torch.no_grad():
         torch.testing.assert_close(folded(x, 0), unets(x, times), rtol=1e-4, atol=2e-5)
 
@@ -104,7 +104,7 @@ def test_networks_in_bfloat16_are_folded_with_the_float32_epsilon(monkeypatch: p
     expected = unets.unet0.mid_block1.block1.proj.weight.detach().bfloat16().double()
     expected = standardised(expected, 1e-5).bfloat16()
     folded = fold(unets.bfloat16(), [times, times])
-    assert torch.equal(folded.members[0].mid_block1.conv1.weight, expected)
+    assert torch.equal(folded.members[0].mid_block1.half1.conv.weight, expected)
 
 
 def test_folding_what_cannot_be_folded() -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 triton = pytest.importorskip("triton", reason="triton is not installed: pip install 'rddm_fast[test]'")
-from rddm_fast.kernels.networks.conv3x3_tiles import CANDIDATES, Gpu, Tile, depth_for, launch_config  # noqa: E402
+from rddm_fast.kernels.networks.conv3x3_tiles import CANDIDATES, Gpu, Site, Tile, depth_for, launch_config  # noqa: E402
 
 HERE = Path(__file__).parent
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
@@ -121,13 +121,13 @@ H200, A100 = Gpu(), Gpu(108, 163 << 10, described=False)
 @pytest.mark.parametrize("batch", [1, 16])
 def test_a_tile_fits_the_device_and_the_larger_batch_has_no_smaller_one(gpu: Gpu, batch: int) -> None:
     for channels, side in ((64, 256), (128, 128), (256, 64), (512, 32)):
-        tile = launch_config((batch, channels, side, side), channels, gpu=gpu)
+        tile = launch_config(Site((batch, channels, side, side), channels), gpu)
         assert tile in CANDIDATES and tile.shared_bytes <= gpu.shared_bytes
-        one = launch_config((1, channels, side, side), channels, gpu=gpu)
+        one = launch_config(Site((1, channels, side, side), channels), gpu)
         assert tile.pixels * tile.channels >= one.pixels * one.channels
 
 
 def test_small_images_have_enough_programs() -> None:
     """64 x 64 results of 512 channels take 128 of 132 multiprocessors only in the smallest squares."""
-    tile: Tile = launch_config((1, 512, 32, 32), 512)
+    tile: Tile = launch_config(Site((1, 512, 32, 32), 512))
     assert 1024 // tile.pixels * (512 // tile.channels) == 128

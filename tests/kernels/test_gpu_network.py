@@ -25,10 +25,10 @@ COPIES = (
 
 
 def started(script: str, *arguments: str) -> subprocess.Popen[str]:
-    """Start a script of this folder whose kernels are interpreted."""
+    """Start a script in `workers` whose kernels are interpreted."""
     path = os.pathsep.join(filter(None, (str(HERE.parent), os.environ.get("PYTHONPATH"))))
     environment = os.environ | {"OMP_NUM_THREADS": "1", "TRITON_INTERPRET": "1", "PYTHONPATH": path}
-    command = [sys.executable, str(HERE / script), *arguments]
+    command = [sys.executable, str(HERE / "workers" / script), *arguments]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -95,3 +95,24 @@ def test_an_evaluation_copies_and_convolves_nothing_that_our_ops_take(found: dic
     for called in found["called"]:
         for name in COPIES:
             assert called.get(f"aten.{name}", 0) == 0, name
+
+
+def test_each_layer_is_computed_in_the_way_that_was_measured() -> None:
+    worker = started("tuning_worker.py")
+    out, errors = worker.communicate()
+    assert worker.returncode == 0, errors
+    found = json.loads(out)
+    # Tiles and torch's convolution for 3x3, ours and torch's for other convolutions; none was wrong.
+    ways = {title: names for title, (names, left_out) in found["entries"].items() if not left_out}
+    assert len(ways) == len(found["entries"]) == 12
+    for title, names in ways.items():
+        assert len(names) == (4 if "3x3" in title else 2) and names[-1] in ("torch's", "norms and products one by one")
+    for name in ("second", "last"):
+        assert found[name]["lost"][0] <= 2e-3
+    # The second of the likely tiles, for all of these small images.
+    second, last = found["second"]["called"], found["last"]["called"]
+    assert found["second"]["tiles"] == [ways["3x3 of 16 to 16 channels, float16"][1]] and found["last"]["tiles"] == []
+    assert second["rddm_fast.conv_norm_silu_triton"] == last["rddm_fast.group_norm_silu_triton"] == 22
+    assert "aten.convolution_3x3" not in second and last["aten.convolution_3x3"] == 25
+    for ours in ("conv_norm_silu", "conv3x3", "conv_by_taps", "attention_layer"):
+        assert f"rddm_fast.{ours}_triton" not in last

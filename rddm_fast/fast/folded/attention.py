@@ -25,7 +25,9 @@ from ...ops.networks.attention_layer import (
 )
 from ...ops.networks.channel_norm import channel_norm
 from ...ops.networks.linear_attention import linear_attention
-from .convolutions import PixelLinear, TapConv2d, adds_bias_apart
+from .convolutions import PixelLinear, adds_bias_apart
+from .gpu_convolutions import TapConv2d
+from .ways import ManyWays
 
 FLOAT32_EPS = 1e-5
 
@@ -137,13 +139,14 @@ class PixelsFirstLinearAttention(nn.Module):
         return context / total
 
 
-class AttentionLayer(nn.Module):
-    """A linear attention with its norms and residual: `ops.attention_layer`, with weights in float32.
+class AttentionLayer(ManyWays):
+    """A linear attention with its norms and residual: `ops.attention_layer`, with weights in float32; or one by one.
 
     Args:
-        attention: the attention.
-        norm: the norm before it.
+        layer: the attention in its norm and residual, one that this class `serves`.
     """
+
+    WAYS = WHOLE, LAYERS = "whole", "norms and products one by one"
 
     norm_g: Tensor
     to_qkv: Tensor
@@ -152,8 +155,9 @@ class AttentionLayer(nn.Module):
     g: Tensor
     packed: Tensor
 
-    def __init__(self, attention: PixelsFirstLinearAttention, norm: LastAxisNorm) -> None:
+    def __init__(self, layer: Any) -> None:
         super().__init__()
+        self.layer, attention, norm = layer, layer.fn.fn, layer.fn.norm
         self.heads = attention.heads
         to_out = attention.to_out.t()
         weights = (norm.g, attention.to_qkv, to_out, attention.bias, attention.g)
@@ -181,9 +185,26 @@ class AttentionLayer(nn.Module):
             return False
         return serves(channels, inner // attention.heads, attention.heads, backend)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def title(self) -> str:
+        dtype = str(self.layer.fn.fn.bias.dtype).removeprefix("torch.")
+        return f"linear attention of {len(self.bias)} channels, {self.heads} heads, {dtype}"
+
+    def rule(self, x: Tensor) -> str:
+        return self.WHOLE
+
+    def by(self, way: str, x: Tensor) -> Tensor:
+        return self._attended(x, packed=self.packed) if way == self.WHOLE else self.layer(x)
+
+    def exact(self, x: Tensor) -> Tensor:
+        return self._attended(x.float(), impl="reference")
+
+    def products(self, x: Tensor) -> int:
+        features = self.to_out.shape[1] // self.heads
+        return (self.to_qkv.numel() + self.to_out.numel() + 2 * self.heads * features**2) * x[:, 0].numel()
+
+    def _attended(self, x: Tensor, **options: Any) -> Tensor:
         weights = self.norm_g, self.to_qkv, self.to_out, self.bias, self.g
-        return attention_layer(x, *weights, self.heads, eps=FLOAT32_EPS, packed=self.packed)
+        return attention_layer(x, *weights, self.heads, eps=FLOAT32_EPS, **options)
 
 
 class SdpaAttention(nn.Module):
@@ -224,17 +245,17 @@ class ResidualAttention(nn.Module):
         return isinstance(project, PixelLinear) and TapConv2d.serves_weight(project.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        return attend(self.attention, self.norm(x), addend=x)
+        return attend(self.attention, self.norm(x), x)
 
 
-def attend(attention: Any, x: Tensor, **added: Tensor) -> Tensor:
+def attend(attention: Any, x: Tensor, *added: Tensor) -> Tensor:
     """Apply `attention`, a `unet.Attention` or a module with its parts, to a channels-last image.
 
     `added` goes to the output projection, if that takes it.
     """
     q, k, v = _heads(attention.to_qkv(x), attention.heads)
     attended = F.scaled_dot_product_attention(q, k, v, scale=attention.scale)
-    return attention.to_out(_image(attended, *x.shape[2:]), **added)
+    return attention.to_out(_image(attended, *x.shape[2:]), *added)
 
 
 def _heads(qkv: Tensor, heads: int) -> tuple[Tensor, ...]:

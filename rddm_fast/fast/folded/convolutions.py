@@ -1,4 +1,4 @@
-"""The convolutions of a folded U-Net on channels-last images, each as its device computes it fastest."""
+"""The convolutions of a folded U-Net on a CPU, on channels-last images, and what those on a GPU share with them."""
 
 from __future__ import annotations
 
@@ -7,14 +7,24 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...diffusion.unet import concatenated
-from ...ops.checks import HALVES
 from ...ops.networks.conv1x1 import CONV1X1, conv1x1, pack_conv1x1
 from ...ops.networks.conv1x1 import serves as divide_into_vectors
-from ...ops.networks.conv3x3 import AMX_CHANNELS, CONV3X3, conv3x3, pack_conv3x3, pack_conv3x3_taps, tiles
-from ...ops.networks.conv3x3 import serves as serves_3x3
-from ...ops.networks.conv_by_taps import CONV_BY_TAPS, conv_by_taps, pack_taps
-from ...ops.networks.stem_conv import STEM_CONV, pack_stem_conv, stem_conv
-from ...ops.networks.stem_conv import serves as serves_stem
+from ...ops.networks.conv3x3 import AMX_CHANNELS, CONV3X3, conv3x3, pack_conv3x3, tiles
+from .ways import ManyWays
+
+TORCH = "torch's"
+"""The name of the way that a convolution is torch's own: oneDNN's on a CPU, cuDNN's on a GPU."""
+
+TILES = {TORCH: 0, "in AMX": 1, "Winograd's 2x2": 2, "Winograd's 4x4": 4}
+"""The ways of a 3x3 convolution on a CPU: tiles of `pack_conv3x3`, and 0."""
+
+_NAMES = {tile: name for name, tile in TILES.items()}
+
+
+def described(kind: str, weight: Tensor, *more: str) -> str:
+    """Name a convolution: its kind, its channels, and its dtype last."""
+    channels = f"{kind} of {weight.shape[1]} to {weight.shape[0]} channels"
+    return ", ".join((channels, *more, str(weight.dtype).removeprefix("torch.")))
 
 
 def adds_bias_apart(conv: nn.Conv2d) -> bool:
@@ -45,73 +55,19 @@ class PixelLinear(nn.Module):
         return y.permute(0, 3, 1, 2)
 
 
-class ResidualProduct(nn.Module):
-    """A 1x1 convolution of which `ops.conv_norm_silu` makes a residual: its weight, and its bias in float32."""
-
-    bias: Tensor | None
-
-    def __init__(self, product: PixelLinear) -> None:
-        super().__init__()
-        self.weight = product.weight
-        self.register_buffer("bias", None if product.bias is None else product.bias.detach().float())
-
-    def given(self, parts: tuple[Tensor, ...]) -> dict[str, Tensor | None]:
-        """Return the op's arguments for images in one part or in two."""
-        images = dict(zip(("residual", "residual_2"), parts, strict=False))
-        return {**images, "res_weight": self.weight, "res_bias": self.bias}
-
-
-class TapConv2d(nn.Module):
-    """A convolution of another side than 3 on a GPU in bfloat16 or float16: `ops.conv_by_taps`.
-
-    Args:
-        weight: (K, C, side, side).
-        bias: (K,), or None.
-        stride, padding: as for torch's convolution.
-    """
-
-    taps: Tensor
-    bias: Tensor | None
-
-    def __init__(self, weight: Tensor, bias: Tensor | None, stride: int = 1, padding: int = 0) -> None:
-        super().__init__()
-        self.stride, self.padding = stride, padding
-        self.register_buffer("taps", pack_taps(weight, weight.dtype))
-        self.register_buffer("bias", None if bias is None else bias.detach().float())
-
-    @staticmethod
-    def serves(conv: nn.Module) -> bool:
-        """Return whether `conv` is such a convolution: square, with zeros around."""
-        if not isinstance(conv, nn.Conv2d) or not TapConv2d.serves_weight(conv.weight) or is_3x3(conv):
-            return False
-        both = conv.kernel_size, conv.stride, conv.padding
-        return all(len(set(pair)) == 1 for pair in both) and (conv.dilation, conv.groups) == ((1, 1), 1)
-
-    @staticmethod
-    def serves_weight(weight: Tensor) -> bool:
-        """Return whether the op serves images of the weight's dtype where it is."""
-        return weight.dtype in HALVES and CONV_BY_TAPS.best(weight.device) == "triton"
-
-    @classmethod
-    def of(cls, conv: nn.Conv2d) -> TapConv2d:
-        """Make one from a convolution that this class `serves`."""
-        return cls(conv.weight, conv.bias, conv.stride[0], int(conv.padding[0]))
-
-    def forward(self, x: Tensor, addend: Tensor | None = None) -> Tensor:
-        return conv_by_taps(x, self.taps, bias=self.bias, addend=addend, stride=self.stride, padding=self.padding)
-
-
-class TiledConv2d(nn.Module):
+class TiledConv2d(ManyWays):
     """A 3x3 convolution on the CPU in float32: `ops.conv3x3`, its weight packed at the first images of each kind.
 
     Args:
         conv: the convolution, one that this class `serves`.
     """
 
+    WAYS = tuple(TILES)
+
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
         self.conv = conv
-        self.packed: dict[int, Tensor | PackedConv2d] = {}
+        self.packed: dict[str, Tensor | PackedConv2d] = {}
 
     @staticmethod
     def serves(conv: nn.Conv2d) -> bool:
@@ -134,81 +90,50 @@ class TiledConv2d(nn.Module):
             return 1
         return 0 if pixels <= 4 else 2 if pixels <= 64 else 4
 
-    def forward(self, x: Tensor, x_2: Tensor | None = None) -> Tensor:
-        tile = self.tile(x, self.conv.in_channels)
-        if tile not in self.packed:
-            self.packed[tile] = pack_conv3x3(self.conv.weight, tile=tile) if tile else PackedConv2d(self.conv)
-        packed = self.packed[tile]
+    def title(self) -> str:
+        return described("3x3", self.conv.weight)
+
+    def rule(self, x: Tensor, x_2: Tensor | None = None) -> str:
+        return _NAMES[self.tile(x, self.conv.in_channels)]
+
+    def ways(self, x: Tensor, x_2: Tensor | None = None) -> list[str]:
+        return [_NAMES[tile] for tile in (0, *tiles()) if tile != 1 or self.conv.in_channels <= AMX_CHANNELS]
+
+    def by(self, way: str, x: Tensor, x_2: Tensor | None = None) -> Tensor:
+        if way not in self.packed:
+            tile = TILES[way]
+            self.packed[way] = pack_conv3x3(self.conv.weight, tile=tile) if tile else PackedConv2d(self.conv)
+        packed = self.packed[way]
         if isinstance(packed, PackedConv2d):
-            return packed(x if x_2 is None else concatenated(x, x_2))
+            return packed.by(PackedConv2d.PACKED, whole(x, x_2))
         return conv3x3(x, self.conv.weight, self.conv.bias, x_2=x_2, packed=packed)
 
+    def exact(self, x: Tensor, x_2: Tensor | None = None) -> Tensor:
+        return F.conv2d(whole(x, x_2), self.conv.weight, self.conv.bias, padding=1)
 
-class ImplicitConv2d(nn.Module):
-    """A 3x3 convolution on a GPU in bfloat16 or float16: `ops.conv3x3`, of one image or of two in a row.
+    def products(self, x: Tensor, x_2: Tensor | None = None) -> int:
+        return self.conv.weight.numel() * x[:, 0].numel()
 
-    Args:
-        conv: the convolution, one that this class `serves`.
-        upsample: enlarge the images 2x before it, by nearest neighbour.
-    """
-
-    bias: Tensor | None
-    packed: Tensor
-
-    def __init__(self, conv: nn.Conv2d, upsample: bool = False) -> None:
-        super().__init__()
-        self.weight, self.upsample = conv.weight, upsample
-        self.register_buffer("bias", None if conv.bias is None else conv.bias.detach().float())
-        self.register_buffer("packed", pack_conv3x3_taps(conv.weight, conv.weight.dtype, upsample))
-
-    @staticmethod
-    def serves(conv: nn.Module) -> bool:
-        """Return whether `conv` is such a convolution, and its channels divide into tiles."""
-        if not isinstance(conv, nn.Conv2d) or conv.weight.dtype not in HALVES or not is_3x3(conv):
-            return False
-        return serves_3x3(conv.weight.device, conv.weight.dtype, [conv.in_channels], conv.out_channels)
-
-    def taken(self, x: Tensor, x_2: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Return the images as the kernel takes them: in one part, if a part's channels do not divide into tiles."""
-        if x_2 is None or serves_3x3(x.device, x.dtype, [x.shape[1], x_2.shape[1]], len(self.weight)):
-            return x, x_2
-        return concatenated(x, x_2), None
-
-    def forward(self, x: Tensor, x_2: Tensor | None = None) -> Tensor:
-        x, x_2 = self.taken(x, x_2)
-        return conv3x3(x, self.weight, self.bias, x_2=x_2, packed=self.packed, upsample=self.upsample)
+    def settle(self) -> None:
+        kept = set(self.chosen.values())
+        self.packed = {way: packed for way, packed in self.packed.items() if way in kept}
 
 
-class StemConv(nn.Module):
-    """A first convolution on a GPU in bfloat16 or float16: `ops.stem_conv`, and what is added to it."""
-
-    rows: Tensor
-    bias: Tensor | None
-
-    def __init__(self, conv: nn.Conv2d) -> None:
-        super().__init__()
-        self.register_buffer("rows", pack_stem_conv(conv.weight, conv.weight.dtype))
-        self.register_buffer("bias", None if conv.bias is None else conv.bias.detach().float())
-
-    @staticmethod
-    def serves(conv: nn.Module) -> bool:
-        """Return whether `conv` is such a convolution: of few channels, stride 1 and zeros around."""
-        if not isinstance(conv, nn.Conv2d) or conv.weight.dtype not in HALVES or not serves_stem(conv.weight):
-            return False
-        others = conv.stride, conv.dilation, conv.groups, conv.padding
-        plain = others == ((1, 1), (1, 1), 1, (conv.kernel_size[0] // 2,) * 2)
-        return plain and STEM_CONV.best(conv.weight.device) == "triton"
-
-    def forward(self, x: Tensor, addend: Tensor | None = None) -> Tensor:
-        return stem_conv(x, self.rows, bias=self.bias, addend=addend)
+def whole(x: Tensor, x_2: Tensor | None) -> Tensor:
+    """Return images in one part or in two as one."""
+    return x if x_2 is None else concatenated(x, x_2)
 
 
-class PixelProducts(nn.Module):
+class PixelProducts(ManyWays):
     """A 1x1 convolution on the CPU in float32: `ops.conv1x1`, of one image or of two in a row."""
 
+    OURS = "our op"
+    WAYS = OURS, TORCH
+
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
-        self.weight, self.bias = conv.weight.detach().flatten(1), conv.bias
+        self.torchs = PixelLinear(conv)
+        self.weight, self.bias = self.torchs.weight, self.torchs.bias
         self.packed = pack_conv1x1(self.weight)
 
     @staticmethod
@@ -219,16 +144,32 @@ class PixelProducts(nn.Module):
         by_cpp = CONV1X1.best(conv.weight.device) == "cpp"
         return by_cpp and divide_into_vectors(conv.out_channels, conv.in_channels)
 
-    def forward(self, x: Tensor, x_2: Tensor | None = None) -> Tensor:
+    def title(self) -> str:
+        return described("1x1", self.weight)
+
+    def rule(self, x: Tensor, x_2: Tensor | None = None) -> str:
+        return self.OURS
+
+    def by(self, way: str, x: Tensor, x_2: Tensor | None = None) -> Tensor:
+        if way == TORCH:
+            return self.torchs(x, x_2)
         return conv1x1(x, self.weight, self.bias, x_2=x_2, packed=self.packed)
 
+    def exact(self, x: Tensor, x_2: Tensor | None = None) -> Tensor:
+        return conv1x1(x, self.weight, self.bias, x_2=x_2, impl="reference")
 
-class PackedConv2d(nn.Module):
+    def products(self, x: Tensor, x_2: Tensor | None = None) -> int:
+        return self.weight.numel() * x[:, 0].numel()
+
+
+class PackedConv2d(ManyWays):
     """A convolution on the CPU whose weight is reordered to oneDNN's layout once, not at each call.
 
     Torch's compiler does the same when it freezes a model's weights. 1x1 convolutions stay plain: they gain nothing,
     and on 8x8 images oneDNN takes 20 to 30 times as long with a packed weight.
     """
+
+    WAYS = PACKED, PLAIN = "packed weights", "plain weights"
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
@@ -239,8 +180,35 @@ class PackedConv2d(nn.Module):
         self.packed = torch._C._nn.mkldnn_reorder_conv2d_weight(
             conv.weight.detach().to_mkldnn(), self.padding, self.stride, self.dilation, 1
         )
+        self.weight: Tensor | None = None
 
-    def forward(self, x: Tensor) -> Tensor:
+    def plain(self) -> Tensor:
+        """Return the weight in torch's layout, which is made when it is asked for first."""
+        if self.weight is None:
+            self.weight = self.packed.to_dense().contiguous(memory_format=torch.channels_last)
+        return self.weight
+
+    def title(self) -> str:
+        side = self.packed.shape[-1]
+        return described(f"{side}x{side}", self.packed, f"stride {self.stride[0]}")
+
+    def rule(self, x: Tensor) -> str:
+        return self.PACKED
+
+    def by(self, way: str, x: Tensor) -> Tensor:
+        if way == self.PLAIN:
+            return F.conv2d(x, self.plain(), self.bias, self.stride, self.padding, self.dilation)
         return torch.ops.mkldnn._convolution_pointwise(
             x, self.packed, self.bias, self.padding, self.stride, self.dilation, 1, "none", [], ""
         )
+
+    def exact(self, x: Tensor) -> Tensor:
+        bias = None if self.bias is None else self.bias.float()
+        return F.conv2d(x.float(), self.plain().float(), bias, self.stride, self.padding, self.dilation)
+
+    def products(self, x: Tensor) -> int:
+        return self.packed.numel() * x[:, 0].numel() // self.stride[0] ** 2
+
+    def settle(self) -> None:
+        if self.PLAIN not in self.chosen.values():
+            self.weight = None

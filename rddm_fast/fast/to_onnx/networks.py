@@ -71,12 +71,12 @@ def _block(block: FoldedBlock, x: Value, t: Time) -> Value:
     graph = x.graph
     scale, shift = (part.double() for part in rows[:, block.own].chunk(2, dim=1))
     # The norm's gain and bias with the time's scale and shift: one factor and one addend per step and channel.
-    gain = block.norm1.weight * (scale + 1)
-    offset = block.norm1.bias * (scale + 1) + shift
+    gain = block.half1.norm.weight * (scale + 1)
+    offset = block.half1.norm.bias * (scale + 1) + shift
     factor, addend = (graph.row(table.float()[:, :, None, None], number) for table in (gain, offset))
-    h = _silu(_normalised(block.norm1, convolved(block.conv1, x)) * factor + addend)  # type: ignore[arg-type]
-    weight, bias = (parameter[:, None, None] for parameter in (block.norm2.weight, block.norm2.bias))
-    h = _silu(_normalised(block.norm2, convolved(block.conv2, h)) * weight + bias)  # type: ignore[arg-type]
+    h = _silu(_normalised(block.half1.norm, convolved(block.half1.conv, x)) * factor + addend)  # type: ignore[arg-type]
+    weight, bias = (parameter[:, None, None] for parameter in (block.half2.norm.weight, block.half2.norm.bias))
+    h = _silu(_normalised(block.half2.norm, convolved(block.half2.conv, h)) * weight + bias)  # type: ignore[arg-type]
     return h + (convolved(block.res_conv, x) if isinstance(block.res_conv, nn.Conv2d) else x)
 
 

@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from .common.app import Batch, Device, Model, Precision, Steps, Where, command, device_of, dtype_of, err, out, size_of
-from .common.models import model_named
+from ..common.app import Batch, Device, Model, Precision, Steps, Where, command, device_of, dtype_of, err, out, size_of
+from ..common.models import model_named
 
 
 @command
@@ -21,7 +21,7 @@ def compile(
     **published: Any,
 ) -> None:
     """Compile a model's networks ahead of time: later processes find the result in torch's cache."""
-    from ..fast.engine import FastSampler
+    from ...fast.engine import FastSampler
 
     shapes = [size_of(text) for text in size]
     diffusion = model_named(model, **published).to(device_of(device))

@@ -75,9 +75,10 @@ def lost(images: list[Tensor], exact: list[Tensor]) -> list[float]:
 
 
 def kinds(network: nn.Module) -> dict[str, int]:
-    """How many modules of each kind a network has; of torch's convolutions those of 3x3."""
-    plain = sum(isinstance(module, nn.Conv2d) and is_3x3(module) for module in network.modules())
-    ours = Counter(type(module).__name__ for module in network.modules())
+    """How many modules of each kind a network is computed by; of torch's convolutions those of 3x3."""
+    modules = list(fold_module.outermost(network))
+    plain = sum(isinstance(module, nn.Conv2d) and is_3x3(module) for module in modules)
+    ours = Counter(type(module).__name__ for module in modules)
     return {**ours, "Conv2d": plain}
 
 

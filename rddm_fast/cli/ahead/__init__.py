@@ -1,0 +1,1 @@
+"""Commands that do ahead of time what the first image of a size would wait for."""
