@@ -7,6 +7,7 @@ from torch import Tensor
 
 from .holes import filled
 from .shadow import relit
+from .texture import textured
 
 MARKS = ("change", "grey hole", "filled hole", "shadow")
 """What is white in a mask, as `ResidualDiffusion` names it."""
@@ -24,10 +25,13 @@ def shown(image: Tensor, marked: Tensor, marks: str) -> Tensor:
 
     Args:
         image, marked: as described; `marked_by` makes the second.
-        marks: "change" changes nothing; "grey hole" is 0.5, "filled hole" is `filled`, "shadow" is `relit`.
+        marks: "change" changes nothing; "grey hole" is 0.5, "filled hole" is `filled`, then `textured`, and "shadow" is
+            `relit`.
     """
     if marks == "change":
         return image
     if marks == "shadow":
         return relit(image, marked)
-    return filled(image, marked) if marks == "filled hole" else torch.where(marked > 0, 0.5, image)
+    if marks == "filled hole":
+        return textured(filled(image, marked), marked)
+    return torch.where(marked > 0, 0.5, image)

@@ -7,13 +7,13 @@ tell: long edges, texture, and noise that is not white.
 from __future__ import annotations
 
 import math
-from functools import cache
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from .traces import second_differences
+from .windows import cosine_basis, turned
 
 WINDOW = 8
 """Side in pixels of a window."""
@@ -50,9 +50,9 @@ def without_noise(picture: Tensor) -> Tensor:
     """
     if min(picture.shape[-2:]) < WINDOW + STRIDE:
         return picture
-    colours = _turned(picture.float(), back=False)
+    colours = turned(picture.float(), back=False)
     smooth = torch.stack([torch.stack([_smoothed(plane, noise_in(plane)) for plane in one]) for one in colours])
-    return _turned(torch.lerp(smooth, colours, KEPT), back=True).clamp(0, 1).to(picture)
+    return turned(torch.lerp(smooth, colours, KEPT), back=True).clamp(0, 1).to(picture)
 
 
 def noise_in(plane: Tensor) -> Tensor:
@@ -90,7 +90,7 @@ def _smoothed(plane: Tensor, noise: Tensor) -> Tensor:
 
 
 def _filtered(band: Tensor, noise: Tensor) -> Tensor:
-    basis = _basis().to(band)
+    basis = cosine_basis(WINDOW).to(band)
     coefficients = _coefficients(band, basis)
     kept = (coefficients.abs() > THRESHOLD * noise).to(band)
     kept[..., 0, 0] = 1  # a window's mean
@@ -113,21 +113,3 @@ def _overlaid(coefficients: Tensor, weights: Tensor, basis: Tensor, size: torch.
     columns = torch.stack([windows, weights.expand_as(windows)]).flatten(1, 2).flatten(2).transpose(1, 2)
     total, weight = F.fold(columns, (size[0], size[1]), WINDOW, stride=STRIDE)[:, 0]
     return total / weight
-
-
-def _turned(colours: Tensor, back: bool) -> Tensor:
-    """Turn (B, 3, H, W) from red, green and blue to brightness and two differences, or back; others stay."""
-    if colours.shape[1] != 3:
-        return colours
-    turn = colours.new_tensor([[1, 1, 1], [1, 0, -1], [1, -2, 1]])
-    turn = turn / turn.norm(dim=1, keepdim=True)
-    return torch.einsum("ji,bjhw->bihw" if back else "ij,bjhw->bihw", turn, colours)
-
-
-@cache
-def _basis() -> Tensor:
-    """Return the orthonormal cosine transform of WINDOW values, a matrix."""
-    places = torch.arange(WINDOW, dtype=torch.float64)
-    basis = torch.cos(math.pi * (2 * places[None] + 1) * places[:, None] / (2 * WINDOW)) * math.sqrt(2 / WINDOW)
-    basis[0] /= math.sqrt(2)
-    return basis.float()
