@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -117,6 +118,7 @@ class FastSampler:
         self.tuner = Tuner.of(self.networks, tune, device)
         self._measures, self._may_choose_parallel = tune is True, parallel is None
         self._measured: set[tuple[int, ...]] = set()
+        self._turn = threading.Lock()
         if self.tuner is not None and self._may_choose_parallel:
             self.tuner.give(self.loop)
 
@@ -150,12 +152,19 @@ class FastSampler:
     def _measure(self, start: Start) -> None:
         """Measure what the table of choices lacks for images of this size."""
         shape = tuple(start.I_T.shape)
-        if self.tuner is None or self.tuner.table.pinned or shape in self._measured:
+        if self.tuner is None or self.tuner.table.pinned:
             return
-        _say(f"measuring how to compute {_times(shape)} images, once for this size")
-        if self.tuner.measure(self.loop, start.float(), whole=self._may_choose_parallel):
-            self._graphs.clear()  # They hold what was chosen before.
-        self._measured.add(shape)
+        with self._turn:
+            if shape in self._measured:
+                return
+            _say(f"measuring how to compute {_times(shape)} images, once for this size")
+            if self.tuner.measure(self.loop, start.float(), whole=self._may_choose_parallel):
+                self._graphs.clear()  # They hold what was chosen before.
+                try:
+                    self.tuner.table.write()
+                except OSError as error:
+                    _say(f"what was measured cannot be kept ({error}): the next process measures again")
+            self._measured.add(shape)
 
     def _replayed(self, start: Start) -> Tensor:
         """Run the loop as a graph, which is captured at the first image of each size."""

@@ -57,6 +57,7 @@ def tune(
             sampler.warmup(shape)
             found.append((text, _seconds(rules, sampler, shape)))
     known = tuner.known()
+    tuner.table.write()  # The sampler warns if it cannot be kept; here that is an error.
     if output is not None:
         tuner.table.write(output)
     if as_json:

@@ -59,7 +59,7 @@ class Tuner:
             loop.at_once[site.shapes[0]] = entry.way == AT_ONCE
 
     def measure(self, loop: Loop, start: Start, *, whole: bool) -> int:
-        """Measure what the table lacks for images of a start's size, and write it; return how much that was.
+        """Measure what the table lacks for images of a start's size; return how many entries were added.
 
         Args:
             loop: the sampler's loop.
@@ -68,7 +68,6 @@ class Tuner:
 
         Raises:
             WrongResult: a layer's rule gives another result than its definition.
-            OSError: the table cannot be written.
         """
         measurement = Measurement(self.table, loop.device, self.say)
         with torch.no_grad(), loop.networks.own_arithmetic():
@@ -102,8 +101,6 @@ class Tuner:
                 entry = measurement.measured(f"layers of {title}", site, both, exact, 0, [shown], 1.0)
                 if entry.way == BY_RULES:
                     measurement.return_to_the_rules()
-        if measurement.added:
-            self.table.write()
         return measurement.added
 
     def known(self) -> list[tuple[str, Site, Entry]]:

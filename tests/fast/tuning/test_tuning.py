@@ -150,6 +150,17 @@ def test_the_clock_and_the_peak() -> None:
     assert found.gflop_s > 1 and found.gb_s > 0.1
 
 
+def test_a_cache_that_cannot_be_written_costs_the_table_alone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    timed(monkeypatch)
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("RDDM_FAST_CACHE", str(tmp_path / "file"))
+    tuned = FastSampler(small_model(), tune=True)
+    assert tuned(IMAGE, draws=DRAWS).shape == IMAGE.shape and tuned.tuner.known()  # type: ignore[union-attr]
+    assert "what was measured cannot be kept (" in capsys.readouterr().err
+
+
 def damaged(found: dict[str, Any], **changes: Any) -> str:
     return json.dumps({**found, **changes})
 
