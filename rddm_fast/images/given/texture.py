@@ -87,11 +87,13 @@ def _round(pixels: Tensor, changing: Tensor, open_: Tensor, number: Tensor, thre
     total, weight = torch.zeros_like(pixels), torch.zeros_like(pixels)
     # Windows of the same parities do not overlap, so that the sums have the same bits on every device.
     for above, left in ((0, 0), (0, 1), (1, 0), (1, 1)):
-        places = numbers[above::2, left::2][wanted[above::2, left::2]].flatten(1)
+        places = numbers[above::2, left::2][wanted[above::2, left::2]]
         for some in places.split(AT_ONCE):
-            windows, weights = _sparse(pixels[:, some].unflatten(-1, (WINDOW, WINDOW)), threshold)
-            total[:, some] += windows.flatten(-2)
-            weight[:, some] += weights.expand_as(windows).flatten(-2)
+            place = some.flatten()
+            shown = pixels.index_select(1, place).view(len(pixels), *some.shape)
+            windows, weights = _sparse(shown, threshold)
+            total.index_add_(1, place, windows.flatten(1))
+            weight.index_add_(1, place, weights.expand_as(windows).flatten(1))
     return torch.where(changing, total / weight.clamp(min=1e-12), pixels)
 
 
