@@ -95,7 +95,7 @@ wait
 step sampler 90 "${run[@]}" sampler --sizes 256 --batch 1 16 --json "$out/sampler.json"
 step profile 60 "${run[@]}" profile --size 256 --rows 60
 # What the ways of each layer took is in OUTDIR/choices.
-step tuned 120 env RDDM_FAST_CACHE="$out" "${run[@]}" sampler --sizes 256 --batch 1 --dtypes bfloat16 --tune --json "$out/sampler-tuned.json"
+step tuned 120 env RDDM_FAST_CACHE="$out" "${run[@]}" sampler --sizes 256 --batch 1 --dtypes bfloat16 --tune
 step convolutions 60 "${run[@]}" conv3x3 --seconds 50 --json "$out/conv3x3.json"
 step ops 150 "${run[@]}" ops --quick --no-compile --repeats 5 --json "$out/ops.json"
 step profile-compiled 60 "${run[@]}" profile --size 256 --rows 60 --compile

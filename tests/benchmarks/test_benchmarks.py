@@ -149,7 +149,7 @@ def test_on_gpu_runs_each_step_and_keeps_its_deadline(tmp_path: Path) -> None:
     assert len(set(re.findall(r"--json (\S.*?\.json)", dry.stdout))) <= 9
     assert all((ROOT / file).is_file() for file in re.findall(r"tests/\S+\.py", dry.stdout))
     named = re.findall(r"-m rddm_fast\.benchmarks (\w+)", dry.stdout)
-    assert len(named) == 17 and set(named) <= BENCHMARKS.keys()
+    assert len(named) == 18 and set(named) <= BENCHMARKS.keys()
     assert subprocess.run([script], capture_output=True).returncode == 2
 
 

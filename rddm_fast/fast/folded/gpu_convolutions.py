@@ -108,7 +108,7 @@ class ImplicitConv2d(ManyWays):
     """
 
     LIKELY = 3
-    """A measurement times so many tiles: on an H200 the fastest one was among the first three by the count."""
+    """A measurement times so many tiles, the first by the count: each is compiled, which takes seconds."""
 
     bias: Tensor | None
     packed: Tensor

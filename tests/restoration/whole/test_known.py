@@ -12,6 +12,7 @@ from rddm_fast.diffusion.residual import ResidualDiffusion
 from rddm_fast.diffusion.start import Start
 from rddm_fast.fast import FastSampler
 from rddm_fast.images.given.holes import filled
+from rddm_fast.images.given.texture import textured
 from rddm_fast.images.picture import ImageError, Picture
 from rddm_fast.restoration.demo import photographs
 from rddm_fast.restoration.restore import Restorer
@@ -110,5 +111,6 @@ def test_a_tile_that_lies_in_a_hole_is_given_what_surrounds_the_hole(monkeypatch
     monkeypatch.setattr(ResidualDiffusion, "start", watched)
     marked = mask(slice(8, 56), slice(8, 72))
     restorer("filled hole", tile=32)(Picture(PHOTO), Picture(marked))
-    whole = 2 * filled(PHOTO[None], marked[None, :1]) - 1
+    hole = marked[None, :1]
+    whole = 2 * textured(filled(PHOTO[None], hole), hole) - 1
     assert any(torch.equal(tile, whole[..., 16:48, 24:56]) for tile in seen)
