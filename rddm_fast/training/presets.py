@@ -129,7 +129,7 @@ PRESETS: dict[str, Preset] = {
     "generation": _pair_of_networks("generate", 128, "power", False),
     "path_independent": _pair_of_networks("generate", 128, "ddim", True),
     # The built-in models.
-    "photos-derain": _photos("wide-rain", 5500, lr=5e-4, sampled_in=1, at_start=0.75),
+    "photos-derain": _photos("wide-rain", 6000, lr=5e-4, sampled_in=1, at_start=0.75),
     "photos-lowlight": _photos("wide-lowlight", 3500, lr=5e-4, sampled_in=1, at_start=0.75),
     "photos-denoise": _photos("wide-noise", 3000, lr=5e-4, sampled_in=1, at_start=0.75),
     "photos-deshadow": _photos("wide-shadow", 1500, lr=4e-4, sampled_in=1, at_start=0.75),
