@@ -16,7 +16,7 @@ from rddm_fast.fast.folded.convolutions import PackedConv2d, TiledConv2d
 from rddm_fast.fast.tuning import measure
 from rddm_fast.fast.tuning.clock import fastest, peak
 from rddm_fast.fast.tuning.measure import WrongResult
-from rddm_fast.fast.tuning.table import Table, TableError
+from rddm_fast.fast.tuning.table import Peak, Table, TableError
 from rddm_fast.fast.tuning.tuner import AS_MEASURED, AT_ONCE, BY_RULES, IN_TURN
 from rddm_fast.theory.schedule import Schedule
 
@@ -41,6 +41,7 @@ def timed(monkeypatch: pytest.MonkeyPatch, **preferred: bool) -> list[list[str]]
         return {name: 1e-6 if name == best else 2e-6 for name in calls}
 
     monkeypatch.setattr(measure, "fastest", stand_in)
+    monkeypatch.setattr(measure, "peak", lambda *_: Peak(1.0, 1.0))
     return rounds
 
 
