@@ -44,7 +44,7 @@ def tiles() -> int:
     return len(CANDIDATES)
 
 
-@settings(max_examples=25, deadline=None, derandomize=True, database=None)
+@settings(max_examples=15, deadline=None, derandomize=True, database=None)
 @given(
     st.tuples(
         st.integers(1, 2),
