@@ -54,6 +54,7 @@ def tune(
         shape = (batch, diffusion.channels, height, width)
         with err.status(f"measuring for {text}") as status:
             tuner.say = lambda what: status.update(f"measuring: {shown(what)}")
+            rules.warmup(shape)  # before the tiles of a GPU's convolutions are chosen, which its graph then keeps
             sampler.warmup(shape)
             found.append((text, _seconds(rules, sampler, shape)))
     known = tuner.known()

@@ -40,9 +40,8 @@ def _triton() -> str:
         return "none"
 
 
-def table_path(device: torch.device) -> Path:
-    """Return the file in the cache folder that holds this machine's measurements."""
-    found = machine(device)
+def table_path(device: torch.device, found: dict[str, str]) -> Path:
+    """Return the file in the cache folder that holds the measurements of a device, which `machine` found."""
     name = re.sub(r"[^a-z0-9]+", "-", found["device"].lower()).strip("-")
     mark = hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:8]
     return cache_folder() / "choices" / f"{device.type}-{name}-{mark}.json"

@@ -77,7 +77,8 @@ class Table:
 
         Raises TableError if the file cannot be read.
         """
-        table = cls(table_path(device), machine(device))
+        found = machine(device)
+        table = cls(table_path(device, found), found)
         if table.path.exists():
             table._read()
         return table
