@@ -64,7 +64,8 @@ class FastSampler:
             `warmup` measures what is missing. True measures at the first image of each size. What was measured is kept
             in the cache folder (`fast.tuning.table`). False takes the built-in rules. The path of a table that
             `rddm-fast tune` wrote pins its choices: what it lacks is left to the rules. All ways are checked against
-            the layer's definition first; images differ by rounding.
+            the layer's definition first; images differ by rounding. On a GPU the tile of a convolution, once chosen,
+            serves all samplers of the process that capture their graphs afterwards.
         experiment: the published experiment of an object of the published class, by name or folder number
             (`theory.experiments`). Objects of the later generation (`num_unet`) need it.
 
